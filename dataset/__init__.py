@@ -1,0 +1,1 @@
+"""From files to batches: reading, checking, tokenising and collating dialogues. Knows no model."""

@@ -1,0 +1,112 @@
+"""Rows of token ids as padded tensors, and the training set that mixes all attributes."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from schema import Schema
+
+from dataset.dialogues import Dialogue
+from dataset.encoding import IGNORED, DialogueTemplate, encode_contexts, encode_for_decoder
+
+
+def pad(rows: list[list[int]], value: int, side: str = "right") -> torch.Tensor:
+    """Rows of unequal length as one [B, T] tensor, filled with `value` on the given side."""
+    length = max(map(len, rows))
+    filled = [row + [value] * (length - len(row)) if side == "right" else [value] * (length - len(row)) + row for row in rows]
+    return torch.tensor(filled, dtype=torch.long)
+
+
+def pad_inputs(rows: list[dict[str, list[int]]], pad_token_id: int, side: str = "right") -> dict[str, torch.Tensor]:
+    """``input_ids``, ``attention_mask`` and, where present, ``token_type_ids`` of a batch, each [B, T]."""
+    batch = {
+        "input_ids": pad([row["input_ids"] for row in rows], pad_token_id, side),
+        "attention_mask": pad([[1] * len(row["input_ids"]) for row in rows], 0, side),
+    }
+    if "token_type_ids" in rows[0]:
+        batch["token_type_ids"] = pad([row["token_type_ids"] for row in rows], 0, side)
+    return batch
+
+
+class ClassifierCollator:
+    """Rows of `encode_texts` or `encode_contexts` with a ``labels`` number -> a classifier's batch."""
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        return pad_inputs(rows, self.pad_token_id) | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def cvae_rows(
+    dialogues: Iterable[tuple[int, int, Dialogue]],
+    encoder_tokenizer: PreTrainedTokenizerBase,
+    decoder_tokenizer: PreTrainedTokenizerBase,
+    template: DialogueTemplate,
+    encoder_length: int,
+    decoder_length: int,
+    use_context: bool,
+) -> list[dict]:
+    """Token ids of (attribute index, aspect index, dialogue) triples, as `CvaeCollator` takes them."""
+    attributes, aspects, records = zip(*dialogues)
+    contexts, responses = [d.context for d in records], [d.response for d in records]
+    prior = encode_contexts(encoder_tokenizer, contexts, None, encoder_length)
+    posterior = encode_contexts(encoder_tokenizer, contexts, responses, encoder_length)
+    decoder = encode_for_decoder(decoder_tokenizer, template, contexts, responses, decoder_length, use_context)
+    return [
+        {
+            "attribute": attribute,
+            "aspect": aspect,
+            "context_ids": c["input_ids"],
+            "posterior_ids": p["input_ids"],
+            "posterior_types": p["token_type_ids"],
+            "decoder_ids": d["input_ids"],
+            "labels": d["labels"],
+            "length": len(p["input_ids"]) + len(d["input_ids"]),
+        }
+        for attribute, aspect, c, p, d in zip(attributes, aspects, prior, posterior, decoder)
+    ]
+
+
+def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding, **options) -> Dataset:
+    """The dialogues of all attributes as one `datasets.Dataset` with a ``length`` column for length-grouped batches.
+
+    Args:
+        dialogues: attribute name -> its labelled dialogues.
+        encoding, options: as for `cvae_rows`.
+    """
+    triples: Iterator[tuple[int, int, Dialogue]] = (
+        (number, attribute.index(dialogue.target[attribute.name]), dialogue)
+        for number, attribute in enumerate(schema.attributes)
+        for dialogue in dialogues[attribute.name]
+    )
+    return Dataset.from_list(cvae_rows(triples, *encoding, **options))
+
+
+class CvaeCollator:
+    """Rows of `cvae_rows` -> the keyword arguments of `model.cvae.Miracle.forward`."""
+
+    def __init__(self, encoder_pad: int, decoder_pad: int):
+        self.encoder_pad, self.decoder_pad = encoder_pad, decoder_pad
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        def padded(key: str, value: int) -> torch.Tensor:
+            return pad([row[key] for row in rows], value)
+
+        def mask(key: str) -> torch.Tensor:
+            return pad([[1] * len(row[key]) for row in rows], 0)
+
+        return {
+            "context_ids": padded("context_ids", self.encoder_pad),
+            "context_mask": mask("context_ids"),
+            "posterior_ids": padded("posterior_ids", self.encoder_pad),
+            "posterior_mask": mask("posterior_ids"),
+            "posterior_types": padded("posterior_types", 0),
+            "decoder_ids": padded("decoder_ids", self.decoder_pad),
+            "decoder_mask": mask("decoder_ids"),
+            "labels": padded("labels", IGNORED),
+            "attribute": torch.tensor([row["attribute"] for row in rows]),
+            "aspect": torch.tensor([row["aspect"] for row in rows]),
+        }

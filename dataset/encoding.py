@@ -1,0 +1,120 @@
+"""Dialogues as token ids: what the encoder, the decoder and the coherence model read.
+
+Special tokens that appear in a user's text are taken as plain text, never as control. Truncation drops the oldest
+turns first, then the beginning of the last user turn, and never the response as long as it fits on its own.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # label of positions without a loss
+
+
+@dataclass(frozen=True)
+class DialogueTemplate:
+    """How a decoder's text marks who speaks; the default is DialoGPT's, whose turns end with its end-of-text token."""
+
+    user_prefix: str = ""
+    assistant_prefix: str = ""
+    turn_start: str = ""  # stands before every turn's text; " " for a byte-level vocabulary after a prefix
+    turn_end: str = "<|endoftext|>"
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of plain texts, without special tokens and with none recognised in them."""
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+
+
+def _marker_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _all_turn_ids(tokenizer: PreTrainedTokenizerBase, contexts: list[tuple[str, ...]], start: str = "") -> list[list[list[int]]]:
+    """Ids of every turn of every context, from one call of the tokenizer."""
+    flat = iter(text_ids(tokenizer, [start + turn for context in contexts for turn in context]))
+    return [[next(flat) for _ in context] for context in contexts]
+
+
+def _fitting(turns: list[list[int]], room: int) -> list[int]:
+    """The latest turns that fit into `room` tokens; of a single turn that does not fit, its end."""
+    kept: list[int] = []
+    for turn in reversed(turns):
+        if len(kept) + len(turn) > room:
+            break
+        kept = turn + kept
+    if not kept and room > 0:
+        kept = turns[-1][-room:]
+    return kept
+
+
+def encode_contexts(
+    tokenizer: PreTrainedTokenizerBase,
+    contexts: list[tuple[str, ...]],
+    responses: list[str] | None,
+    max_length: int,
+) -> list[dict[str, list[int]]]:
+    """``[CLS] turn [SEP] turn [SEP]`` (token type 0), with ``response [SEP]`` (token type 1) where given.
+
+    Args:
+        tokenizer: of a BERT-type encoder, with ``cls`` and ``sep`` tokens.
+        responses: one per context, or None to encode contexts alone.
+        max_length: tokens, special ones included.
+
+    Returns:
+        ``{"input_ids", "token_type_ids"}`` per context.
+    """
+    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    turns_of = _all_turn_ids(tokenizer, contexts)
+    response_ids = text_ids(tokenizer, responses) if responses is not None else [None] * len(contexts)
+    encoded = []
+    for turns, response in zip(turns_of, response_ids):
+        tail = [] if response is None else response[: max_length - 3] + sep
+        context = _fitting([turn + sep for turn in turns], max_length - 1 - len(tail))
+        ids = cls + context + tail
+        encoded.append({"input_ids": ids, "token_type_ids": [0] * (len(ids) - len(tail)) + [1] * len(tail)})
+    return encoded
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[dict[str, list[int]]]:
+    """``[CLS] text [SEP]``, cut at its end to `max_length` tokens: what an attribute classifier reads."""
+    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    rows = [cls + ids[: max_length - 2] + sep for ids in text_ids(tokenizer, texts)]
+    return [{"input_ids": ids, "token_type_ids": [0] * len(ids)} for ids in rows]
+
+
+def encode_for_decoder(
+    tokenizer: PreTrainedTokenizerBase,
+    template: DialogueTemplate,
+    contexts: list[tuple[str, ...]],
+    responses: list[str] | None,
+    max_length: int,
+    use_context: bool = True,
+) -> list[dict[str, list[int]]]:
+    """The decoder's prompt (context, if it is used, and the mark of the reply), followed by the response where given.
+
+    Args:
+        max_length: tokens, prompt and response together; a prompt alone leaves no room, so pass less for generation.
+        use_context: False for responses from the latent alone, as published.
+
+    Returns:
+        ``{"input_ids", "labels"}`` per context; labels are -100 over the prompt, the response ends with the
+        end-of-sequence token. Without responses ``labels`` is absent.
+    """
+    eos = [tokenizer.eos_token_id]
+    user, assistant, end = (_marker_ids(tokenizer, mark) for mark in (template.user_prefix, template.assistant_prefix, template.turn_end))
+    start = assistant or ([] if use_context else [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos[0]])
+    turns_of = _all_turn_ids(tokenizer, contexts if use_context else [() for _ in contexts], template.turn_start)
+    replies = text_ids(tokenizer, [template.turn_start + reply for reply in responses]) if responses is not None else [None] * len(contexts)
+    encoded = []
+    for turns, reply in zip(turns_of, replies):
+        tail = [] if reply is None else reply[: max_length - len(start) - 2] + eos
+        marked = [(user, assistant)[position % 2] + turn + end for position, turn in enumerate(turns)]
+        prompt = (_fitting(marked, max_length - len(start) - len(tail)) if marked else []) + start
+        row = {"input_ids": prompt + tail}
+        if reply is not None:
+            row["labels"] = [IGNORED] * len(prompt) + tail
+        encoded.append(row)
+    return encoded

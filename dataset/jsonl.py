@@ -1,0 +1,47 @@
+"""JSON Lines in and out, with errors that name the file and the line."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from schema import InputError
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield ``("file.jsonl:12", row)`` for every non-blank line.
+
+    Raises `InputError` for a missing or empty file, a line that is not JSON, or a row that is not an object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"file not found: {path}")
+    empty = True
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{where}: not a line of UTF-8 JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
+            empty = False
+            yield where, row
+    if empty:
+        raise InputError(f"{path}: the file has no rows")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Write rows to `path`, replacing it only once all of them are on disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    with open(unfinished, "w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    unfinished.replace(path)

@@ -1,0 +1,147 @@
+"""Coherence (NLI) data: reading an NLI file, or making pairs from dialogues where there is none."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from schema import InputError
+
+from dataset.dialogues import Dialogue
+from dataset.jsonl import read_jsonl
+
+COHERENT = 1
+INCOHERENT = 0
+LABEL_NAMES = ["incoherent", "coherent"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A context (turns, user first and last), a response, whether the response fits (1) or not (0), and why not."""
+
+    context: tuple[str, ...]
+    response: str
+    label: int
+    kind: str
+
+
+def read_nli(path: Path, limit: int | None = None) -> Iterator[Pair]:
+    """Yield the pairs of ``{"input": turns joined by a newline, "output": response, "label": 0|1}`` rows.
+
+    ``labels`` is accepted for ``label``. The file may be large: nothing is kept.
+
+    Raises:
+        InputError: naming file and line.
+    """
+    for number, (where, row) in enumerate(read_jsonl(path)):
+        if limit is not None and number >= limit:
+            return
+        context, response, label = row.get("input"), row.get("output"), row.get("label", row.get("labels"))
+        if not isinstance(context, str) or not context.strip():
+            raise InputError(f"{where}: 'input' must be a non-empty string, found {context!r:.80}")
+        if not isinstance(response, str):
+            raise InputError(f"{where}: 'output' must be a string, found {response!r:.80}")
+        if isinstance(label, bool) or label not in (0, 1):
+            raise InputError(f"{where}: 'label' must be 0 (incoherent) or 1 (coherent), found {label!r}")
+        yield Pair(tuple(split_turns(context)), " ".join(response.split()), label, str(row.get("kind", "file")))
+
+
+def split_turns(context: str) -> list[str]:
+    """Turns of a context that is one string, a turn a line; blank lines do not count."""
+    return [" ".join(turn.split()) for turn in context.split("\n") if turn.strip()]
+
+
+# --- corrupted replies: what a degenerate generator writes, and what a coherence model must not call coherent ---------
+
+
+def repeated(reply: str, rng: random.Random) -> str:
+    """One to three neighbouring words of the reply, over and over."""
+    words = reply.split()
+    size = rng.randint(1, 3)
+    start = rng.randrange(max(1, len(words) - size + 1))
+    return " ".join((words[start : start + size] * len(words))[: max(6, len(words))])
+
+
+def shuffled(reply: str, rng: random.Random) -> str:
+    """The reply's words in random order."""
+    words = reply.split()
+    order = rng.sample(words, len(words))
+    return " ".join(order if order != words else words[::-1])
+
+
+def cut(reply: str, rng: random.Random) -> str:
+    """The reply's first words, stopped in the middle of a sentence."""
+    words = reply.split()
+    kept = words[: rng.randint(1, max(1, min(len(words) // 2, 6)))]
+    return " ".join(kept).rstrip(".!?,;")
+
+
+def empty_of_content(reply: str, rng: random.Random) -> str:
+    """Nothing, punctuation, or the reply's short words alone."""
+    short = [word for word in reply.split() if len(word) <= 3] or ["to"]
+    words = [rng.choice(short) for _ in range(rng.randint(3, 10))]
+    return rng.choice(["", ".", "...", ". . . . . .", " ".join(words), "... " + " ".join(words)])
+
+
+CORRUPTIONS = {"repeated": repeated, "shuffled": shuffled, "cut": cut, "empty": empty_of_content}
+
+
+class _Negatives:
+    """Draws a wrong reply for a dialogue: another dialogue's, a corrupted one, or the user's own words."""
+
+    def __init__(self, dialogues: list[Dialogue]):
+        self.dialogues = dialogues
+        self.by_topic, self.by_opening = defaultdict(list), defaultdict(list)
+        for dialogue in dialogues:
+            self.by_topic[dialogue.topic].append(dialogue)
+            self.by_opening[self._opening(dialogue)].append(dialogue)
+
+    @staticmethod
+    def _opening(dialogue: Dialogue) -> str:
+        return dialogue.response.split()[0].lower()
+
+    def _other(self, pool: list[Dialogue], dialogue: Dialogue, rng: random.Random) -> str | None:
+        for _ in range(8):  # a pool may hold nothing but replies to the same words; then there is no such negative
+            other = rng.choice(pool)
+            if other.context[-1] != dialogue.context[-1] and other.response != dialogue.response:
+                return other.response
+        return None
+
+    def draw(self, dialogue: Dialogue, kind: str, rng: random.Random) -> tuple[str, str]:
+        """Returns (reply, kind); a kind that this dialogue has none of becomes ``random``."""
+        if kind in CORRUPTIONS:
+            return CORRUPTIONS[kind](dialogue.response, rng), kind
+        if kind == "echo":
+            return dialogue.context[-1], kind
+        pools = {"topic": self.by_topic[dialogue.topic] if dialogue.topic else [], "opening": self.by_opening[self._opening(dialogue)]}
+        reply = self._other(pools[kind], dialogue, rng) if pools.get(kind) else None
+        if reply is not None:
+            return reply, kind
+        return self._other(self.dialogues, dialogue, rng) or shuffled(dialogue.response, rng), "random"
+
+
+NEGATIVE_KINDS = ("random", "repeated", "random", "shuffled", "random", "cut", "topic", "empty", "opening", "echo")
+
+
+def make_pairs(dialogues: list[Dialogue], rounds: int, seed: int) -> list[Pair]:
+    """Coherence pairs from dialogues: every true reply `rounds` times, each time beside one wrong reply.
+
+    The wrong replies go through `NEGATIVE_KINDS`: replies to something else (at random, from the same topic, with the
+    same opening word), corrupted true replies, and the user's own words sent back.
+
+    Raises:
+        InputError: with fewer than two different contexts there is no wrong reply to take.
+    """
+    if len({dialogue.context[-1] for dialogue in dialogues}) < 2:
+        raise InputError("NLI pairs need dialogues with at least two different last user turns")
+    negatives = _Negatives(dialogues)
+    pairs = []
+    for number, dialogue in enumerate(dialogues):
+        rng = random.Random(f"{seed}-{number}")
+        first = rng.randrange(len(NEGATIVE_KINDS))
+        for round_ in range(rounds):
+            reply, kind = negatives.draw(dialogue, NEGATIVE_KINDS[(first + round_) % len(NEGATIVE_KINDS)], rng)
+            pairs.append(Pair(dialogue.context, dialogue.response, COHERENT, "true"))
+            pairs.append(Pair(dialogue.context, reply, INCOHERENT, kind))
+    return pairs

@@ -1,0 +1,47 @@
+"""Labelled texts: what an attribute's classifier learns from."""
+
+from pathlib import Path
+
+from schema import Attribute, InputError, Schema
+
+from dataset.dialogues import every_nth, parse_tag, read_dialogues
+from dataset.jsonl import read_jsonl
+
+
+def read_text_file(path: Path, schema: Schema, attribute: Attribute) -> list[tuple[str, int]]:
+    """``{"text": ..., "label": aspect}`` rows (``labels`` accepted) as (text, aspect index).
+
+    Raises:
+        InputError: naming file and line.
+    """
+    texts = []
+    for where, row in read_jsonl(path):
+        text, label = row.get("text"), row.get("label", row.get("labels"))
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}")
+        if label is None:
+            raise InputError(f"{where}: no 'label'; {attribute.name} has {list(attribute.aspects)}")
+        aspect = parse_tag(label, schema, attribute, where)[attribute.name]
+        texts.append((" ".join(text.split()), attribute.index(aspect)))
+    return texts
+
+
+def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | None = None) -> list[tuple[str, int]]:
+    """The classifier's data: the attribute's text file, else the replies of its dialogues.
+
+    Args:
+        split: ``train`` or ``dev``.
+        limit: at most that many, evenly spread over the file.
+
+    Raises:
+        InputError: where neither file is named, or for a mistake in it.
+    """
+    prefix = {"train": "", "dev": "dev_"}[split]
+    path = getattr(attribute, prefix + "texts")
+    if path is not None:
+        return every_nth(read_text_file(path, schema, attribute), limit)
+    path = getattr(attribute, prefix + "dialogues")
+    if path is None:
+        raise InputError(f"{schema.path}: attribute {attribute.name!r} has neither '{prefix}texts' nor '{prefix}dialogues'")
+    dialogues = every_nth(read_dialogues(path, schema, attribute, labelled=True), limit)
+    return [(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues]

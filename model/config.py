@@ -1,0 +1,61 @@
+"""Everything that a trained CVAE must remember to be rebuilt and used."""
+
+from transformers import PreTrainedConfig
+
+PRIORS = ("per_attribute", "shared")
+
+
+class MiracleConfig(PreTrainedConfig):
+    """Configuration of `model.cvae.Miracle`.
+
+    Args:
+        encoder, decoder: the base models' configurations as dicts (``config.to_dict()``).
+        attributes: attribute name -> aspect names, in index order.
+        latent_size: D, dimensions of z.
+        n_prefix: key/value positions per decoder layer through which z enters.
+        prior: ``per_attribute`` (one Gaussian head each) or ``shared`` (one for all, as published).
+        use_context: the decoder reads the context besides z; False as published.
+        tie_encoders: one encoder for context and context + response, instead of two.
+        head_width, head_layers: the latent heads' hidden layers; 0 layers is a linear head.
+        token_dropout: share of the decoder's input embeddings zeroed in training, so that z is needed.
+        template: the marks of the speakers in the decoder's text (`dataset.encoding.DialogueTemplate` as a dict).
+        encoder_length, decoder_length: longest inputs in tokens.
+    """
+
+    model_type = "miracle"
+
+    def __init__(
+        self,
+        encoder: dict | None = None,
+        decoder: dict | None = None,
+        attributes: dict[str, list[str]] | None = None,
+        latent_size: int = 128,
+        n_prefix: int = 4,
+        prior: str = "per_attribute",
+        use_context: bool = True,
+        tie_encoders: bool = False,
+        head_width: int = 128,
+        head_layers: int = 2,
+        token_dropout: float = 0.3,
+        template: dict[str, str] | None = None,
+        encoder_length: int = 256,
+        decoder_length: int = 256,
+        **kwargs,
+    ):
+        if prior not in PRIORS:
+            raise ValueError(f"prior must be one of {PRIORS}, got {prior!r}")
+        self.encoder = encoder or {}
+        self.decoder = decoder or {}
+        self.attributes = attributes or {}
+        self.latent_size = latent_size
+        self.n_prefix = n_prefix
+        self.prior = prior
+        self.use_context = use_context
+        self.tie_encoders = tie_encoders
+        self.head_width = head_width
+        self.head_layers = head_layers
+        self.token_dropout = token_dropout
+        self.template = template or {}
+        self.encoder_length = encoder_length
+        self.decoder_length = decoder_length
+        super().__init__(**kwargs)

@@ -1,0 +1,124 @@
+"""The latent decoder: a causal language model that reads z through its key/value cache and its embeddings.
+
+z becomes `n_prefix` key/value positions in every layer and an offset added to every token embedding (Li et al.,
+EMNLP 2020, call them memory and embedding; the paper's section 3.1 uses both). Only the public interface of
+`transformers` is used (`Cache`, ``inputs_embeds``, ``position_ids``), so that any causal LM with plain per-layer
+key/value caches works.
+"""
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from model.encoder import encoder_config as decoder_config
+
+COMPRESSED_CACHE_KEYS = ("kv_lora_rank", "qk_rope_head_dim")  # multi-head latent attention caches no plain keys
+
+
+def check_plain_cache(config: PreTrainedConfig) -> None:
+    """Raises `ValueError` naming what a decoder's cache has that a key/value prefix cannot be put into."""
+    found = sorted({kind for kind in getattr(config, "layer_types", None) or [] if kind != "full_attention"})
+    found += [key for key in COMPRESSED_CACHE_KEYS if getattr(config, key, None)]
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True) and not found:
+        found.append("sliding_window")
+    if not hasattr(config, "num_attention_heads") or any(word in config.model_type for word in ("mamba", "rwkv", "jamba", "zamba")):
+        found.append("recurrent state")
+    if getattr(config, "is_encoder_decoder", False):
+        found.append("encoder-decoder")
+    if found:
+        raise ValueError(
+            f"decoder of type {config.model_type!r} keeps {', '.join(found)}; z enters as a key/value prefix, which needs "
+            "a causal LM with full attention and a plain key/value cache in every layer (GPT-2, LLaMA, Qwen2, ...)"
+        )
+
+
+class PrefixLayer(DynamicLayer):
+    """A layer's cache that holds the prefix and stores nothing more.
+
+    `transformers` drops a cache under gradient checkpointing, because recomputing a layer would append its keys twice.
+    This one has nothing to append to, so a layer can be recomputed and still see the prefix.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prefix and new states together; the cache stays as it is."""
+        keys = torch.cat([self.keys.to(key_states.dtype), key_states], dim=-2)
+        return keys, torch.cat([self.values.to(value_states.dtype), value_states], dim=-2)
+
+
+class LatentDecoder(nn.Module):
+    """A causal LM conditioned on z."""
+
+    def __init__(self, settings: dict, latent_size: int, n_prefix: int, token_dropout: float):
+        super().__init__()
+        config = decoder_config(settings)
+        check_plain_cache(config)
+        self.lm = AutoModelForCausalLM.from_config(config)
+        self.n_prefix, self.token_dropout = n_prefix, token_dropout
+        self.n_layers = config.num_hidden_layers
+        self.n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.to_prefix = nn.Linear(latent_size, self.n_layers * 2 * self.n_heads * n_prefix * self.head_dim)
+        self.to_offset = nn.Linear(latent_size, config.hidden_size)
+
+    @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        """The language model's tied weights, by the names that they have here; `transformers` asks children for them."""
+        return {f"lm.{target}": f"lm.{source}" for target, source in self.lm.all_tied_weights_keys.items()}
+
+    def prefix(self, z: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values per layer, each [B, key/value heads, n_prefix, head size], from z [B, D]."""
+        states = self.to_prefix(z).view(-1, self.n_layers, 2, self.n_heads, self.n_prefix, self.head_dim)
+        return [(layer[:, 0], layer[:, 1]) for layer in states.unbind(1)]
+
+    def embed(self, input_ids: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """Token embeddings [B, T, H], some zeroed in training, plus the offset [B, H] of z."""
+        embeddings = self.lm.get_input_embeddings()(input_ids)
+        if self.training and self.token_dropout > 0:
+            kept = torch.rand(input_ids.shape, device=input_ids.device) >= self.token_dropout
+            embeddings = embeddings * kept.unsqueeze(-1)
+        return embeddings + offset.unsqueeze(1)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """Next-token logits [B, T, V] for ids and mask [B, T] (padding on the right) and z [B, D]."""
+        cache = Cache(layers=[PrefixLayer(keys, values) for keys, values in self.prefix(z)])
+        return self.run(self.embed(input_ids, self.to_offset(z)), attention_mask, attention_mask, cache)
+
+    def run(self, embeddings: torch.Tensor, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: Cache, **options) -> torch.Tensor:
+        """One call of the language model behind a cache that begins with the prefix.
+
+        Positions count real tokens from 0, so that a pre-trained position table is met where it was trained.
+
+        Args:
+            embeddings: [B, T, H], the new tokens.
+            attention_mask: [B, T], 1 for real new tokens.
+            past_mask: [B, S + T], 1 for real tokens behind the prefix, the new ones included (S: cached tokens).
+
+        Returns:
+            Logits [B, T, V].
+        """
+        length = embeddings.shape[1]
+        position_ids = (past_mask.long().cumsum(1) - 1).clamp_min(0)[:, -length:]
+        seen = torch.cat([past_mask.new_ones(past_mask.shape[0], self.n_prefix), past_mask], dim=1)
+        output = self.lm(
+            inputs_embeds=embeddings.to(self.lm.get_input_embeddings().weight.dtype),
+            attention_mask=seen,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        return output.logits
+
+    def start_cache(self, z: torch.Tensor) -> DynamicCache:
+        """A growing cache that begins with the prefix of z [B, D], for generation."""
+        cache = DynamicCache()
+        dtype = self.lm.dtype
+        for index, (keys, values) in enumerate(self.prefix(z)):
+            cache.update(keys.to(dtype), values.to(dtype), index)
+        return cache

@@ -1,0 +1,109 @@
+"""The training loss, term by term, in the units that the log shows.
+
+Means are taken over all processes, with gradients: every process computes the same global loss, its backward pass sums
+the gradients of the copies, and the averaging of distributed data parallel divides that sum by their number.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from torch.nn import functional as F
+
+from model.gaussian import Gaussian, kl_per_dimension
+
+
+class LossTerms(NamedTuple):
+    """All terms as scalars. `loss` is the weighted sum that is minimised."""
+
+    loss: torch.Tensor
+    reconstruction: torch.Tensor  # nats per response token
+    kl: torch.Tensor  # nats per example, with free bits
+    kl_unclamped: torch.Tensor  # nats per example, without
+    classification: torch.Tensor  # nats per example: cross-entropy of the latent head on the posterior sample
+    distance: torch.Tensor  # mean squared distance between the attributes' batch means
+    head_accuracy: torch.Tensor  # share of posterior samples whose own latent head is right
+    prior_std: torch.Tensor  # mean standard deviation of the prior: a vital sign, it collapses first
+    posterior_std: torch.Tensor
+
+
+class LossWeights(NamedTuple):
+    """What the terms are multiplied by (reconstruction: 1), and the free bits in nats per dimension."""
+
+    kl: float
+    classification: float
+    distance: float
+    free_bits: float
+
+
+def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, differentiable; the tensor itself where there is one process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        from torch.distributed.nn.functional import all_reduce
+
+        return all_reduce(value)
+    return value
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """Mean over the first dimension of all processes' values: [B, ...] -> [...]."""
+    count = sum_over_processes(values.new_tensor(float(values.shape[0])))
+    return sum_over_processes(values.sum(0)) / count
+
+
+def reconstruction_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Nats per response token, mean over the real tokens of the batch (first term of eq. 4).
+
+    Args:
+        logits: [B, T, V], position t predicts ``labels[:, t + 1]``.
+        labels: [B, T], -100 where there is no loss.
+    """
+    targets = labels[:, 1:]
+    total = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    count = sum_over_processes((targets != -100).sum().to(total.dtype))
+    return sum_over_processes(total) / count.clamp_min(1.0)
+
+
+def kl_loss(posterior: Gaussian, prior: Gaussian, free_bits: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum over dimensions of max(free_bits, batch mean of KL_d), and the same without free bits; nats per example.
+
+    Args:
+        posterior, prior: [B, D]; the prior is that of each example's own attribute.
+    """
+    per_dimension = mean_over_processes(kl_per_dimension(posterior, prior))  # [D]
+    return per_dimension.clamp_min(free_bits).sum(), per_dimension.sum()
+
+
+def classification_loss(logits: list[torch.Tensor], attribute: torch.Tensor, aspect: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the latent head of each example's own attribute (L_C of the paper), and that head's accuracy.
+
+    Args:
+        logits: per attribute, [B, aspects].
+        attribute, aspect: [B].
+    """
+    losses, correct = torch.zeros_like(logits[0][:, 0]), torch.zeros_like(logits[0][:, 0])
+    for k, scores in enumerate(logits):
+        own = attribute == k
+        target = torch.where(own, aspect, torch.full_like(aspect, -1))
+        losses = losses + F.cross_entropy(scores, target, ignore_index=-1, reduction="none")
+        correct = correct + (own & (scores.argmax(-1) == aspect)).to(correct.dtype)
+    return mean_over_processes(losses), mean_over_processes(correct.detach())
+
+
+def distance_loss(z: torch.Tensor, attribute: torch.Tensor, n_attributes: int) -> torch.Tensor:
+    """Mean squared distance between the attributes' batch means, over the pairs of attributes present (L_D).
+
+    It pulls the attributes' regions together, so that one point can have an aspect of each. 0 where fewer than two
+    attributes are present. Nothing is remembered from step to step; the published code keeps the last batch's means.
+
+    Args:
+        z: posterior samples, [B, D].
+        attribute: [B].
+    """
+    member = F.one_hot(attribute, n_attributes).to(z.dtype)  # [B, K]
+    counts = sum_over_processes(member.sum(0))
+    means = sum_over_processes(member.T @ z) / counts.clamp_min(1.0).unsqueeze(1)  # [K, D]
+    squared = (means.unsqueeze(0) - means.unsqueeze(1)).pow(2).mean(-1)  # [K, K]
+    present = counts > 0
+    pairs = (present.unsqueeze(0) & present.unsqueeze(1)).triu(1)
+    return (squared * pairs).sum() / pairs.sum().clamp_min(1)

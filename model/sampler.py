@@ -1,0 +1,188 @@
+"""The ODE sampler: from the prior to latents that have the aspects asked for.
+
+The probability-flow ODE of a VP diffusion runs from t = 1 to 0 (section 3.3 of the paper; LACE, eq. 9). It is
+integrated here over pseudo-time s = tau(1) - tau(t) in [0, 5.025], where ds = -beta(t)/2 dt, which takes beta out of
+the drift and makes uniform steps harmless at t = 1, where beta is 20. With an energy E, positive = worse:
+
+- ``standard`` (as published): the prior is taken for N(0, I), whose score cancels the drift, so dz/ds = -grad E(z).
+- ``whitened``: the same in u with z = mean + std * u, where the prior of u is N(0, I) at every t. `energy_time`
+  ``static`` uses E(mean + std * u); ``tweedie`` uses E(mean + std * alpha_t * u), the energy at the expected clean
+  latent, which is exact for a linear energy.
+- ``normal`` (published variant): dz/ds = ((var - 1) z + mean) / var - grad E(z), with the score of t = 0 at every t. Even
+  without an energy it ends at mean / (1 - var) instead of in the prior; kept for reproduction.
+
+A fixed-step solver gives every example a result that does not depend on its batch. A stiff example (strong weights,
+wide prior, sharp heads) overshoots at a given step, and overshooting lowers the energy, so it looks like success: each
+example's step is therefore halved until halving changes its latent by less than a tolerance.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torchdiffeq import odeint
+
+from model.energy import Energy, energy_gradient
+from model.gaussian import Gaussian
+from model.schedule import tau
+
+GEOMETRIES = ("standard", "whitened", "normal")
+ENERGY_TIMES = ("static", "tweedie")
+FIXED_STEP_SOLVERS = ("rk4", "midpoint", "euler")
+SOLVERS = FIXED_STEP_SOLVERS + ("dopri5",)
+PSEUDO_TIME = tau(1.0)
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How the ODE is set up and solved.
+
+    Attributes:
+        geometry, energy_time: see the module's text; `energy_time` matters to ``whitened`` alone.
+        solver: ``rk4``, ``midpoint``, ``euler`` with `steps` equal steps in pseudo-time, or ``dopri5``, the adaptive
+            reference, run one example at a time because its step would otherwise be shared over the batch.
+        max_halvings: how often an example's step may be halved; 0 takes the step as it is and only reports.
+        tolerance: relative change of latent under halving that ends it.
+        atol, rtol: of ``dopri5``.
+    """
+
+    geometry: str = "whitened"
+    energy_time: str = "static"
+    solver: str = "rk4"
+    steps: int = 16
+    max_halvings: int = 4
+    tolerance: float = 0.01
+    atol: float = 1e-5
+    rtol: float = 1e-5
+
+    def __post_init__(self):
+        for name, valid in (("geometry", GEOMETRIES), ("energy_time", ENERGY_TIMES), ("solver", SOLVERS)):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} must be one of {valid}, got {getattr(self, name)!r}")
+        if self.steps < 1 or self.max_halvings < 0:
+            raise ValueError(f"steps must be at least 1 and max_halvings at least 0, got {self.steps} and {self.max_halvings}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Latents and what they cost.
+
+    Attributes:
+        z: [B, D].
+        energy_start, energy: E before and after, [B], nats times weights.
+        nfe: evaluations of the drift per example, [B], all refinements and the last check included.
+        latent_change: relative change of z when the final step was halved, [B]; None for ``dopri5``.
+        energy_change: change of E in that halving, relative to E or to 1 nat where E is smaller, [B].
+    """
+
+    z: torch.Tensor
+    energy_start: torch.Tensor
+    energy: torch.Tensor
+    nfe: torch.Tensor
+    latent_change: torch.Tensor | None = None
+    energy_change: torch.Tensor | None = None
+
+
+class _Drift:
+    """The right-hand side in the geometry's own coordinates: z itself, or u for ``whitened``."""
+
+    def __init__(self, settings: SamplerSettings, prior: Gaussian, energy: Energy):
+        self.settings, self.prior, self.energy = settings, prior, energy
+        self.evaluations = 0
+
+    def to_coordinates(self, z: torch.Tensor) -> torch.Tensor:
+        return (z - self.prior.mean) / self.prior.std if self.settings.geometry == "whitened" else z
+
+    def to_latents(self, state: torch.Tensor) -> torch.Tensor:
+        return self.prior.sample(state) if self.settings.geometry == "whitened" else state
+
+    def __call__(self, s: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        self.evaluations += 1
+        prior, geometry = self.prior, self.settings.geometry
+        if geometry == "whitened":
+            share = math.exp(float(s) - PSEUDO_TIME) if self.settings.energy_time == "tweedie" else 1.0  # alpha_t
+            gradient = energy_gradient(self.energy, prior.mean + prior.std * (share * state))
+            return -share * prior.std * gradient
+        gradient = energy_gradient(self.energy, state)
+        if geometry == "standard":
+            return -gradient
+        variance = torch.exp(prior.logvar)
+        return ((variance - 1.0) * state + prior.mean) / variance - gradient
+
+
+def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, energy: Energy, steps: int, points: int = 0):
+    """Solve the ODE once with `steps` equal steps in pseudo-time.
+
+    Args:
+        start: z at t = 1, [B, D].
+        points: 0 for the end alone; n > 0 for n + 1 states, equally spaced in pseudo-time (`steps` a multiple of n).
+
+    Returns:
+        (z at t = 0 [B, D] or the path [n + 1, B, D], evaluations of the drift per example).
+    """
+    drift = _Drift(settings, prior, energy)
+    times = torch.linspace(0.0, PSEUDO_TIME, (points or 1) + 1, dtype=start.dtype, device=start.device)
+    if settings.solver == "dopri5":
+        options = {"method": "dopri5", "atol": settings.atol, "rtol": settings.rtol}
+    else:
+        options = {"method": settings.solver, "options": {"step_size": PSEUDO_TIME / steps}}
+    with torch.no_grad():
+        states = odeint(drift, drift.to_coordinates(start), times, **options)
+        path = torch.stack([drift.to_latents(state) for state in states])
+    return (path if points else path[-1]), drift.evaluations
+
+
+def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, n_examples: int | None = None) -> Sample:
+    """Move latents from the prior to where their target's energy is low.
+
+    Args:
+        start: z at t = 1, [B, D] in fp32: the prior's mean or a sample of it.
+        prior: the combined prior of each example, [B, D].
+        make_energy: rows [n] -> the `Energy` of those examples, so that a part of the batch can be solved alone.
+
+    Returns:
+        A `Sample`; with a fixed-step solver each row depends on nothing but itself.
+    """
+    everyone = torch.arange(start.shape[0], device=start.device)
+    if settings.solver == "dopri5":
+        return _one_by_one(settings, start, prior, make_energy, everyone)
+    energy = make_energy(everyone)
+    with torch.no_grad():
+        energy_start = energy(start)
+
+    coarse, cost = integrate(settings, start, prior, energy, settings.steps)
+    result = coarse.clone()
+    nfe = torch.full((start.shape[0],), cost, device=start.device)
+    latent_change, energy_change = torch.zeros_like(energy_start), torch.zeros_like(energy_start)
+    rows, steps = everyone, settings.steps
+    for halving in range(max(1, settings.max_halvings)):
+        steps *= 2
+        part = Gaussian(prior.mean[rows], prior.logvar[rows])
+        energy = make_energy(rows)
+        fine, cost = integrate(settings, start[rows], part, energy, steps)
+        nfe[rows] += cost
+        with torch.no_grad():
+            change = (fine - coarse).norm(dim=1) / fine.norm(dim=1).clamp_min(1e-6)
+            before, after = energy(coarse), energy(fine)
+        latent_change[rows] = change
+        energy_change[rows] = (after - before).abs() / after.abs().clamp_min(1.0)
+        if settings.max_halvings:
+            result[rows] = fine
+        unsettled = ~(change <= settings.tolerance)  # a NaN is unsettled
+        rows, coarse = rows[unsettled], fine[unsettled]
+        if rows.numel() == 0:
+            break
+    with torch.no_grad():
+        final = make_energy(everyone)(result)
+    return Sample(result, energy_start, final, nfe, latent_change, energy_change)
+
+
+def _one_by_one(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor) -> Sample:
+    latents, costs = [], []
+    for row in everyone.split(1):
+        z, cost = integrate(settings, start[row], Gaussian(prior.mean[row], prior.logvar[row]), make_energy(row), settings.steps)
+        latents.append(z)
+        costs.append(cost)
+    z, energy = torch.cat(latents), make_energy(everyone)
+    with torch.no_grad():
+        return Sample(z, energy(start), energy(z), torch.tensor(costs, device=z.device))

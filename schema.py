@@ -1,0 +1,195 @@
+"""The attributes, their aspects and the files that show them: the one file to edit.
+
+An *attribute* is a dimension of personality, an *aspect* a value on it. Any number of attributes, each with two or
+more aspects. Aspect names are unique over the whole schema, because a target such as ``lyrical,optimistic`` and a
+dialogue's tag name aspects alone. File names are relative to the folder of this file; `dataset/README.md` gives the
+formats. To keep several schemas, copy this file and name the copy: ``SCHEMA=my_schema.py bash pipeline.sh``. A copy
+needs the capitalised names only, and an optional one may be left out.
+"""
+
+ATTRIBUTES = [
+    {
+        "name": "languagestyle",
+        "aspects": ["plain", "lyrical"],
+        "dialogues": "dataset/corpus/dialogue_languagestyle.jsonl",  # trains the generator, and the classifier too
+        "dev_dialogues": "dataset/corpus/dev_dialogue_languagestyle.jsonl",
+        # "texts": "...", "dev_texts": "...",   # labelled texts for the classifier, where not the dialogues' replies
+    },
+    {
+        "name": "attitude",
+        "aspects": ["pessimistic", "optimistic"],
+        "dialogues": "dataset/corpus/dialogue_attitude.jsonl",
+        "dev_dialogues": "dataset/corpus/dev_dialogue_attitude.jsonl",
+    },
+    {
+        "name": "mindchar",
+        "aspects": ["emotional", "critical"],
+        "dialogues": "dataset/corpus/dialogue_mindchar.jsonl",
+        "dev_dialogues": "dataset/corpus/dev_dialogue_mindchar.jsonl",
+    },
+]
+
+TEST = "dataset/corpus/test.jsonl"  # dialogues or bare contexts for which replies are generated and scored
+NLI = None  # coherence pairs; None: they are made from the dialogues
+DEV_NLI = None
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Below: reading and checking a schema. Nothing to edit.
+
+import importlib.util  # noqa: E402
+import itertools  # noqa: E402
+import re  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+ASPECT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+ATTRIBUTE_KEYS = ("name", "aspects", "dialogues", "dev_dialogues", "texts", "dev_texts")
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line that says what, where, and what was expected."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One dimension of personality: its name, its aspects in index order, and its files (`Path` or None)."""
+
+    name: str
+    aspects: tuple[str, ...]
+    dialogues: Path | None = None
+    dev_dialogues: Path | None = None
+    texts: Path | None = None
+    dev_texts: Path | None = None
+
+    def index(self, aspect: str) -> int:
+        """Index of an aspect's name; raises `InputError` for an aspect of another attribute."""
+        if aspect not in self.aspects:
+            raise InputError(f"unknown aspect {aspect!r}; {self.name} has {list(self.aspects)}")
+        return self.aspects.index(aspect)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """All attributes in index order, and the files that belong to no single one of them."""
+
+    attributes: tuple[Attribute, ...]
+    test: Path | None = None
+    nli: Path | None = None
+    dev_nli: Path | None = None
+    path: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Attribute names in index order."""
+        return [attribute.name for attribute in self.attributes]
+
+    @property
+    def aspects(self) -> dict[str, list[str]]:
+        """Attribute name -> aspect names; what a checkpoint remembers of its schema."""
+        return {attribute.name: list(attribute.aspects) for attribute in self.attributes}
+
+    def attribute(self, name: str) -> Attribute:
+        """The attribute of that name; raises `InputError` listing the names there are."""
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        raise InputError(f"unknown attribute {name!r}; the schema has {self.names}")
+
+    def attribute_of(self, aspect: str) -> Attribute:
+        """The attribute that an aspect belongs to; raises `InputError` listing all aspects."""
+        for attribute in self.attributes:
+            if aspect in attribute.aspects:
+                return attribute
+        raise InputError(f"unknown aspect {aspect!r}; the schema has {self.aspects}")
+
+    def target(self, aspects: list[str]) -> dict[str, str]:
+        """``["optimistic", "lyrical"]`` -> ``{"languagestyle": "lyrical", "attitude": "optimistic"}``, schema order.
+
+        Raises `InputError` for an unknown aspect or for two aspects of one attribute.
+        """
+        chosen: dict[str, str] = {}
+        for aspect in aspects:
+            name = self.attribute_of(aspect).name
+            if name in chosen:
+                raise InputError(f"a target names one aspect per attribute; {chosen[name]!r} and {aspect!r} are both of {name}")
+            chosen[name] = aspect
+        return {name: chosen[name] for name in self.names if name in chosen}
+
+    def target_indices(self, target: dict[str, str]) -> list[int]:
+        """Aspect index per attribute in schema order, -1 where the target names none."""
+        return [a.index(target[a.name]) if a.name in target else -1 for a in self.attributes]
+
+    def combinations(self) -> list[dict[str, str]]:
+        """Every target that names one aspect of every attribute, in index order."""
+        return [dict(zip(self.names, aspects)) for aspects in itertools.product(*(a.aspects for a in self.attributes))]
+
+
+def target_name(target: dict[str, str]) -> str:
+    """``{"languagestyle": "lyrical", "attitude": "optimistic"}`` -> ``lyrical+optimistic``; the key of result tables."""
+    return "+".join(target.values()) or "(none)"
+
+
+def mistakes(attributes: object) -> list[str]:
+    """Every mistake in an ``ATTRIBUTES`` list, one line each; empty when it can be used."""
+    found: list[str] = []
+    if not isinstance(attributes, (list, tuple)) or not attributes:
+        return [f"ATTRIBUTES must be a list of at least one attribute, found {attributes!r}"]
+    seen_names: set[str] = set()
+    seen_aspects: dict[str, str] = {}
+    for position, entry in enumerate(attributes):
+        if not isinstance(entry, dict):
+            found.append(f"ATTRIBUTES[{position}] must be a dict with 'name' and 'aspects', found {entry!r}")
+            continue
+        name = entry.get("name")
+        where = f"attribute {name!r}" if name else f"ATTRIBUTES[{position}]"
+        if not isinstance(name, str) or not ASPECT_NAME.fullmatch(name):
+            found.append(f"{where}: a name is letters, digits, '_' and '-', found {name!r}")
+        elif name in seen_names:
+            found.append(f"{where}: the name is used twice")
+        seen_names.add(name if isinstance(name, str) else "")
+        for key in entry:
+            if key not in ATTRIBUTE_KEYS:
+                found.append(f"{where}: unknown key {key!r}; known are {list(ATTRIBUTE_KEYS)}")
+        for key in ATTRIBUTE_KEYS[2:]:
+            if entry.get(key) is not None and not isinstance(entry[key], (str, Path)):
+                found.append(f"{where}: {key} must be a file name, found {entry[key]!r}")
+        aspects = entry.get("aspects")
+        if not isinstance(aspects, (list, tuple)) or len(aspects) < 2:
+            found.append(f"{where}: 'aspects' must list two or more names, found {aspects!r}")
+            continue
+        for aspect in aspects:
+            if not isinstance(aspect, str) or not ASPECT_NAME.fullmatch(aspect):
+                found.append(f"{where}: an aspect is letters, digits, '_' and '-', found {aspect!r}")
+            elif aspect in seen_aspects:
+                found.append(f"{where}: aspect {aspect!r} is already one of {seen_aspects[aspect]!r}")
+            else:
+                seen_aspects[aspect] = str(name)
+    return found
+
+
+def load_schema(path: str | Path | None = None) -> Schema:
+    """Read and check a schema file (default: this one).
+
+    Raises `InputError` naming the file and every mistake in it, joined by ``; ``.
+    """
+    path = Path(path or __file__).resolve()
+    if not path.is_file():
+        raise InputError(f"schema not found: {path}")
+    spec = importlib.util.spec_from_file_location(f"miracle_schema_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may fail in any way; the reason is passed on in one line
+        raise InputError(f"{path}: cannot be read as Python ({type(error).__name__}: {error})") from error
+    found = mistakes(getattr(module, "ATTRIBUTES", None))
+    if found:
+        raise InputError(f"{path}: {'; '.join(found)}")
+
+    def located(name: str | None) -> Path | None:
+        return None if name is None else (path.parent / Path(name).expanduser()).resolve()
+
+    attributes = tuple(
+        Attribute(entry["name"], tuple(entry["aspects"]), *(located(entry.get(key)) for key in ATTRIBUTE_KEYS[2:]))
+        for entry in module.ATTRIBUTES
+    )
+    return Schema(attributes, *(located(getattr(module, key, None)) for key in ("TEST", "NLI", "DEV_NLI")), path=path)
