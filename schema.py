@@ -43,6 +43,7 @@ from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 ASPECT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+FILE_NAMES = ("TEST", "NLI", "DEV_NLI")
 ATTRIBUTE_KEYS = ("name", "aspects", "dialogues", "dev_dialogues", "texts", "dev_texts")
 
 
@@ -185,6 +186,10 @@ def load_schema(path: str | Path | None = None) -> Schema:
     if found:
         raise InputError(f"{path}: {'; '.join(found)}")
 
+    found = [f"{key} must be a file name, found {getattr(module, key)!r}" for key in FILE_NAMES if not isinstance(getattr(module, key, None), (str, Path, type(None)))]
+    if found:
+        raise InputError(f"{path}: {'; '.join(found)}")
+
     def located(name: str | None) -> Path | None:
         return None if name is None else (path.parent / Path(name).expanduser()).resolve()
 
@@ -192,4 +197,4 @@ def load_schema(path: str | Path | None = None) -> Schema:
         Attribute(entry["name"], tuple(entry["aspects"]), *(located(entry.get(key)) for key in ATTRIBUTE_KEYS[2:]))
         for entry in module.ATTRIBUTES
     )
-    return Schema(attributes, *(located(getattr(module, key, None)) for key in ("TEST", "NLI", "DEV_NLI")), path=path)
+    return Schema(attributes, *(located(getattr(module, key, None)) for key in FILE_NAMES), path=path)

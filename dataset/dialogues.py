@@ -108,6 +108,8 @@ def read_dialogues(
             raise InputError(f"{where}: the last user turn has no reply; training needs one in every row")
         if labelled and not dialogue.target:
             raise InputError(f"{where}: no 'tag'; training needs an aspect in every row")
+        if labelled and attribute is not None and attribute.name not in dialogue.target:
+            raise InputError(f"{where}: the tag names no aspect of {attribute.name}, which this file trains; found {dialogue.target}")
         dialogues.append(dialogue)
         if limit is not None and len(dialogues) >= limit:
             break

@@ -55,6 +55,7 @@ def encode_contexts(
     contexts: list[tuple[str, ...]],
     responses: list[str] | None,
     max_length: int,
+    exact_match: bool = False,
 ) -> list[dict[str, list[int]]]:
     """``[CLS] turn [SEP] turn [SEP]`` (token type 0), with ``response [SEP]`` (token type 1) where given.
 
@@ -62,6 +63,8 @@ def encode_contexts(
         tokenizer: of a BERT-type encoder, with ``cls`` and ``sep`` tokens.
         responses: one per context, or None to encode contexts alone.
         max_length: tokens, special ones included.
+        exact_match: add 2 to the token type of a token that also stands on the other side (the exact-match feature of
+            Chen et al., ACL 2017): what an encoder that starts from nothing cannot learn from a few thousand pairs.
 
     Returns:
         ``{"input_ids", "token_type_ids"}`` per context.
@@ -74,7 +77,11 @@ def encode_contexts(
         tail = [] if response is None else response[: max_length - 3] + sep
         context = _fitting([turn + sep for turn in turns], max_length - 1 - len(tail))
         ids = cls + context + tail
-        encoded.append({"input_ids": ids, "token_type_ids": [0] * (len(ids) - len(tail)) + [1] * len(tail)})
+        types = [0] * (len(ids) - len(tail)) + [1] * len(tail)
+        if exact_match:
+            shared = set(ids[: len(ids) - len(tail)]) & set(tail) - set(sep)
+            types = [kind + 2 if token in shared else kind for token, kind in zip(ids, types)]
+        encoded.append({"input_ids": ids, "token_type_ids": types})
     return encoded
 
 
@@ -110,7 +117,7 @@ def encode_for_decoder(
     replies = text_ids(tokenizer, [template.turn_start + reply for reply in responses]) if responses is not None else [None] * len(contexts)
     encoded = []
     for turns, reply in zip(turns_of, replies):
-        tail = [] if reply is None else reply[: max_length - len(start) - 2] + eos
+        tail = [] if reply is None else reply[: max_length - len(start) - 1 - bool(turns)] + eos
         marked = [(user, assistant)[position % 2] + turn + end for position, turn in enumerate(turns)]
         prompt = (_fitting(marked, max_length - len(start) - len(tail)) if marked else []) + start
         row = {"input_ids": prompt + tail}

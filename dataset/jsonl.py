@@ -1,4 +1,4 @@
-"""JSON Lines in and out, with errors that name the file and the line."""
+"""JSON and JSON Lines in and out: errors name the file and the line, and a file appears only once it is complete."""
 
 import json
 import os
@@ -45,3 +45,16 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
         out.flush()
         os.fsync(out.fileno())
     unfinished.replace(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON, replacing the file only once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def read_json(path: Path) -> dict | None:
+    """A JSON file's content; None where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

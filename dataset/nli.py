@@ -92,8 +92,9 @@ class _Negatives:
 
     def __init__(self, dialogues: list[Dialogue]):
         self.dialogues = dialogues
-        self.by_topic, self.by_opening = defaultdict(list), defaultdict(list)
+        self.by_topic, self.by_opening, self.replies = defaultdict(list), defaultdict(list), defaultdict(set)
         for dialogue in dialogues:
+            self.replies[dialogue.context[-1]].add(dialogue.response)
             self.by_topic[dialogue.topic].append(dialogue)
             self.by_opening[self._opening(dialogue)].append(dialogue)
 
@@ -104,21 +105,21 @@ class _Negatives:
     def _other(self, pool: list[Dialogue], dialogue: Dialogue, rng: random.Random) -> str | None:
         for _ in range(8):  # a pool may hold nothing but replies to the same words; then there is no such negative
             other = rng.choice(pool)
-            if other.context[-1] != dialogue.context[-1] and other.response != dialogue.response:
+            if other.response not in self.replies[dialogue.context[-1]]:
                 return other.response
         return None
 
     def draw(self, dialogue: Dialogue, kind: str, rng: random.Random) -> tuple[str, str]:
         """Returns (reply, kind); a kind that this dialogue has none of becomes ``random``."""
-        if kind in CORRUPTIONS:
-            return CORRUPTIONS[kind](dialogue.response, rng), kind
-        if kind == "echo":
-            return dialogue.context[-1], kind
+        made = CORRUPTIONS[kind](dialogue.response, rng) if kind in CORRUPTIONS else dialogue.context[-1] if kind == "echo" else None
+        if made is not None and made not in self.replies[dialogue.context[-1]]:  # one word cannot be shuffled
+            return made, kind
         pools = {"topic": self.by_topic[dialogue.topic] if dialogue.topic else [], "opening": self.by_opening[self._opening(dialogue)]}
         reply = self._other(pools[kind], dialogue, rng) if pools.get(kind) else None
         if reply is not None:
             return reply, kind
-        return self._other(self.dialogues, dialogue, rng) or shuffled(dialogue.response, rng), "random"
+        reply = self._other(self.dialogues, dialogue, rng)
+        return (reply, "random") if reply is not None else ("", "empty")
 
 
 NEGATIVE_KINDS = ("random", "repeated", "random", "shuffled", "random", "cut", "topic", "empty", "opening", "echo")

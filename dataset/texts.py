@@ -21,7 +21,9 @@ def read_text_file(path: Path, schema: Schema, attribute: Attribute) -> list[tup
             raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}")
         if label is None:
             raise InputError(f"{where}: no 'label'; {attribute.name} has {list(attribute.aspects)}")
-        aspect = parse_tag(label, schema, attribute, where)[attribute.name]
+        aspect = parse_tag(label, schema, attribute, where).get(attribute.name)
+        if aspect is None:
+            raise InputError(f"{where}: no aspect of {attribute.name} in 'label'; found {label!r:.80}")
         texts.append((" ".join(text.split()), attribute.index(aspect)))
     return texts
 

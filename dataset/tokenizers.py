@@ -12,12 +12,20 @@ SCRATCH_TEMPLATE = DialogueTemplate(user_prefix="<user>", assistant_prefix="<rep
 
 def train_encoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Lower-cased WordPiece with BERT's special tokens."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False))
+
+    def wordpiece(**vocabulary) -> Tokenizer:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", **vocabulary))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        return tokenizer
+
+    texts, tokenizer, special = list(texts), wordpiece(), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    letters = sorted({letter for text in texts for letter in tokenizer.normalizer.normalize_str(text) if not letter.isspace()})
+    # the trainer numbers "##" letters in the order of a hash map and breaks ties by number: named first, they keep theirs
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special + ["##" + letter for letter in letters], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = wordpiece(vocab=tokenizer.get_vocab())  # without the letters as special tokens
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )

@@ -46,7 +46,7 @@ class MiracleConfig(PreTrainedConfig):
             raise ValueError(f"prior must be one of {PRIORS}, got {prior!r}")
         self.encoder = encoder or {}
         self.decoder = decoder or {}
-        self.attributes = attributes or {}
+        self.attributes = dict(attributes or {})
         self.latent_size = latent_size
         self.n_prefix = n_prefix
         self.prior = prior
@@ -59,3 +59,7 @@ class MiracleConfig(PreTrainedConfig):
         self.encoder_length = encoder_length
         self.decoder_length = decoder_length
         super().__init__(**kwargs)
+
+    def to_dict(self) -> dict:
+        """The attributes as pairs: JSON is written with sorted keys, and their order is the index order."""
+        return super().to_dict() | {"attributes": [[name, list(aspects)] for name, aspects in self.attributes.items()]}

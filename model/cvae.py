@@ -44,7 +44,7 @@ class Miracle(PreTrainedModel):
                 base._init_weights(module)
                 return
         if isinstance(module, nn.Linear):
-            gain = 0.1 if module in (self.decoder.to_prefix, self.decoder.to_offset) else 1.0
+            gain = {self.decoder.to_prefix: 0.1, self.decoder.to_offset: 0.02}.get(module, 1.0)  # small beside what they join
             nn.init.normal_(module.weight, std=gain * module.in_features**-0.5)
             nn.init.zeros_(module.bias)
 

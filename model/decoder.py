@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from model.encoder import encoder_config as decoder_config
 
@@ -24,6 +25,10 @@ def check_plain_cache(config: PreTrainedConfig) -> None:
         found.append("sliding_window")
     if not hasattr(config, "num_attention_heads") or any(word in config.model_type for word in ("mamba", "rwkv", "jamba", "zamba")):
         found.append("recurrent state")
+    if "local" in (getattr(config, "attention_layers", None) or []):
+        found.append("local attention")
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        found.append("attention in both directions")
     if getattr(config, "is_encoder_decoder", False):
         found.append("encoder-decoder")
     if found:

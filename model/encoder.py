@@ -22,6 +22,11 @@ class MeanEncoder(nn.Module):
         self.hidden_size = config.hidden_size
         self.has_token_types = getattr(config, "type_vocab_size", 0) > 1
 
+    def load_base(self, base: nn.Module) -> None:
+        """Take a base's weights, strictly, but for the pooling layer that a base may have and this encoder has not."""
+        weights = {name: value for name, value in base.state_dict().items() if not name.startswith("pooler.")}
+        self.transformer.load_state_dict(weights)
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Args: ids, mask (1 = real) and token types, each [B, T]. Returns [B, H] in fp32."""
         types = {"token_type_ids": token_type_ids} if self.has_token_types and token_type_ids is not None else {}

@@ -34,4 +34,5 @@ def energy_gradient(energy: Energy, z: torch.Tensor) -> torch.Tensor:
     """dE_i/dz_i for every example, [B, D]; examples do not see each other, because E is one value per example."""
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
-        return torch.autograd.grad(energy(z).sum(), z)[0]
+        total = energy(z).sum()
+        return torch.autograd.grad(total, z)[0] if total.requires_grad else torch.zeros_like(z)  # no target names anything

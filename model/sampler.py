@@ -121,11 +121,15 @@ def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, e
         (z at t = 0 [B, D] or the path [n + 1, B, D], evaluations of the drift per example).
     """
     drift = _Drift(settings, prior, energy)
-    times = torch.linspace(0.0, PSEUDO_TIME, (points or 1) + 1, dtype=start.dtype, device=start.device)
+
+    def grid(*_) -> torch.Tensor:
+        return torch.linspace(0.0, PSEUDO_TIME, steps + 1, dtype=start.dtype, device=start.device)
+
+    times = grid()[:: steps // (points or 1)]
     if settings.solver == "dopri5":
         options = {"method": "dopri5", "atol": settings.atol, "rtol": settings.rtol}
     else:
-        options = {"method": settings.solver, "options": {"step_size": PSEUDO_TIME / steps}}
+        options = {"method": settings.solver, "options": {"grid_constructor": grid}}  # a step_size may round to one step more
     with torch.no_grad():
         states = odeint(drift, drift.to_coordinates(start), times, **options)
         path = torch.stack([drift.to_latents(state) for state in states])

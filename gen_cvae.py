@@ -1,0 +1,167 @@
+"""Generate replies with chosen aspects and score them. ``bash gen_cvae.sh --target lyrical,optimistic``"""
+
+from scripts.entry import prepare_libraries, run_main
+
+prepare_libraries()
+
+import dataclasses  # noqa: E402
+import shutil  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import torch  # noqa: E402
+
+from dataset.dialogues import Dialogue, every_nth, read_dialogues  # noqa: E402
+from dataset.encoding import DialogueTemplate  # noqa: E402
+from dataset.jsonl import read_json, write_json, write_jsonl  # noqa: E402
+from model.bases import SCRATCH  # noqa: E402
+from schema import InputError, Schema, load_schema, target_name  # noqa: E402
+from scoring.perplexity import PerplexityModel  # noqa: E402
+from scoring.results import results  # noqa: E402
+from scoring.score import Scorer  # noqa: E402
+from scoring.table import table  # noqa: E402
+from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.generation import (  # noqa: E402
+    ControlArguments,
+    DecodingArguments,
+    ReplyGenerator,
+    Request,
+    sampling_record,
+    sampling_warnings,
+    timed,
+)
+from scripts.runs import command_line, device_name, git_revision, package_versions, relative  # noqa: E402
+
+
+@dataclass(frozen=True)
+class GenerationArguments:
+    """What to generate, and how it is scored."""
+
+    contexts: str | None = field(default=None, metadata={"help": "dialogue or context file; default: the schema's TEST"})
+    target: str = field(default="all", metadata={"help": "all (every combination), tags (the file's own), or aspects: lyrical,optimistic"})
+    name: str = field(default="control", metadata={"help": "name of this decoding in the run's folder; 'none' is the uncontrolled baseline"})
+    score: bool = field(default=True, metadata={"help": "score the replies with the run's evaluators"})
+    ppl_model: str | None = field(default=None, metadata={"help": "causal LM for perplexity: folder, hub name, or 'decoder' for the un-tuned base; none: no perplexity"})
+    ppl_user_prefix: str = field(default="", metadata={"help": "mark before a user turn in that model's text"})
+    ppl_assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
+    ppl_turn_start: str = field(default="", metadata={"help": "text between mark and turn"})
+    ppl_turn_end: str = field(default="\n", metadata={"help": "mark after a turn"})
+
+
+def requests_for(dialogues: list[Dialogue], schema: Schema, target: str, limit: int | None) -> list[Request]:
+    """The replies to write: for all combinations of every different context, for one target, or for the rows' own tags.
+
+    Where a row of the file has the same context and the same target, its reply is the reference.
+
+    Raises:
+        InputError: for an unknown target, or ``tags`` where a row has none.
+    """
+    contexts: dict[tuple[str, ...], str] = {}
+    references: dict[tuple, str | None] = {}
+    for dialogue in dialogues:
+        contexts.setdefault(dialogue.context, dialogue.id)
+        references.setdefault((dialogue.context, target_name(dialogue.target)), dialogue.response)
+    if target == "tags":
+        missing = [dialogue.id for dialogue in dialogues if not dialogue.target]
+        if missing:
+            raise InputError(f"--target tags: row {int(missing[0]) + 1} of the file has no tag")
+        return every_nth([Request(d.id, d.context, d.target, d.response) for d in dialogues], limit)
+    targets = schema.combinations() if target == "all" else [schema.target([aspect.strip() for aspect in target.split(",")])]
+    chosen = every_nth(list(contexts.items()), limit)
+    return [Request(id, context, t, references.get((context, target_name(t)))) for context, id in chosen for t in targets]
+
+
+def baseline_of(run_folder: Path, name: str, requests: list[Request]) -> dict | None:
+    """The overall numbers of the uncontrolled replies to the same requests, where they are there."""
+    stored = read_json(run_folder / "results" / "none.json")
+    if name == "none" or stored is None:
+        return None
+    same = stored["run"].get("requests") == _summary(requests)
+    return stored["overall"] if same else None
+
+
+def _summary(requests: list[Request]) -> dict:
+    return {"replies": len(requests), "contexts": len({r.context for r in requests}), "targets": sorted({target_name(r.target) for r in requests})}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; returns the exit status."""
+    types = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
+    common, what, control, decoding = parse_arguments(types, "generation", argv, __doc__)
+    schema = load_schema(common.schema)
+    path = Path(what.contexts) if what.contexts else schema.test
+    if path is None:
+        raise InputError(f"{schema.path}: no TEST file; name one with --contexts")
+    requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    scorer = Scorer(common.run_folder, schema, device) if what.score else None
+    generator = ReplyGenerator(common.run_folder / "cvae", device, schema)
+
+    seconds: dict[str, float] = {}
+    sample = timed(seconds, "latents", generator.latents, requests, control, decoding.batch_size)
+    replies = timed(seconds, "decoding", generator.decode, requests, sample.z, decoding, control.seed)
+    rows = [
+        {
+            "id": request.id, "context": list(request.context), "target": request.target, "response": reply,
+            "reference": request.reference, "predicted": None, "probabilities": None, "nli": None, "seed": control.seed,
+        }
+        for request, reply in zip(requests, replies)
+    ]  # fmt: skip
+    generations = common.run_folder / "generations" / f"{what.name}.jsonl"
+    write_jsonl(generations, rows)
+    print(f"{what.name}: {len(rows)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}", flush=True)
+    if scorer is None:
+        return 0
+
+    timed(seconds, "evaluators", scorer.score, rows)
+    write_jsonl(generations, rows)
+    likelihoods = timed(seconds, "perplexity", _likelihoods, what, common, rows, device)
+    configuration = {**dataclasses.asdict(control), **dataclasses.asdict(decoding), **dataclasses.asdict(what), "limit": common.limit}
+    configuration |= {"contexts": relative(path), "schema": relative(schema.path), "attributes": schema.aspects, "ppl_model": _ppl_name(what, common)}
+    trained = {part: (read_json(common.run_folder / part / "stage.json") or {}) for part in ("cvae",)}
+    run = {
+        "command": command_line(),
+        "seed": control.seed,
+        "config": {"generation": configuration, "cvae": trained["cvae"].get("settings")},
+        "versions": package_versions(),
+        "git": git_revision(),
+        "device": device_name(),
+        **sampling_record(sample),
+        "requests": _summary(requests),
+        "seconds": seconds,
+    }
+    record = results(
+        rows, schema, likelihoods,
+        baseline=baseline_of(common.run_folder, what.name, requests),
+        evaluators=scorer.records,
+        warnings=scorer.warnings() + sampling_warnings(sample, 0.01),
+        run=run,
+        seed=control.seed,
+    )  # fmt: skip
+    place = common.run_folder / "results" / f"{what.name}.json"
+    write_json(place, record)
+    if what.name == "control":
+        shutil.copyfile(generations, common.run_folder / "generations.jsonl")
+        shutil.copyfile(place, common.run_folder / "results.json")
+    print(table(record), flush=True)
+    print(f"-> {place}", flush=True)
+    return 0
+
+
+def _ppl_name(what: GenerationArguments, common: CommonArguments) -> str | None:
+    if what.ppl_model != "decoder":
+        return relative(what.ppl_model) if what.ppl_model and Path(what.ppl_model).is_dir() else what.ppl_model
+    return None if common.decoder == SCRATCH else f"{relative(common.decoder)} (un-tuned)"
+
+
+def _likelihoods(what: GenerationArguments, common: CommonArguments, rows: list[dict], device: torch.device):
+    name = common.decoder if what.ppl_model == "decoder" else what.ppl_model
+    if name is None or name == SCRATCH:
+        return None
+    template = DialogueTemplate(what.ppl_user_prefix, what.ppl_assistant_prefix, what.ppl_turn_start, what.ppl_turn_end)
+    model = PerplexityModel(name, template, device)
+    return model.negative_log_likelihoods([tuple(row["context"]) for row in rows], [row["response"] for row in rows])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""What replies are worth: evaluators, text metrics, results and tables. Shares nothing with the generator."""

@@ -1,0 +1,123 @@
+"""The evaluators: sequence classifiers for attributes and coherence, trained apart from the generator."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from dataset.batching import ClassifierCollator, pad_inputs
+from dataset.encoding import encode_contexts, encode_texts
+from dataset.tokenizers import train_encoder_tokenizer
+from model.bases import SCRATCH, ScratchSize, load_config, load_tokenizer, scratch_encoder_config
+from schema import InputError
+
+
+def new_classifier(
+    base: str, size: ScratchSize, texts: Callable[[], Iterable[str]], labels: list[str], token_types: int = 2
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier to train, from a base or from nothing, and its tokenizer.
+
+    Args:
+        base: folder, hub name or ``scratch``.
+        size, texts: used for ``scratch`` alone: the model's size and the texts to train the tokenizer on.
+        labels: names in index order; they are kept in the model's configuration.
+        token_types: of ``scratch``; 4 makes room for the exact-match feature (see `reads_exact_match`).
+
+    Raises:
+        model.bases.BaseNotFound: for a base that cannot be had.
+    """
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    if base != SCRATCH:
+        tokenizer, config = load_tokenizer(base), load_config(base)
+        config.update({"num_labels": len(labels), **names})
+        return AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="float32"), tokenizer
+    tokenizer = train_encoder_tokenizer(texts(), size.vocab_size)
+    config = scratch_encoder_config(size, tokenizer, token_types)
+    config.update({"num_labels": len(labels), **names})
+    return BertForSequenceClassification(config), tokenizer
+
+
+def reads_exact_match(model: PreTrainedModel) -> bool:
+    """Whether a coherence model marks matching tokens by token types 2 and 3 (`dataset.encoding.encode_contexts`)."""
+    return getattr(model.config, "type_vocab_size", 0) >= 4
+
+
+def accuracy(prediction) -> dict[str, float]:
+    """Arg-max accuracy of a `transformers.EvalPrediction`."""
+    return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
+
+
+def make_trainer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset, arguments: TrainingArguments
+) -> Trainer:
+    """A `Trainer` that keeps the epoch with the best dev accuracy."""
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=dev,
+        data_collator=ClassifierCollator(tokenizer.pad_token_id),
+        compute_metrics=accuracy,
+    )
+
+
+@dataclass
+class Evaluator:
+    """A trained classifier, ready to score."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    record: dict  # accuracy on dev, base and hash, as results name them
+
+    @classmethod
+    def load(cls, folder: Path, name: str, device: torch.device, record: dict, labels: list[str]) -> "Evaluator":
+        """Load from a run's folder.
+
+        Raises:
+            InputError: where there is none, or one with other labels than `labels`.
+        """
+        if not (folder / "config.json").is_file():
+            how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
+            raise InputError(f"no {name} evaluator in {folder}; train it first: {how}")
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True).to(device).eval()
+        found = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        if found != labels:
+            raise InputError(f"{folder}: the evaluator's labels are {found}, expected {labels}; it was trained for another schema")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(name, model, tokenizer, min(256, model.config.max_position_embeddings - 2), record)
+
+    @torch.no_grad()
+    def probabilities(self, rows: list[dict], batch_size: int = 64) -> np.ndarray:
+        """Softmax probabilities [N, labels] of encoded rows, in their order; batches are grouped by length."""
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        result = np.zeros((len(rows), self.model.config.num_labels))
+        for start in tqdm(range(0, len(order), batch_size), desc=f"scoring {self.name}", leave=False, disable=len(order) < 1000):
+            chosen = order[start : start + batch_size]
+            batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id).items()
+            logits = self.model(**{key: value.to(self.model.device) for key, value in batch}).logits
+            result[chosen] = torch.softmax(logits.double(), dim=-1).cpu().numpy()
+        return result
+
+    def score_texts(self, texts: list[str], batch_size: int = 64) -> np.ndarray:
+        """[N, aspects]: an attribute's probabilities for replies, in the format it was trained in."""
+        return self.probabilities(encode_texts(self.tokenizer, texts, self.max_length), batch_size)
+
+    def score_pairs(self, contexts: list[tuple[str, ...]], responses: list[str], batch_size: int = 64) -> np.ndarray:
+        """[N]: the probability that a response fits its context."""
+        rows = encode_contexts(self.tokenizer, contexts, responses, self.max_length, reads_exact_match(self.model))
+        return self.probabilities(rows, batch_size)[:, 1]

@@ -1,0 +1,47 @@
+"""Perplexity of replies in their context, by an external causal language model."""
+
+import math
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dataset.batching import pad, pad_inputs
+from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
+from model.bases import load_decoder, load_tokenizer
+
+
+class PerplexityModel:
+    """A causal LM that no part of the generator was trained with."""
+
+    def __init__(self, name: str, template: DialogueTemplate, device: torch.device):
+        self.name, self.template = name, template
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(name)
+        self.model: PreTrainedModel = load_decoder(name).to(device).eval()
+        limit = getattr(self.model.config, "max_position_embeddings", 1024)
+        self.max_length = min(512, limit)
+
+    @torch.no_grad()
+    def negative_log_likelihoods(self, contexts: list[tuple[str, ...]], replies: list[str], batch_size: int = 32) -> tuple[list[float], list[int]]:
+        """Nats and number of tokens of every reply given its context; the end of the reply is not counted.
+
+        An empty reply has no tokens and counts nothing; nothing is dropped.
+        """
+        rows = encode_for_decoder(self.tokenizer, self.template, contexts, replies, self.max_length)
+        nats, tokens = [0.0] * len(rows), [0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        device = self.model.device
+        for start in tqdm(range(0, len(order), batch_size), desc="perplexity", leave=False, disable=len(order) < 1000):
+            chosen = order[start : start + batch_size]
+            batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id)
+            labels = pad([rows[index]["labels"][:-1] + [IGNORED] for index in chosen], IGNORED).to(device)
+            logits = self.model(**{key: value.to(device) for key, value in batch.items()}).logits[:, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
+            for index, loss, count in zip(chosen, losses.sum(1).tolist(), (labels[:, 1:] != IGNORED).sum(1).tolist()):
+                nats[index], tokens[index] = loss, count
+        return nats, tokens
+
+
+def perplexity(nats: list[float], tokens: list[int]) -> float | None:
+    """exp of all nats over all tokens: every token weighs the same."""
+    return math.exp(sum(nats) / sum(tokens)) if sum(tokens) else None

@@ -1,0 +1,101 @@
+"""Options: dataclasses on the command line, with a preset's values as defaults."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from schema import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = ROOT / "scripts" / "presets"
+
+
+@dataclass(frozen=True)
+class CommonArguments:
+    """What every script takes; a preset's value stands where an option is not given."""
+
+    preset: str = field(default="demo", metadata={"help": "demo, small, paper, or a YAML file like those in scripts/presets"})
+    run: str | None = field(default=None, metadata={"help": "name of the folder under --outs; default: the preset's name"})
+    outs: str = field(default="outs", metadata={"help": "where runs are kept"})
+    schema: str | None = field(default=None, metadata={"help": "schema file; default: the preset's, else schema.py"})
+    base: str | None = field(default=None, metadata={"help": "folder with plain checkpoints encoder/ and decoder/"})
+    encoder: str = field(default="scratch", metadata={"help": "encoder base: folder, hub name, or 'scratch'"})
+    decoder: str = field(default="scratch", metadata={"help": "decoder base: folder, hub name, or 'scratch'"})
+    limit: int | None = field(default=None, metadata={"help": "use only so many rows of every file: the real path, quickly"})
+    overwrite: bool = field(default=False, metadata={"help": "do finished work again"})
+
+    @property
+    def run_folder(self) -> Path:
+        """``outs/<run>``."""
+        return Path(self.outs) / self.run
+
+
+def read_preset(name: str) -> dict:
+    """A preset's sections; raises `InputError` naming the presets there are."""
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise InputError(f"unknown preset {name!r}; there are {known}, or name a YAML file")
+    try:
+        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(preset, dict) or not all(isinstance(section, dict) for section in preset.values()):
+        raise InputError(f"{path}: expected sections of options, as in scripts/presets/demo.yaml")
+    return preset
+
+
+class _Parser(HfArgumentParser):
+    """Mistakes on the command line end like every other bad input: one line, exit status 2."""
+
+    def error(self, message: str):
+        raise InputError(f"{message} (see --help)")
+
+
+def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | None, description: str) -> tuple:
+    """The options of a script as one instance per dataclass.
+
+    Args:
+        types: dataclasses, `CommonArguments` first.
+        section: the preset's section that gives this script's defaults, besides ``common``.
+
+    Raises:
+        InputError: for unknown options or presets, and for preset values that no option takes.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--preset", default="demo")
+    name = early.parse_known_args(argv)[0].preset
+    preset = read_preset(name)
+    values = preset.get("common", {}) | preset.get(section, {})
+    parser = _Parser(types, description=description, allow_abbrev=False)
+    known = {action.dest for action in parser._actions}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InputError(f"preset {name!r}: {section} has no option {', '.join(unknown)}")
+    parser.set_defaults(**values)
+    common, *others = parser.parse_args_into_dataclasses(args=argv)
+    return (_with_places(common, name), *others)
+
+
+def _with_places(common: CommonArguments, preset: str) -> CommonArguments:
+    """Fill in the run's name and, from ``--base``, the two bases."""
+    changes: dict = {"run": common.run or Path(preset).stem}
+    for kind in ("encoder", "decoder"):
+        name = getattr(common, kind)
+        if common.base:
+            changes[kind] = str(Path(common.base).expanduser() / kind)
+        elif name == "base":
+            raise InputError(f"preset {preset!r} starts from your own checkpoints: BASE=<folder with encoder/ and decoder/>")
+    if not common.schema:
+        changes["schema"] = "schema.py"
+    chosen = Path(common.schema or "schema.py").expanduser()
+    if not chosen.is_absolute() and not chosen.is_file() and (ROOT / chosen).is_file():
+        chosen = ROOT / chosen  # a preset names its schema from the repository's root
+    changes["schema"] = str(chosen)
+    return dataclasses.replace(common, **changes)

@@ -1,0 +1,104 @@
+"""The CVAE's training loop: `transformers.Trainer` with our loss, its terms in the log, and vital signs on dev."""
+
+import torch
+from transformers import Trainer
+
+from model.cvae import Miracle
+from model.losses import LossTerms, LossWeights
+from model.prior import of_attribute
+from model.schedule import kl_weight
+
+
+class CvaeTrainer(Trainer):
+    """Trains a `Miracle`.
+
+    Args:
+        settings: the weights and schedules of the loss, see `train_cvae.LossArguments`.
+        new_learning_rate: of the layers that come from no base; the bases take ``args.learning_rate``.
+    """
+
+    def __init__(self, *args, settings, new_learning_rate: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.settings, self.new_learning_rate = settings, new_learning_rate
+        self.model_accepts_loss_kwargs = False  # our loss is a mean already; accumulation divides it
+        self.sums: torch.Tensor | None = None  # of the loss terms since the last log, kept on the device
+        self.steps = 0
+
+    def current_weights(self) -> LossWeights:
+        """The weights at this optimizer step."""
+        s, state = self.settings, self.state
+        kl = kl_weight(s.kl_schedule, state.global_step, state.max_steps, s.kl_weight, s.kl_ramp, s.kl_cycles)
+        return LossWeights(kl, s.classification_weight, s.distance_weight, s.free_bits)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted loss of a batch; its terms go into the log's running sums."""
+        terms = model(**inputs, weights=self.current_weights())
+        values = torch.stack([term.detach().float() for term in terms])
+        self.sums = values if self.sums is None else self.sums + values
+        self.steps += 1
+        return (terms.loss, terms) if return_outputs else terms.loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Add the means of the loss terms over the logging interval."""
+        if "loss" in logs and self.sums is not None:
+            means = (self.sums / self.steps).tolist()
+            if not all(value == value and abs(value) != float("inf") for value in means):
+                raise FloatingPointError(f"the loss is not finite at step {self.state.global_step}: {dict(zip(LossTerms._fields, means))}")
+            logs |= dict(zip(LossTerms._fields, means)) | {"kl_weight": self.current_weights().kl}
+            self.sums, self.steps = None, 0
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        """Base and new layers at their own learning rates; no weight decay on biases and norms."""
+        if self.optimizer is None:
+            bases = self.model.base_parameters()
+            groups = []
+            for from_base, rate in ((True, self.args.learning_rate), (False, self.new_learning_rate)):
+                for decayed, decay in ((True, self.args.weight_decay), (False, 0.0)):
+                    chosen = [
+                        p for p in self.model.parameters() if p.requires_grad and (id(p) in bases) == from_base and (p.ndim > 1) == decayed
+                    ]
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
+        return self.optimizer
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Loss terms at full KL weight and vital signs on dev, with the same noise at every call.
+
+        Besides the loss terms: ``prior_head_accuracy``, the latent heads on samples of the prior (the prior does not
+        know the aspect, so this belongs near chance), and ``latent_scale``, the root mean square of posterior samples.
+        """
+        s = self.settings
+        weights = LossWeights(s.kl_weight, s.classification_weight, s.distance_weight, s.free_bits)
+        model: Miracle = self.accelerator.unwrap_model(self.model)
+        training = model.training
+        model.eval()
+        generator = torch.Generator().manual_seed(0)
+        total, count = None, 0
+        for batch in self.get_eval_dataloader(eval_dataset):
+            batch = self._prepare_inputs(batch)
+            size = batch["attribute"].shape[0]
+            noise = torch.randn(2, size, model.config.latent_size, generator=generator).to(batch["attribute"].device)
+            with self.compute_loss_context_manager():
+                terms = model(**batch, weights=weights, noise=noise[0])
+                signs = self._vital_signs(model, batch, noise)
+            values = torch.stack([value.float() for value in (*terms, *signs)]) * size
+            total, count = values if total is None else total + values, count + size
+        model.train(training)
+        names = (*LossTerms._fields, "prior_head_accuracy", "latent_scale")
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in zip(names, (total / count).tolist())}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @staticmethod
+    def _vital_signs(model: Miracle, batch: dict[str, torch.Tensor], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        attribute, aspect = batch["attribute"], batch["aspect"]
+        prior = of_attribute(model.encode_prior(batch["context_ids"], batch["context_mask"]), attribute)
+        posterior = model.encode_posterior(batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"])
+        correct = torch.zeros_like(attribute, dtype=torch.float)
+        for k, logits in enumerate(model.heads(prior.sample(noise[1]))):
+            correct += (attribute == k) & (logits.argmax(-1) == aspect)
+        return correct.mean(), posterior.sample(noise[0]).pow(2).mean().sqrt()

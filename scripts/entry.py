@@ -1,0 +1,44 @@
+"""How a script starts and ends: quiet libraries, one clear line and exit status 2 for bad input."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+
+def prepare_libraries() -> None:
+    """Keep third-party chatter off the terminal; to be called before `transformers` or `datasets` is imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def run_main(main: Callable[[list[str] | None], int]) -> None:
+    """Run a script's ``main`` and exit with its status.
+
+    A user's mistake (`schema.InputError`, a base that cannot be had, a setting that a module refuses) is printed as one
+    line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its bars for reading and writing weights; training keeps its own
+    try:
+        status = main(None)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        if not is_user_error(error) or os.environ.get("MIRACLE_DEBUG"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether the message alone is what the user needs."""
+    from model.bases import BaseNotFound
+    from schema import InputError
+
+    return isinstance(error, (InputError, BaseNotFound))

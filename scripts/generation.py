@@ -1,0 +1,233 @@
+"""Replies from a trained CVAE: contexts and targets in, latents by ODE or Langevin, text out."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import AutoTokenizer
+
+from dataset.batching import pad_inputs
+from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder
+from model.cvae import Miracle
+from model.decoding import DECODINGS, generate
+from model.energy import aspect_energy
+from model.gaussian import Gaussian
+from model.langevin import sample_langevin
+from model.noise import generators, normal
+from model.prior import COMBINATIONS, combine
+from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, Sample, SamplerSettings, sample_ode
+from schema import InputError, Schema, target_name
+
+ALGORITHMS = ("ode", "langevin", "none")
+STARTS = ("sample", "mean")
+ENCODER_TOKENIZER = "encoder_tokenizer"  # folder inside cvae/; the decoder's tokenizer lies in cvae/ itself
+
+
+@dataclass(frozen=True)
+class ControlArguments:
+    """How latents are found."""
+
+    algorithm: str = field(default="ode", metadata={"help": "ode, langevin, or none: the prior as it is", "choices": ALGORITHMS})
+    weights: str = field(default="10", metadata={"help": "strength: one number, or attribute=number,... (others 1)"})
+    prior_combination: str = field(default="average", metadata={"help": "how the named attributes' priors become one", "choices": COMBINATIONS})
+    start: str = field(default="sample", metadata={"help": "start from a sample of the prior or from its mean", "choices": STARTS})
+    geometry: str = field(default="whitened", metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES})
+    energy_time: str = field(default="static", metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES})
+    solver: str = field(default="rk4", metadata={"help": "fixed-step solver, or dopri5 as the reference", "choices": SOLVERS})
+    steps: int = field(default=16, metadata={"help": "steps of a fixed-step solver before any halving"})
+    max_halvings: int = field(default=4, metadata={"help": "how often an example's step may be halved; 0: report only"})
+    langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
+    langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})
+    seed: int = field(default=0, metadata={"help": "seed of all noise"})
+
+
+@dataclass(frozen=True)
+class DecodingArguments:
+    """How latents become text."""
+
+    decoding: str = field(default="greedy", metadata={"help": "greedy or top_p", "choices": DECODINGS})
+    top_p: float = field(default=0.9, metadata={"help": "share of probability that top_p keeps"})
+    temperature: float = field(default=1.0, metadata={"help": "temperature of top_p"})
+    max_new_tokens: int = field(default=48, metadata={"help": "longest reply in tokens"})
+    no_repeat_ngram_size: int = field(default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"})
+    batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
+    precision: str = field(default="auto", metadata={"help": "of decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
+
+
+@dataclass(frozen=True)
+class Request:
+    """One reply to write: `id` names the context, which several targets share."""
+
+    id: str
+    context: tuple[str, ...]
+    target: dict[str, str]
+    reference: str | None = None
+
+
+def parse_weights(text: str, names: list[str]) -> list[float]:
+    """``"10"`` or ``"languagestyle=5,attitude=2"`` as one weight per attribute; attributes not mentioned get 1.
+
+    Raises:
+        InputError: for anything else, negative numbers included.
+    """
+    try:
+        if "=" not in text:
+            weights = [float(text)] * len(names)
+        else:
+            given = dict(part.strip().split("=") for part in text.split(","))
+            unknown = sorted(set(given) - set(names))
+            if unknown:
+                raise InputError(f"--weights names {unknown}; the schema has {names}")
+            weights = [float(given.get(name, 1.0)) for name in names]
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--weights must be a number or attribute=number,..., found {text!r}") from None
+    if any(not weight >= 0 for weight in weights):
+        raise InputError(f"--weights must not be negative, found {text!r}")
+    return weights
+
+
+class ReplyGenerator:
+    """A trained CVAE with its tokenizers, ready to write replies."""
+
+    def __init__(self, folder: Path, device: torch.device, schema: Schema | None = None):
+        """Load ``outs/<run>/cvae``.
+
+        Raises:
+            InputError: where there is none, or one that was trained for another schema.
+        """
+        if not (folder / "config.json").is_file():
+            raise InputError(f"no trained CVAE in {folder}; train it first: bash train_cvae.sh")
+        self.model = Miracle.from_pretrained(folder, use_safetensors=True).to(device).eval()
+        self.config, self.device = self.model.config, device
+        if schema is not None and schema.aspects != self.config.attributes:
+            raise InputError(f"{folder} was trained for the aspects {self.config.attributes}; the schema has {schema.aspects}")
+        self.encoder_tokenizer = AutoTokenizer.from_pretrained(folder / ENCODER_TOKENIZER)
+        self.decoder_tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.template = DialogueTemplate(**self.config.template)
+        self.names = list(self.config.attributes)
+
+    @torch.no_grad()
+    def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
+        """p(z | c, attribute) of every attribute, [N, K, D]; every context is encoded once."""
+        rows = encode_contexts(self.encoder_tokenizer, contexts, None, self.config.encoder_length)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        means, logvars = [None] * len(rows), [None] * len(rows)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
+            prior = self.model.encode_prior(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+            for index, mean, logvar in zip(chosen, prior.mean, prior.logvar):
+                means[index], logvars[index] = mean, logvar
+        return Gaussian(torch.stack(means), torch.stack(logvars))
+
+    def target_indices(self, requests: list[Request]) -> torch.Tensor:
+        """Aspect index per attribute, [B, K], -1 where a target names none."""
+        attributes = self.config.attributes
+        rows = [[attributes[name].index(r.target[name]) if name in r.target else -1 for name in self.names] for r in requests]
+        return torch.tensor(rows, device=self.device).view(len(requests), len(self.names))
+
+    def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:
+        """Latents for all requests, in order; the targets of a context share its encoding and its priors."""
+        position = {}
+        for request in requests:
+            position.setdefault(request.context, len(position))
+        priors = self.priors(list(position), batch_size)
+        rows = torch.tensor([position[request.context] for request in requests], device=self.device)
+        targets = self.target_indices(requests)
+        prior = combine(Gaussian(priors.mean[rows], priors.logvar[rows]), targets >= 0, control.prior_combination)
+        weights = torch.tensor(parse_weights(control.weights, self.names), device=self.device)
+        keys = [(request.id, target_name(request.target)) for request in requests]
+        noise = normal(generators(control.seed, keys, "prior"), self.config.latent_size, self.device)
+        start = prior.mean if control.start == "mean" else prior.sample(noise)
+        heads = self.model.heads
+
+        def make_energy(chosen: torch.Tensor):
+            return aspect_energy(heads, targets[chosen], weights)
+
+        everyone = torch.arange(len(requests), device=self.device)
+        if control.algorithm == "ode":
+            names = ("geometry", "energy_time", "solver", "steps", "max_halvings")
+            settings = SamplerSettings(**{name: getattr(control, name) for name in names})
+            return sample_ode(settings, start, prior, make_energy)
+        if control.algorithm == "langevin":
+            sources = generators(control.seed, keys, "langevin")
+            return sample_langevin(start, prior, make_energy(everyone), sources, control.langevin_steps, control.langevin_step_size)
+        with torch.no_grad():
+            energy = make_energy(everyone)(start)
+        return Sample(start, energy, energy, torch.zeros(len(requests), dtype=torch.long, device=self.device))
+
+    def decode(self, requests: list[Request], z: torch.Tensor, how: DecodingArguments, seed: int) -> list[str]:
+        """One reply per latent, in order; batches are grouped by the prompt's length."""
+        half = how.precision == "bf16" or (how.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
+        decoder, tokenizer = self.model.decoder, self.decoder_tokenizer
+        decoder.lm.to(torch.bfloat16 if half else torch.float32)
+        room = self.config.decoder_length
+        rows = encode_for_decoder(tokenizer, self.template, [r.context for r in requests], None, room, self.config.use_context)
+        sources = None
+        if how.decoding == "top_p":
+            sources = generators(seed, [(request.id, target_name(request.target)) for request in requests], "decoding")
+        positions = getattr(decoder.lm.config, "max_position_embeddings", None)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        replies = [""] * len(rows)
+        with tqdm(total=len(rows), desc="decoding", unit="reply", leave=False) as bar:
+            for begin in range(0, len(order), how.batch_size):
+                chosen = order[begin : begin + how.batch_size]
+                batch = pad_inputs([rows[index] for index in chosen], tokenizer.pad_token_id, side="left")
+                longest = how.max_new_tokens if positions is None else min(how.max_new_tokens, positions - batch["input_ids"].shape[1])
+                tokens = generate(
+                    decoder,
+                    z[chosen],
+                    batch["input_ids"].to(self.device),
+                    batch["attention_mask"].to(self.device),
+                    eos_token_id=tokenizer.eos_token_id,
+                    pad_token_id=tokenizer.pad_token_id,
+                    max_new_tokens=longest,
+                    decoding=how.decoding,
+                    top_p=how.top_p,
+                    temperature=how.temperature,
+                    sources=None if sources is None else [sources[index] for index in chosen],
+                    no_repeat_ngram_size=how.no_repeat_ngram_size,
+                )
+                for index, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True)):
+                    replies[index] = " ".join(text.split())
+                bar.update(len(chosen))
+        return replies
+
+
+def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
+    """What the step-halving check says against the latents; empty where it holds or was not made."""
+    if sample.latent_change is None:
+        return []
+    found = []
+    for name, change in (("latent", sample.latent_change), ("energy", sample.energy_change)):
+        over = float((~(change <= tolerance)).float().mean())
+        if over > 0:
+            found.append(f"sampler: halving the last step still changes the {name} by over {tolerance:.0%} in {over:.1%} of replies; raise --steps or --max-halvings")
+    return found
+
+
+def sampling_record(sample: Sample) -> dict:
+    """What the results say about the sampler: cost, energies and the step-halving check."""
+
+    def mean(values: torch.Tensor | None) -> float | None:
+        return None if values is None else float(values.float().mean())
+
+    return {
+        "nfe": mean(sample.nfe),
+        "energy_start": mean(sample.energy_start),
+        "energy": mean(sample.energy),
+        "halving_latent_change": mean(sample.latent_change),
+        "halving_energy_change": mean(sample.energy_change),
+    }
+
+
+def timed(seconds: dict[str, float], name: str, work, *args, **kwargs):
+    """Run `work`, note its wall-clock seconds under `name`, and return what it returns."""
+    started = time.monotonic()
+    value = work(*args, **kwargs)
+    seconds[name] = round(time.monotonic() - started, 2)
+    return value

@@ -1,0 +1,67 @@
+"""A run's folder: what was done, with what, and whether it is finished."""
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from scripts.arguments import ROOT
+
+PACKAGES = ("torch", "transformers", "torchdiffeq", "datasets", "accelerate", "scikit-learn", "numpy", "sacrebleu", "rouge-score")
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of what a result depends on (None: not installed), and Python's."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit this code is at, with ``+changes`` where files differ from it; None outside a repository."""
+    try:
+        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if dirty else "")
+
+
+def device_name() -> str:
+    """The accelerator's name, or ``cpu`` with the number of threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def relative(path: Path | str | None) -> str | None:
+    """A path as it is recorded: from the repository's root where it lies inside, else its last part; no machine's paths."""
+    if path is None:
+        return None
+    path = Path(path)
+    absolute = path.resolve()
+    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else path.name
+
+
+def command_line() -> str:
+    """The command as recorded in results, without folders outside the repository."""
+    words = [relative(word) if word.startswith("/") else word for word in sys.argv]
+    return " ".join(["python", *words])
+
+
+def fingerprint(settings: dict, files: list[Path | None]) -> str:
+    """A hash of all settings and of the content of all files: equal means that the work would come out the same."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for path in files:
+        digest.update(b"\x00" if path is None or not path.is_file() else hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,132 @@
+"""What every training stage shares: precision, progress, checkpoints to resume from, and a folder that appears when done."""
+
+import dataclasses
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from collections.abc import Callable
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from dataset.jsonl import read_json, write_json
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One trained thing of a run.
+
+    Attributes:
+        name: as shown to the user.
+        folder: where it will lie when finished.
+        fingerprint: of all settings and data; a finished folder with the same one is not trained again.
+        record: what to write into ``stage.json`` beside the metrics.
+    """
+
+    name: str
+    folder: Path
+    fingerprint: str
+    record: dict = field(default_factory=dict)
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints of training under way."""
+        return self.folder.with_name(self.folder.name + ".partial")
+
+    def finished(self) -> dict | None:
+        """The record of a finished stage with the same fingerprint, else None."""
+        record = read_json(self.folder / "stage.json")
+        return record if record and record.get("fingerprint") == self.fingerprint else None
+
+    def last_checkpoint(self) -> str | None:
+        """The checkpoint to go on from; checkpoints of other settings or data are cleared away."""
+        marker = read_json(self.work / "started.json")
+        if not marker or marker.get("fingerprint") != self.fingerprint:
+            shutil.rmtree(self.work, ignore_errors=True)
+            write_json(self.work / "started.json", {"fingerprint": self.fingerprint})
+            return None
+        return get_last_checkpoint(str(self.work))
+
+    def finish(self, save: Callable[[Path], None], metrics: dict, seconds: float) -> dict:
+        """Save into a folder of its own and put it in place in one move; the checkpoints go."""
+        final = self.work / "final"
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir(parents=True)
+        save(final)
+        record = {"fingerprint": self.fingerprint, "seconds": round(seconds, 1), "metrics": metrics, **self.record}
+        write_json(final / "stage.json", record)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        final.rename(self.folder)
+        shutil.rmtree(self.work, ignore_errors=True)
+        return record
+
+
+def settled(training: TrainingArguments, stage: Stage, precision: str, **changes) -> TrainingArguments:
+    """A script's `TrainingArguments` with the stage's folder and the precision of this machine filled in.
+
+    ``auto`` is bf16 on a GPU that has it and fp32 elsewhere.
+    """
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return dataclasses.replace(
+        training,
+        output_dir=str(stage.work),
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        save_total_limit=1,
+        remove_unused_columns=False,
+        **changes,
+    )
+
+
+def compared_settings(training: TrainingArguments) -> dict:
+    """The training options that change what comes out, for fingerprints and records."""
+    names = (
+        "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate weight_decay "
+        "warmup_steps lr_scheduler_type max_grad_norm seed optim adam_beta1 adam_beta2 label_smoothing_factor "
+        "gradient_checkpointing train_sampling_strategy eval_strategy eval_steps metric_for_best_model"
+    ).split()
+    return {name: str(getattr(training, name)) if name.endswith("strategy") or name in ("optim", "lr_scheduler_type") else getattr(training, name) for name in names}
+
+
+class ReadableProgress(ProgressCallback):
+    """The progress bar with its ETA, and log lines that a person can read."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """One line per log: step, epoch, then the numbers."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        shown = {key.removeprefix("eval_"): value for key, value in logs.items() if isinstance(value, (int, float))}
+        hidden = ("runtime", "samples_per_second", "steps_per_second", "epoch", "grad_norm", "learning_rate")
+        numbers = "  ".join(f"{key} {value:.4g}" for key, value in shown.items() if key not in hidden)
+        kind = "dev  " if any(key.startswith("eval_") for key in logs) else "train"
+        line = f"{self.name} {kind} step {state.global_step}/{state.max_steps}  {numbers}"
+        if self.training_bar is not None:
+            self.training_bar.write(line)
+        else:
+            print(line, flush=True)
+
+
+def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = ()) -> float:
+    """Train, from the last checkpoint where there is one; returns the seconds it took."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ReadableProgress(stage.name))
+    for callback in extra_callbacks:
+        trainer.add_callback(callback)
+    started = time.monotonic()
+    checkpoint = stage.last_checkpoint()
+    if checkpoint:
+        print(f"{stage.name}: going on from {Path(checkpoint).name}", flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return time.monotonic() - started

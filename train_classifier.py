@@ -1,0 +1,99 @@
+"""Train the attribute classifiers that score replies. ``ATTR=languagestyle bash train_classifier.sh``"""
+
+from scripts.entry import prepare_libraries, run_main
+
+prepare_libraries()
+
+import dataclasses  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+
+from datasets import Dataset  # noqa: E402
+from transformers import TrainingArguments, set_seed  # noqa: E402
+
+from dataset.encoding import encode_texts  # noqa: E402
+from dataset.texts import read_texts  # noqa: E402
+from model.bases import SCRATCH, ScratchSize, weights_hash  # noqa: E402
+from schema import Attribute, Schema, load_schema  # noqa: E402
+from scoring.evaluators import make_trainer, new_classifier  # noqa: E402
+from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.runs import fingerprint, relative  # noqa: E402
+from scripts.training import PRECISIONS, Stage, compared_settings, run_trainer, settled  # noqa: E402
+
+
+@dataclass(frozen=True)
+class EvaluatorArguments:
+    """Options of the evaluators' training, for attributes and for coherence."""
+
+    precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
+    max_length: int = field(default=128, metadata={"help": "longest input in tokens"})
+    scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder that starts from nothing"})
+    scratch_width: int = field(default=128, metadata={"help": "its width"})
+    scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
+    scratch_vocab_size: int = field(default=4000, metadata={"help": "its vocabulary"})
+    scratch_dropout: float = field(default=0.1, metadata={"help": "its dropout"})
+
+    @property
+    def size(self) -> ScratchSize:
+        """The size of an encoder that starts from nothing."""
+        return ScratchSize(
+            self.scratch_layers, self.scratch_width, self.scratch_heads, self.scratch_vocab_size, self.max_length + 2, self.scratch_dropout
+        )
+
+
+@dataclass(frozen=True)
+class AttributeArguments:
+    """Which classifiers to train."""
+
+    attribute: str | None = field(default=None, metadata={"help": "one attribute of the schema; default: all of them"})
+
+
+def train_attribute(
+    attribute: Attribute, schema: Schema, common: CommonArguments, options: EvaluatorArguments, training: TrainingArguments
+) -> dict:
+    """Train one attribute's classifier into ``outs/<run>/classifier/<attribute>`` and return its stage record."""
+    files = [attribute.texts or attribute.dialogues, attribute.dev_texts or attribute.dev_dialogues]
+    settings = {"aspects": attribute.aspects, "encoder": common.encoder, "limit": common.limit, **dataclasses.asdict(options)}
+    stage = Stage(
+        name=attribute.name,
+        folder=common.run_folder / "classifier" / attribute.name,
+        fingerprint=fingerprint(settings | compared_settings(training), files),
+        record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
+    )
+    if (record := stage.finished()) and not common.overwrite:
+        print(f"{attribute.name}: already trained, dev accuracy {record['metrics']['accuracy']:.3f}", flush=True)
+        return record
+    train, dev = (read_texts(schema, attribute, split, common.limit) for split in ("train", "dev"))
+    set_seed(training.seed)
+    model, tokenizer = new_classifier(common.encoder, options.size, lambda: (text for text, _ in train), list(attribute.aspects))
+
+    def encoded(texts: list[tuple[str, int]]) -> Dataset:
+        rows = encode_texts(tokenizer, [text for text, _ in texts], options.max_length)
+        return Dataset.from_list([row | {"labels": label, "length": len(row["input_ids"])} for row, (_, label) in zip(rows, texts)])
+
+    trainer = make_trainer(model, tokenizer, encoded(train), encoded(dev), settled(training, stage, options.precision))
+    seconds = run_trainer(trainer, stage)
+    metrics = {"accuracy": trainer.evaluate()["eval_accuracy"], "n_train": len(train), "n_dev": len(dev)}
+
+    def save(folder):
+        trainer.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        metrics["hash"] = weights_hash(folder)
+
+    record = stage.finish(save, metrics, seconds)
+    print(f"{attribute.name}: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} texts, {seconds:.0f} s -> {stage.folder}", flush=True)
+    return record
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train one or all classifiers; returns the exit status."""
+    types = (CommonArguments, AttributeArguments, EvaluatorArguments, TrainingArguments)
+    common, which, options, training = parse_arguments(types, "classifier", argv, __doc__)
+    schema = load_schema(common.schema)
+    attributes = [schema.attribute(which.attribute)] if which.attribute else schema.attributes
+    for attribute in attributes:
+        train_attribute(attribute, schema, common, options, training)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,182 @@
+"""Train the conditional VAE on dialogues that are each labelled for one attribute. ``bash train_cvae.sh``"""
+
+from scripts.entry import prepare_libraries, run_main
+
+prepare_libraries()
+
+import dataclasses  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed  # noqa: E402
+
+from dataset.batching import CvaeCollator, cvae_dataset  # noqa: E402
+from dataset.dialogues import Dialogue, read_attribute_dialogues  # noqa: E402
+from dataset.encoding import DialogueTemplate  # noqa: E402
+from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer  # noqa: E402
+from model import bases  # noqa: E402
+from model.config import PRIORS, MiracleConfig  # noqa: E402
+from model.cvae import Miracle  # noqa: E402
+from model.schedule import KL_SCHEDULES  # noqa: E402
+from schema import InputError, Schema, load_schema  # noqa: E402
+from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.cvae_trainer import CvaeTrainer  # noqa: E402
+from scripts.generation import ENCODER_TOKENIZER  # noqa: E402
+from scripts.runs import fingerprint, relative  # noqa: E402
+from scripts.training import PRECISIONS, Stage, compared_settings, run_trainer, settled  # noqa: E402
+
+
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """What the model is made of; see `model.config.MiracleConfig`."""
+
+    latent_size: int = field(default=128, metadata={"help": "dimensions of z"})
+    n_prefix: int = field(default=4, metadata={"help": "key/value positions per decoder layer through which z enters"})
+    prior: str = field(default="per_attribute", metadata={"help": "one Gaussian head per attribute, or one for all (published)", "choices": PRIORS})
+    use_context: bool = field(default=True, metadata={"help": "the decoder reads the context too (--no-use-context: z alone, as published)"})
+    tie_encoders: bool = field(default=False, metadata={"help": "one encoder for context and context + response"})
+    head_width: int = field(default=128, metadata={"help": "width of the latent heads"})
+    head_layers: int = field(default=2, metadata={"help": "their hidden layers; 0: linear"})
+    token_dropout: float = field(default=0.3, metadata={"help": "share of the decoder's input embeddings zeroed in training"})
+    encoder_length: int = field(default=128, metadata={"help": "longest encoder input in tokens"})
+    decoder_length: int = field(default=128, metadata={"help": "longest decoder input in tokens"})
+    user_prefix: str = field(default="", metadata={"help": "mark before a user turn in the decoder's text"})
+    assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
+    turn_start: str = field(default="", metadata={"help": "text between mark and turn"})
+    turn_end: str = field(default="<|endoftext|>", metadata={"help": "mark after a turn"})
+    scratch_encoder_layers: int = field(default=2, metadata={"help": "layers of an encoder that starts from nothing"})
+    scratch_decoder_layers: int = field(default=3, metadata={"help": "layers of a decoder that starts from nothing"})
+    scratch_width: int = field(default=128, metadata={"help": "their width"})
+    scratch_heads: int = field(default=4, metadata={"help": "their attention heads"})
+    scratch_vocab_size: int = field(default=4000, metadata={"help": "their vocabularies"})
+    scratch_dropout: float = field(default=0.1, metadata={"help": "their dropout"})
+
+
+@dataclass(frozen=True)
+class LossArguments:
+    """Weights and schedules of the loss; reconstruction has weight 1. Units: see `model.losses`."""
+
+    kl_weight: float = field(default=0.05, metadata={"help": "weight of the KL term after its ramp"})
+    kl_schedule: str = field(default="ramp", metadata={"help": "how the KL's weight rises", "choices": KL_SCHEDULES})
+    kl_ramp: float = field(default=0.25, metadata={"help": "share of the training (of each cycle) over which it rises"})
+    kl_cycles: int = field(default=4, metadata={"help": "cycles of the cyclical schedule"})
+    free_bits: float = field(default=0.05, metadata={"help": "nats per dimension that the KL term does not push below"})
+    classification_weight: float = field(default=1.0, metadata={"help": "weight of the latent heads' cross-entropy"})
+    distance_weight: float = field(default=0.1, metadata={"help": "weight of the distance between the attributes' means"})
+    new_learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of layers that come from no base"})
+    precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
+
+
+def build(
+    common: CommonArguments, options: ModelArguments, schema: Schema, dialogues: list[Dialogue]
+) -> tuple[Miracle, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The model with its bases' weights, or tiny and random, and the encoder's and decoder's tokenizers.
+
+    Raises:
+        model.bases.BaseNotFound: a base cannot be had.
+        InputError: a decoder whose cache cannot take z.
+    """
+    size = bases.ScratchSize(
+        options.scratch_encoder_layers, options.scratch_width, options.scratch_heads, options.scratch_vocab_size,
+        max(options.encoder_length, options.decoder_length) + 2, options.scratch_dropout,
+    )  # fmt: skip
+    template = DialogueTemplate(options.user_prefix, options.assistant_prefix, options.turn_start, options.turn_end)
+    texts = [text for dialogue in dialogues for text in (*dialogue.context, dialogue.response)]
+    encoder = decoder = None
+    if common.encoder == bases.SCRATCH:
+        encoder_tokenizer = train_encoder_tokenizer(texts, options.scratch_vocab_size)
+        encoder_config = bases.scratch_encoder_config(size, encoder_tokenizer)
+    else:
+        encoder_tokenizer, encoder = bases.load_tokenizer(common.encoder), bases.load_encoder(common.encoder)
+        encoder_config = encoder.config
+    if common.decoder == bases.SCRATCH:
+        decoder_tokenizer, template = train_decoder_tokenizer(texts, options.scratch_vocab_size), SCRATCH_TEMPLATE
+        decoder_config = bases.scratch_decoder_config(dataclasses.replace(size, layers=options.scratch_decoder_layers), decoder_tokenizer)
+    else:
+        decoder_tokenizer, decoder = bases.load_tokenizer(common.decoder), bases.load_decoder(common.decoder)
+        decoder_config = decoder.config
+    names = {f.name for f in dataclasses.fields(ModelArguments)} & set(MiracleConfig().to_dict())
+    config = MiracleConfig(
+        encoder=_portable(encoder_config),
+        decoder=_portable(decoder_config),
+        attributes=schema.aspects,
+        template=dataclasses.asdict(template),
+        **{name: getattr(options, name) for name in names},
+    )
+    try:
+        model = Miracle(config)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if encoder is not None:
+        for part in filter(None, (model.prior_encoder, model.posterior_encoder)):
+            part.load_base(encoder)
+    if decoder is not None:
+        model.decoder.lm.load_state_dict(decoder.state_dict())
+    return model, encoder_tokenizer, decoder_tokenizer
+
+
+def _portable(config) -> dict:
+    """A base's configuration without the path that it was loaded from."""
+    settings = config.to_dict()
+    settings.pop("_name_or_path", None)
+    return settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train into ``outs/<run>/cvae``; returns the exit status."""
+    types = (CommonArguments, ModelArguments, LossArguments, TrainingArguments)
+    common, options, loss, training = parse_arguments(types, "cvae", argv, __doc__)
+    schema = load_schema(common.schema)
+    files = [path for attribute in schema.attributes for path in (attribute.dialogues, attribute.dev_dialogues)]
+    settings = {"schema": schema.aspects, "encoder": common.encoder, "decoder": common.decoder, "limit": common.limit}
+    settings |= dataclasses.asdict(options) | dataclasses.asdict(loss)
+    names = {key: getattr(common, key) if getattr(common, key) == bases.SCRATCH else relative(getattr(common, key)) for key in ("encoder", "decoder")}
+    stage = Stage(
+        name="cvae",
+        folder=common.run_folder / "cvae",
+        fingerprint=fingerprint(settings | compared_settings(training), files),
+        record={"settings": settings | names | compared_settings(training)},
+    )
+    if (record := stage.finished()) and not common.overwrite:
+        print(f"cvae: already trained ({record['seconds']:.0f} s)", flush=True)
+        return 0
+    train, dev = (read_attribute_dialogues(schema, split, common.limit) for split in ("train", "dev"))
+    set_seed(training.seed)
+    model, encoder_tokenizer, decoder_tokenizer = build(common, options, schema, [d for ds in train.values() for d in ds])
+    template = DialogueTemplate(**model.config.template)
+    how = (encoder_tokenizer, decoder_tokenizer, template, options.encoder_length, options.decoder_length, options.use_context)
+    trainer = CvaeTrainer(
+        model=model,
+        args=settled(training, stage, loss.precision, label_names=["labels"]),
+        train_dataset=cvae_dataset(train, schema, *how),
+        eval_dataset=cvae_dataset(dev, schema, *how),
+        data_collator=CvaeCollator(encoder_tokenizer.pad_token_id, decoder_tokenizer.pad_token_id),
+        settings=loss,
+        new_learning_rate=loss.new_learning_rate,
+    )
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"cvae: {millions:.1f} M parameters, {len(trainer.train_dataset)} training dialogues", flush=True)
+    seconds = run_trainer(trainer, stage)
+    metrics = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
+    history = [{key: value for key, value in entry.items()} for entry in trainer.state.log_history]
+
+    def save(folder: Path) -> None:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        decoder_tokenizer.save_pretrained(folder)
+        encoder_tokenizer.save_pretrained(folder / ENCODER_TOKENIZER)
+        metrics["hash"] = bases.weights_hash(folder)
+        metrics["history"] = history
+
+    stage.finish(save, metrics, seconds)
+    print(
+        f"cvae: dev reconstruction {metrics['reconstruction']:.3f} nats/token, KL {metrics['kl_unclamped']:.1f} nats, latent heads "
+        f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s -> {stage.folder}",
+        flush=True,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,117 @@
+"""Train the coherence (NLI) model that says whether a reply fits its context. ``bash train_nli.sh``"""
+
+from scripts.entry import prepare_libraries, run_main
+
+prepare_libraries()
+
+import dataclasses  # noqa: E402
+from collections.abc import Iterable  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from transformers import TrainingArguments, set_seed  # noqa: E402
+
+from dataset.dialogues import Dialogue, every_nth, read_attribute_dialogues  # noqa: E402
+from dataset.encoding import encode_contexts  # noqa: E402
+from dataset.nli import LABEL_NAMES, Pair, make_pairs, read_nli  # noqa: E402
+from model.bases import SCRATCH, weights_hash  # noqa: E402
+from schema import InputError, Schema, load_schema  # noqa: E402
+from scoring.audit import audit_coherence, print_audit  # noqa: E402
+from scoring.evaluators import Evaluator, make_trainer, new_classifier, reads_exact_match  # noqa: E402
+from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.runs import fingerprint, relative  # noqa: E402
+from scripts.training import Stage, compared_settings, run_trainer, settled  # noqa: E402
+from train_classifier import EvaluatorArguments  # noqa: E402
+
+
+@dataclass(frozen=True)
+class NliArguments:
+    """Options of the pairs."""
+
+    pair_rounds: int = field(default=6, metadata={"help": "pairs made from dialogues: rounds of one true and one wrong reply each"})
+    corrupt_share: float = field(
+        default=0.3, metadata={"help": "with an NLI file: corrupted replies added to its pairs, as a share of its coherent ones"}
+    )
+
+
+def all_dialogues(schema: Schema, split: str, limit: int | None) -> list[Dialogue]:
+    """The dialogues of every attribute, one after the other."""
+    return [dialogue for dialogues in read_attribute_dialogues(schema, split, limit).values() for dialogue in dialogues]
+
+
+def load_pairs(schema: Schema, split: str, rounds: int, corrupt_share: float, limit: int | None, seed: int) -> list[Pair]:
+    """The pairs of an NLI file with corrupted replies added, or pairs made from the dialogues.
+
+    Raises:
+        InputError: for a mistake in a file, or a training file without a dev file.
+    """
+    if (schema.nli is None) != (schema.dev_nli is None):
+        raise InputError(f"{schema.path}: NLI and DEV_NLI go together; give both, or neither to make pairs from the dialogues")
+    if schema.nli is None:
+        return make_pairs(all_dialogues(schema, split, limit), rounds if split == "train" else 2, seed)
+    pairs = every_nth(list(read_nli(schema.nli if split == "train" else schema.dev_nli)), None if limit is None else 4 * limit)
+    coherent = [pair for pair in pairs if pair.label == 1]
+    chosen = every_nth(coherent, int(corrupt_share * len(coherent)))
+    dialogues = [Dialogue(str(i), pair.context, pair.response, {}) for i, pair in enumerate(chosen)]
+    corrupted = [p for p in make_pairs(dialogues, 10, seed) if p.kind in ("repeated", "shuffled", "cut", "empty", "echo")]
+    return pairs + every_nth(corrupted, len(chosen))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train into ``outs/<run>/nli`` and audit on degenerate replies; returns the exit status."""
+    types = (CommonArguments, NliArguments, EvaluatorArguments, TrainingArguments)
+    common, pairs_of, options, training = parse_arguments(types, "nli", argv, __doc__)
+    schema = load_schema(common.schema)
+    files: list[Path | None] = [schema.nli, schema.dev_nli]
+    if schema.nli is None:
+        files += [path for attribute in schema.attributes for path in (attribute.dialogues, attribute.dev_dialogues)]
+    settings = {"encoder": common.encoder, "limit": common.limit, **dataclasses.asdict(pairs_of), **dataclasses.asdict(options)}
+    stage = Stage(
+        name="nli",
+        folder=common.run_folder / "nli",
+        fingerprint=fingerprint(settings | compared_settings(training), files),
+        record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
+    )
+    if (record := stage.finished()) and not common.overwrite:
+        print(f"nli: already trained, dev accuracy {record['metrics']['accuracy']:.3f}", flush=True)
+        print_audit(record["metrics"]["audit"])
+        return 0
+    made = (pairs_of.pair_rounds, pairs_of.corrupt_share, common.limit, training.seed)
+    train, dev = load_pairs(schema, "train", *made), load_pairs(schema, "dev", *made)
+    set_seed(training.seed)
+    model, tokenizer = new_classifier(common.encoder, options.size, lambda: _texts(train), LABEL_NAMES, token_types=4)
+    arguments = settled(training, stage, options.precision)
+    encoded = (_encoded(pairs, model, tokenizer, options.max_length) for pairs in (train, dev))
+    trainer = make_trainer(model, tokenizer, *encoded, arguments)
+    seconds = run_trainer(trainer, stage)
+    metrics = {"accuracy": trainer.evaluate()["eval_accuracy"], "n_train": len(train), "n_dev": len(dev)}
+
+    def save(folder):
+        trainer.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        metrics["hash"] = weights_hash(folder)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        evaluator = Evaluator.load(folder, "nli", device, {}, LABEL_NAMES)
+        metrics["audit"] = audit_coherence(evaluator, [Dialogue("", p.context, p.response, {}) for p in dev if p.label == 1], training.seed)
+
+    stage.finish(save, metrics, seconds)
+    print(f"nli: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} pairs, {seconds:.0f} s -> {stage.folder}", flush=True)
+    print_audit(metrics["audit"])
+    return 0
+
+
+def _texts(pairs: list[Pair]) -> Iterable[str]:
+    for pair in pairs:
+        yield from (*pair.context, pair.response)
+
+
+def _encoded(pairs: list[Pair], model, tokenizer, max_length: int) -> Dataset:
+    contexts, responses = [pair.context for pair in pairs], [pair.response for pair in pairs]
+    rows = encode_contexts(tokenizer, contexts, responses, max_length, reads_exact_match(model))
+    return Dataset.from_list([row | {"labels": pair.label, "length": len(row["input_ids"])} for row, pair in zip(rows, pairs)])
+
+
+if __name__ == "__main__":
+    run_main(main)
