@@ -36,6 +36,7 @@ class ModelArguments:
     n_prefix: int = field(default=4, metadata={"help": "key/value positions per decoder layer through which z enters"})
     prior: str = field(default="per_attribute", metadata={"help": "one Gaussian head per attribute, or one for all (published)", "choices": PRIORS})
     use_context: bool = field(default=True, metadata={"help": "the decoder reads the context too (--no-use-context: z alone, as published)"})
+    lexical_offset: bool = field(default=True, metadata={"help": "z adds a linear term to the next-token logits as well"})
     tie_encoders: bool = field(default=False, metadata={"help": "one encoder for context and context + response"})
     head_width: int = field(default=128, metadata={"help": "width of the latent heads"})
     head_layers: int = field(default=2, metadata={"help": "their hidden layers; 0: linear"})
@@ -65,6 +66,7 @@ class LossArguments:
     free_bits: float = field(default=0.05, metadata={"help": "nats per dimension that the KL term does not push below"})
     classification_weight: float = field(default=1.0, metadata={"help": "weight of the latent heads' cross-entropy"})
     distance_weight: float = field(default=0.1, metadata={"help": "weight of the distance between the attributes' means"})
+    context_weight: float = field(default=0.0, metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"})
     new_learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of layers that come from no base"})
     precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
 

@@ -5,6 +5,7 @@ from scripts.entry import prepare_libraries, run_main
 prepare_libraries()
 
 import dataclasses  # noqa: E402
+import zlib  # noqa: E402
 from collections.abc import Iterable  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -44,19 +45,30 @@ def all_dialogues(schema: Schema, split: str, limit: int | None) -> list[Dialogu
 def load_pairs(schema: Schema, split: str, rounds: int, corrupt_share: float, limit: int | None, seed: int) -> list[Pair]:
     """The pairs of an NLI file with corrupted replies added, or pairs made from the dialogues.
 
+    Where there is a training file without a dev file, every tenth of its contexts is held out for dev.
+
     Raises:
-        InputError: for a mistake in a file, or a training file without a dev file.
+        InputError: for a mistake in a file, or a dev file without a training file.
     """
-    if (schema.nli is None) != (schema.dev_nli is None):
-        raise InputError(f"{schema.path}: NLI and DEV_NLI go together; give both, or neither to make pairs from the dialogues")
     if schema.nli is None:
+        if schema.dev_nli is not None:
+            raise InputError(f"{schema.path}: DEV_NLI without NLI; give both, or neither to make pairs from the dialogues")
         return make_pairs(all_dialogues(schema, split, limit), rounds if split == "train" else 2, seed)
-    pairs = every_nth(list(read_nli(schema.nli if split == "train" else schema.dev_nli)), None if limit is None else 4 * limit)
+    if schema.dev_nli is None:
+        pairs = [pair for pair in read_nli(schema.nli) if _held_out(pair) == (split == "dev")]
+    else:
+        pairs = list(read_nli(schema.nli if split == "train" else schema.dev_nli))
+    pairs = every_nth(pairs, None if limit is None else 4 * limit)
     coherent = [pair for pair in pairs if pair.label == 1]
     chosen = every_nth(coherent, int(corrupt_share * len(coherent)))
     dialogues = [Dialogue(str(i), pair.context, pair.response, {}) for i, pair in enumerate(chosen)]
     corrupted = [p for p in make_pairs(dialogues, 10, seed) if p.kind in ("repeated", "shuffled", "cut", "empty", "echo")]
     return pairs + every_nth(corrupted, len(chosen))
+
+
+def _held_out(pair: Pair) -> bool:
+    """Whether a pair of a file without dev file belongs to dev: a tenth, by context, so that no context is on both sides."""
+    return zlib.crc32("\n".join(pair.context).encode()) % 10 == 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -48,6 +48,7 @@ def scratch_encoder_config(size: ScratchSize, tokenizer: PreTrainedTokenizerBase
         hidden_dropout_prob=size.dropout,
         attention_probs_dropout_prob=size.dropout,
         type_vocab_size=token_types,
+        initializer_range=0.05,  # BERT's own 0.02 is made for widths of 768
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -60,6 +61,7 @@ def scratch_decoder_config(size: ScratchSize, tokenizer: PreTrainedTokenizerBase
         n_layer=size.layers,
         n_head=size.heads,
         n_positions=size.positions,
+        initializer_range=size.width**-0.5,  # GPT-2's own 0.02 is made for widths of 768 and more
         resid_pdrop=size.dropout,
         embd_pdrop=size.dropout,
         attn_pdrop=size.dropout,

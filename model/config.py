@@ -16,6 +16,7 @@ class MiracleConfig(PreTrainedConfig):
         prior: ``per_attribute`` (one Gaussian head each) or ``shared`` (one for all, as published).
         use_context: the decoder reads the context besides z; False as published.
         tie_encoders: one encoder for context and context + response, instead of two.
+        lexical_offset: z also adds a linear term to the next-token logits, which makes word choice additive in z.
         head_width, head_layers: the latent heads' hidden layers; 0 layers is a linear head.
         token_dropout: share of the decoder's input embeddings zeroed in training, so that z is needed.
         template: the marks of the speakers in the decoder's text (`dataset.encoding.DialogueTemplate` as a dict).
@@ -34,6 +35,7 @@ class MiracleConfig(PreTrainedConfig):
         prior: str = "per_attribute",
         use_context: bool = True,
         tie_encoders: bool = False,
+        lexical_offset: bool = True,
         head_width: int = 128,
         head_layers: int = 2,
         token_dropout: float = 0.3,
@@ -52,6 +54,7 @@ class MiracleConfig(PreTrainedConfig):
         self.prior = prior
         self.use_context = use_context
         self.tie_encoders = tie_encoders
+        self.lexical_offset = lexical_offset
         self.head_width = head_width
         self.head_layers = head_layers
         self.token_dropout = token_dropout

@@ -10,7 +10,7 @@ from model.decoder import LatentDecoder
 from model.encoder import MeanEncoder
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
-from model.losses import LossTerms, LossWeights, classification_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss
+from model.losses import LossTerms, LossWeights, classification_loss, context_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss
 from model.prior import LatentPrior, of_attribute
 
 
@@ -32,7 +32,7 @@ class Miracle(PreTrainedModel):
         self.prior = LatentPrior(hidden, config.latent_size, len(aspects), shared=config.prior == "shared")
         self.posterior = nn.Linear(hidden, 2 * config.latent_size)
         self.heads = LatentHeads(config.latent_size, aspects, config.head_width, config.head_layers)
-        self.decoder = LatentDecoder(config.decoder, config.latent_size, config.n_prefix, config.token_dropout)
+        self.decoder = LatentDecoder(config.decoder, config.latent_size, config.n_prefix, config.token_dropout, config.lexical_offset)
         self.post_init()
 
     @torch.no_grad()
@@ -44,9 +44,10 @@ class Miracle(PreTrainedModel):
                 base._init_weights(module)
                 return
         if isinstance(module, nn.Linear):
-            gain = {self.decoder.to_prefix: 0.1, self.decoder.to_offset: 0.02}.get(module, 1.0)  # small beside what they join
+            gain = {self.decoder.to_prefix: 0.1, self.decoder.to_offset: 0.02, self.decoder.to_logits: 0.02}.get(module, 1.0)  # small beside what they join
             nn.init.normal_(module.weight, std=gain * module.in_features**-0.5)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def base_parameters(self) -> set[int]:
         """Ids of the parameters that come from the bases, which train at a lower rate where those are pre-trained."""
@@ -90,13 +91,18 @@ class Miracle(PreTrainedModel):
         posterior = self.encode_posterior(posterior_ids, posterior_mask, posterior_types)
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
 
-        reconstruction = reconstruction_loss(self.decoder(decoder_ids, decoder_mask, z), labels)
+        logits = self.decoder(decoder_ids, decoder_mask, z)
+        reconstruction = reconstruction_loss(logits, labels)
+        context = reconstruction.new_zeros(())
+        if weights.context and self.config.use_context:
+            context = context_loss(logits, decoder_ids, decoder_mask, labels)
         kl, kl_unclamped = kl_loss(posterior, prior, weights.free_bits)
         classification, accuracy = classification_loss([logits.float() for logits in self.heads(z)], attribute, aspect)
         distance = distance_loss(z, attribute, len(self.config.attributes))
         loss = reconstruction + weights.kl * kl + weights.classification * classification + weights.distance * distance
+        loss = loss + weights.context * context
         stds = (mean_over_processes(gaussian.std.detach()).mean() for gaussian in (prior, posterior))
-        return LossTerms(loss, reconstruction, kl, kl_unclamped, classification, distance, accuracy, *stds)
+        return LossTerms(loss, reconstruction, kl, kl_unclamped, classification, distance, accuracy, *stds, context)
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """Recompute all layers in the backward pass, by a route that keeps the prefix (`model.checkpointing`)."""

@@ -1,7 +1,8 @@
 """The latent decoder: a causal language model that reads z through its key/value cache and its embeddings.
 
 z becomes `n_prefix` key/value positions in every layer and an offset added to every token embedding (Li et al.,
-EMNLP 2020, call them memory and embedding; the paper's section 3.1 uses both). Only the public interface of
+EMNLP 2020, call them memory and embedding; the paper's section 3.1 uses both). Ours, and optional: a linear lexical
+offset on the next-token logits, the direct path from z to word choice. Only the public interface of
 `transformers` is used (`Cache`, ``inputs_embeds``, ``position_ids``), so that any causal LM with plain per-layer
 key/value caches works.
 """
@@ -59,7 +60,7 @@ class PrefixLayer(DynamicLayer):
 class LatentDecoder(nn.Module):
     """A causal LM conditioned on z."""
 
-    def __init__(self, settings: dict, latent_size: int, n_prefix: int, token_dropout: float):
+    def __init__(self, settings: dict, latent_size: int, n_prefix: int, token_dropout: float, lexical_offset: bool = False):
         super().__init__()
         config = decoder_config(settings)
         check_plain_cache(config)
@@ -70,6 +71,7 @@ class LatentDecoder(nn.Module):
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.to_prefix = nn.Linear(latent_size, self.n_layers * 2 * self.n_heads * n_prefix * self.head_dim)
         self.to_offset = nn.Linear(latent_size, config.hidden_size)
+        self.to_logits = nn.Linear(latent_size, config.vocab_size, bias=False) if lexical_offset else None
 
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
@@ -92,7 +94,8 @@ class LatentDecoder(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """Next-token logits [B, T, V] for ids and mask [B, T] (padding on the right) and z [B, D]."""
         cache = Cache(layers=[PrefixLayer(keys, values) for keys, values in self.prefix(z)])
-        return self.run(self.embed(input_ids, self.to_offset(z)), attention_mask, attention_mask, cache)
+        logits = self.run(self.embed(input_ids, self.to_offset(z)), attention_mask, attention_mask, cache)
+        return logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1)
 
     def run(self, embeddings: torch.Tensor, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: Cache, **options) -> torch.Tensor:
         """One call of the language model behind a cache that begins with the prefix.

@@ -69,12 +69,14 @@ def generate(
     processors = LogitsProcessorList([NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)] if no_repeat_ngram_size else [])
 
     offset, cache = decoder.to_offset(z), decoder.start_cache(z)
+    lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]
     rows = torch.arange(batch, device=z.device)  # which reply each live row writes
     written = torch.full((batch, max_new_tokens), pad_token_id, device=z.device)
     past_mask, step_mask = prompt_mask, prompt_mask
     embeddings = decoder.embed(prompt_ids, offset)
     for step in range(max_new_tokens):
         logits = decoder.run(embeddings, step_mask, past_mask, cache, logits_to_keep=1)[:, -1]
+        logits = logits if lexical is None else logits + lexical[rows]
         logits = processors(written[rows, :step], logits)
         if decoding == "greedy":
             tokens = logits.argmax(-1)

@@ -25,6 +25,7 @@ class LossTerms(NamedTuple):
     head_accuracy: torch.Tensor  # share of posterior samples whose own latent head is right
     prior_std: torch.Tensor  # mean standard deviation of the prior: a vital sign, it collapses first
     posterior_std: torch.Tensor
+    context: torch.Tensor  # nats per context token, 0 where its weight is 0
 
 
 class LossWeights(NamedTuple):
@@ -34,6 +35,7 @@ class LossWeights(NamedTuple):
     classification: float
     distance: float
     free_bits: float
+    context: float = 0.0
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
@@ -62,6 +64,16 @@ def reconstruction_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     total = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
     count = sum_over_processes((targets != -100).sum().to(total.dtype))
     return sum_over_processes(total) / count.clamp_min(1.0)
+
+
+def context_loss(logits: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Nats per context token: plain language modelling of what the decoder reads before the response.
+
+    Not in the paper, whose decoder is pre-trained; a decoder that starts from nothing learns its language from two
+    thirds more text. Arguments: logits [B, T, V]; ids, mask and labels [B, T].
+    """
+    targets = input_ids.masked_fill((attention_mask == 0) | (labels != -100), -100)
+    return reconstruction_loss(logits, targets)
 
 
 def kl_loss(posterior: Gaussian, prior: Gaussian, free_bits: float) -> tuple[torch.Tensor, torch.Tensor]:

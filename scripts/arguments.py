@@ -79,7 +79,10 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     if unknown:
         raise InputError(f"preset {name!r}: {section} has no option {', '.join(unknown)}")
     parser.set_defaults(**values)
-    common, *others = parser.parse_args_into_dataclasses(args=argv)
+    *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    if remaining:
+        raise InputError(f"unknown option {' '.join(remaining)} (see --help)")
+    common, *others = parsed
     return (_with_places(common, name), *others)
 
 

@@ -28,7 +28,7 @@ class CvaeTrainer(Trainer):
         """The weights at this optimizer step."""
         s, state = self.settings, self.state
         kl = kl_weight(s.kl_schedule, state.global_step, state.max_steps, s.kl_weight, s.kl_ramp, s.kl_cycles)
-        return LossWeights(kl, s.classification_weight, s.distance_weight, s.free_bits)
+        return LossWeights(kl, s.classification_weight, s.distance_weight, s.free_bits, s.context_weight)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted loss of a batch; its terms go into the log's running sums."""

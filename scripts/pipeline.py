@@ -1,0 +1,75 @@
+"""The whole main job in one go: evaluators, CVAE, replies with and without control, scores. ``bash pipeline.sh``
+
+Options without a prefix go to every stage (--preset, --run, --schema, --base, --limit, --overwrite, --seed); a prefix
+names the stage: --classifier.num_train_epochs 3, --nli.pair_rounds 2, --cvae.latent_size 64, --generation.weights 20.
+Finished stages with the same settings and data are not done again, and an interrupted one goes on where it was.
+"""
+
+from scripts.entry import prepare_libraries, run_main
+
+prepare_libraries()
+
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+
+from schema import InputError  # noqa: E402
+
+STAGES = ("classifier", "nli", "cvae", "generation")
+COMMON_OPTIONS = ("--preset", "--run", "--outs", "--schema", "--base", "--encoder", "--decoder", "--limit", "--overwrite", "--seed")
+
+
+def split_options(argv: list[str]) -> dict[str, list[str]]:
+    """The command line by stage: common options to all, ``--stage.option value`` to one.
+
+    Raises:
+        InputError: for an option that names no stage and is none of the common ones.
+    """
+    options: dict[str, list[str]] = {stage: [] for stage in STAGES}
+    destinations = list(STAGES)
+    for word in argv:
+        if word.startswith("--"):
+            stage, dot, name = word[2:].split("=")[0].partition(".")
+            if dot and stage in STAGES:
+                destinations = [stage]
+                word = "--" + word[2:].removeprefix(stage + ".")
+            elif word.split("=")[0] in COMMON_OPTIONS:
+                destinations = list(STAGES)
+            else:
+                raise InputError(f"unknown option {word}; options for all stages are {', '.join(COMMON_OPTIONS)}, others name their stage: --cvae.{word[2:]}")
+        for stage in destinations:
+            options[stage].append(word)
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all stages; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--help" in argv or "-h" in argv:
+        print(__doc__ + "\nThe options of a stage: bash train_classifier.sh --help, train_nli.sh, train_cvae.sh, gen_cvae.sh")
+        return 0
+    options = split_options(argv)
+    import gen_cvae
+    import train_classifier
+    import train_cvae
+    import train_nli
+
+    stages: list[tuple[str, Callable, list[str]]] = [
+        ("attribute classifiers", train_classifier.main, options["classifier"]),
+        ("coherence model", train_nli.main, options["nli"]),
+        ("CVAE", train_cvae.main, options["cvae"]),
+        ("replies without control", gen_cvae.main, [*options["generation"], "--name", "none", "--algorithm", "none"]),
+        ("replies with control", gen_cvae.main, options["generation"]),
+    ]
+    started = time.monotonic()
+    for number, (name, stage, words) in enumerate(stages, 1):
+        print(f"\n[{number}/{len(stages)}] {name}", flush=True)
+        before = time.monotonic()
+        stage(words)
+        print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - before:.0f} s", flush=True)
+    print(f"\nall stages: {time.monotonic() - started:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

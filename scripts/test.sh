@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Run the tests; arguments go to pytest. Sets itself up like every other command.
+source "$(dirname "$0")/environment.sh"
+exec "$PYTHON" -m pytest tests -q "$@"
