@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from model.checkpointing import checkpoint_layers
 from model.config import MiracleConfig
@@ -109,3 +109,7 @@ class Miracle(PreTrainedModel):
         checkpoint_layers(self)
 
     gradient_checkpointing_enable = activation_checkpointing_enable  # its name before transformers 5.18
+
+
+AutoConfig.register("miracle", MiracleConfig, exist_ok=True)
+AutoModel.register(MiracleConfig, Miracle, exist_ok=True)

@@ -39,8 +39,10 @@ class SamplerSettings:
 
     Attributes:
         geometry, energy_time: see the module's text; `energy_time` matters to ``whitened`` alone.
-        solver: ``rk4``, ``midpoint``, ``euler`` with `steps` equal steps in pseudo-time, or ``dopri5``, the adaptive
+        solver: ``rk4``, ``midpoint``, ``euler`` with `steps` steps in pseudo-time, or ``dopri5``, the adaptive
             reference, run one example at a time because its step would otherwise be shared over the batch.
+        grading: step i of N ends at pseudo-time 5.025 (i / N) ** grading; over 1, steps are short at the start, where a
+            strong energy is steep, and long at the end, where it is flat.
         max_halvings: how often an example's step may be halved; 0 takes the step as it is and only reports.
         tolerance: relative change of latent under halving that ends it.
         atol, rtol: of ``dopri5``.
@@ -50,6 +52,7 @@ class SamplerSettings:
     energy_time: str = "static"
     solver: str = "rk4"
     steps: int = 16
+    grading: float = 1.0
     max_halvings: int = 4
     tolerance: float = 0.01
     atol: float = 1e-5
@@ -59,6 +62,8 @@ class SamplerSettings:
         for name, valid in (("geometry", GEOMETRIES), ("energy_time", ENERGY_TIMES), ("solver", SOLVERS)):
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name} must be one of {valid}, got {getattr(self, name)!r}")
+        if not self.grading > 0:
+            raise ValueError(f"grading must be over 0, got {self.grading}")
         if self.steps < 1 or self.max_halvings < 0:
             raise ValueError(f"steps must be at least 1 and max_halvings at least 0, got {self.steps} and {self.max_halvings}")
 
@@ -115,7 +120,7 @@ def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, e
 
     Args:
         start: z at t = 1, [B, D].
-        points: 0 for the end alone; n > 0 for n + 1 states, equally spaced in pseudo-time (`steps` a multiple of n).
+        points: 0 for the end alone; n > 0 for n + 1 states, at every (steps / n)-th step (`steps` a multiple of n).
 
     Returns:
         (z at t = 0 [B, D] or the path [n + 1, B, D], evaluations of the drift per example).
@@ -123,7 +128,7 @@ def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, e
     drift = _Drift(settings, prior, energy)
 
     def grid(*_) -> torch.Tensor:
-        return torch.linspace(0.0, PSEUDO_TIME, steps + 1, dtype=start.dtype, device=start.device)
+        return PSEUDO_TIME * torch.linspace(0.0, 1.0, steps + 1, dtype=start.dtype, device=start.device) ** settings.grading
 
     times = grid()[:: steps // (points or 1)]
     if settings.solver == "dopri5":

@@ -37,6 +37,7 @@ class ControlArguments:
     energy_time: str = field(default="static", metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES})
     solver: str = field(default="rk4", metadata={"help": "fixed-step solver, or dopri5 as the reference", "choices": SOLVERS})
     steps: int = field(default=16, metadata={"help": "steps of a fixed-step solver before any halving"})
+    grading: float = field(default=3.0, metadata={"help": "over 1: shorter steps at the start, where strong weights make the energy steep"})
     max_halvings: int = field(default=4, metadata={"help": "how often an example's step may be halved; 0: report only"})
     langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
     langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})
@@ -150,7 +151,7 @@ class ReplyGenerator:
 
         everyone = torch.arange(len(requests), device=self.device)
         if control.algorithm == "ode":
-            names = ("geometry", "energy_time", "solver", "steps", "max_halvings")
+            names = ("geometry", "energy_time", "solver", "steps", "grading", "max_halvings")
             settings = SamplerSettings(**{name: getattr(control, name) for name in names})
             return sample_ode(settings, start, prior, make_energy)
         if control.algorithm == "langevin":
