@@ -114,7 +114,7 @@ def encode_for_decoder(
     user, assistant, end = (_marker_ids(tokenizer, mark) for mark in (template.user_prefix, template.assistant_prefix, template.turn_end))
     start = assistant or ([] if use_context else [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos[0]])
     turns_of = _all_turn_ids(tokenizer, contexts if use_context else [() for _ in contexts], template.turn_start)
-    replies = text_ids(tokenizer, [template.turn_start + reply for reply in responses]) if responses is not None else [None] * len(contexts)
+    replies = text_ids(tokenizer, [template.turn_start + reply if reply else "" for reply in responses]) if responses is not None else [None] * len(contexts)
     encoded = []
     for turns, reply in zip(turns_of, replies):
         tail = [] if reply is None else reply[: max_length - len(start) - 1 - bool(turns)] + eos

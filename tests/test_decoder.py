@@ -143,3 +143,17 @@ def test_refusal_comes_before_the_weights():
     settings = {"model_type": "mistral", "hidden_size": 10**6, "num_hidden_layers": 1000, "sliding_window": 8}
     with pytest.raises(ValueError, match="sliding_window"):
         LatentDecoder(settings, 8, 3, 0.0)
+
+
+def test_lexical_offset_adds_a_linear_term_of_z_to_every_position(make_miracle):
+    """With it the logits differ from those without by `to_logits(z)`, in training's forward and in decoding alike."""
+    decoder = make_miracle(lexical_offset=True).decoder.eval()
+    ids, z = torch.tensor([[3, 4, 5]]), torch.randn(1, decoder.to_offset.in_features)
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        decoder.to_logits.weight.normal_()
+        with_offset, lexical = decoder(ids, mask, z), decoder.to_logits(z)
+        kept, decoder.to_logits = decoder.to_logits, None
+        without = decoder(ids, mask, z)
+        decoder.to_logits = kept
+    torch.testing.assert_close(with_offset, without + lexical.unsqueeze(1))

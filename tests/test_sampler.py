@@ -278,3 +278,17 @@ def test_overflow_of_a_coarse_step_is_refined_away(prior, start):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         SamplerSettings(**settings)
+
+
+def test_graded_steps_resolve_a_steep_start_that_equal_steps_overshoot():
+    """A strong energy is steep at the start and flat later: the same number of steps, short ones first, comes nearer."""
+    torch.manual_seed(0)
+    heads = LatentHeads(4, [2], layers=0)
+    with torch.no_grad():
+        heads.heads[0][0].weight.mul_(20)
+    prior = Gaussian(torch.zeros(3, 4), torch.zeros(3, 4))
+    start, targets = torch.randn(3, 4), torch.zeros(3, 1, dtype=torch.long)
+    energy = aspect_energy(heads, targets, torch.tensor([1000.0]))
+    exact, _ = integrate(SamplerSettings(solver="dopri5", atol=1e-7, rtol=1e-7), start, prior, energy, 1)
+    error = {g: (integrate(SamplerSettings(grading=g), start, prior, energy, 64)[0] - exact).norm() for g in (1.0, 4.0)}
+    assert error[4.0] < 0.1 * error[1.0]

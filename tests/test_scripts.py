@@ -1,0 +1,182 @@
+"""The commands of the README on a few rows, and what they say to bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+
+import gen_cvae
+import train_classifier
+import train_cvae
+import train_nli
+from dataset.tokenizers import train_decoder_tokenizer, train_encoder_tokenizer
+from schema import InputError
+from scripts import pipeline
+from scripts.arguments import read_preset
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ["--limit", "6"]
+ONE_EPOCH = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A whole demo pipeline on six rows of every file, run once for all tests here."""
+    outs = tmp_path_factory.mktemp("outs")
+    assert pipeline.main(["--outs", str(outs), "--run", "r", *QUICK, *ONE_EPOCH]) == 0
+    return outs / "r"
+
+
+def test_pipeline_leaves_the_run_folder_of_the_contracts(run):
+    for name in ("languagestyle", "attitude", "mindchar"):
+        assert (run / "classifier" / name / "model.safetensors").is_file()
+    assert (run / "nli" / "model.safetensors").is_file() and (run / "cvae" / "model.safetensors").is_file()
+    for name in ("control", "none"):
+        assert (run / "generations" / f"{name}.jsonl").is_file() and (run / "results" / f"{name}.json").is_file()
+    assert (run / "results.json").read_text() == (run / "results" / "control.json").read_text()
+    assert not list(run.rglob("*.partial"))
+
+
+def test_generations_and_results_have_the_contract_s_keys(run):
+    rows = [json.loads(line) for line in (run / "generations.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 * 8
+    keys = {"id", "context", "target", "response", "reference", "predicted", "probabilities", "nli", "seed"}
+    assert all(set(row) == keys for row in rows)
+    assert all(row["reference"] for row in rows)  # the bundled test file has one for every combination
+    results = json.loads((run / "results.json").read_text())
+    assert results["format"] == 1 and len(results["by_target"]) == 8 and results["baseline"]["n"] == 48
+    assert results["overall"]["ppl"] is None  # the demo names no language model
+    expected = sum(row["predicted"][a] == t for row in rows for a, t in row["target"].items()) / (3 * len(rows))
+    assert results["overall"]["accuracy_mean"] == pytest.approx(expected)
+    assert {"command", "seed", "config", "versions", "git", "device", "nfe", "seconds"} <= set(results["run"])
+    assert str(Path.home()) not in json.dumps(results) and str(run.parent) not in json.dumps(results)
+
+
+def test_a_finished_pipeline_trains_nothing_again_and_writes_the_same_replies(run, capsys):
+    before = (run / "generations.jsonl").read_text()
+    assert pipeline.main(["--outs", str(run.parent), "--run", "r", *QUICK, *ONE_EPOCH]) == 0
+    assert capsys.readouterr().out.count("already trained") == 5
+    assert (run / "generations.jsonl").read_text() == before
+
+
+def test_named_target_tags_and_langevin(run):
+    common = ["--outs", str(run.parent), "--run", "r", "--limit", "3", "--no-score"]
+    assert gen_cvae.main([*common, "--target", "optimistic,lyrical", "--name", "two", "--algorithm", "langevin", "--langevin_steps", "5"]) == 0
+    rows = [json.loads(line) for line in (run / "generations" / "two.jsonl").read_text().splitlines()]
+    assert [row["target"] for row in rows] == [{"languagestyle": "lyrical", "attitude": "optimistic"}] * 3
+    assert gen_cvae.main([*common, "--target", "tags", "--name", "tags", "--decoding", "top_p"]) == 0
+
+
+def test_another_schema_with_one_attribute_of_three_aspects(tmp_path):
+    rows = [{"input": [f"what of {i} {a}?"], "output": [f"{a} {a} thing {i}"], "tag": a} for i in range(6) for a in ("red", "green", "blue")]
+    for name in ("dialogue", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    contexts = [{"input": [f"what of {i}?"], "output": []} for i in range(2)]
+    (tmp_path / "contexts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in contexts))
+    schema = tmp_path / "my_schema.py"
+    schema.write_text(
+        "ATTRIBUTES = [dict(name='colour', aspects=['red', 'green', 'blue'], dialogues='dialogue.jsonl', dev_dialogues='dev.jsonl')]\n"
+        "TEST = 'contexts.jsonl'\n"
+    )
+    assert pipeline.main(["--outs", str(tmp_path), "--run", "r", "--schema", str(schema), *ONE_EPOCH]) == 0
+    results = json.loads((tmp_path / "r" / "results.json").read_text())
+    assert list(results["by_target"]) == ["red", "green", "blue"] and results["overall"]["bleu"] is None
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder laid out like two plain checkpoints of the hub: encoder/ and decoder/, tiny and random."""
+    folder = tmp_path_factory.mktemp("base")
+    texts = ["the bread is flat", "i hope the rain ends soon", "what a long day it was"] * 4
+    encoder_tokenizer, decoder_tokenizer = train_encoder_tokenizer(texts, 200), train_decoder_tokenizer(texts, 400)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=len(encoder_tokenizer), **size)).save_pretrained(folder / "encoder")
+    encoder_tokenizer.save_pretrained(folder / "encoder")
+    config = GPT2Config(vocab_size=len(decoder_tokenizer), n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder / "decoder")
+    decoder_tokenizer.save_pretrained(folder / "decoder")
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["paper", "small"])
+def test_preset_runs_from_local_checkpoint_folders(preset, base, tmp_path):
+    sizes = ["--cvae.latent_size", "8", "--cvae.per_device_train_batch_size", "4", "--generation.ppl_model", str(base / "decoder")]
+    common = ["--preset", preset, "--base", str(base), "--schema", "schema.py", "--outs", str(tmp_path), "--limit", "4"]
+    assert pipeline.main([*common, *ONE_EPOCH, *sizes]) == 0
+    results = json.loads((tmp_path / preset / "results.json").read_text())
+    assert results["overall"]["ppl"] > 1 and results["run"]["config"]["cvae"]["encoder"] == "encoder"
+
+
+def command(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=120)
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"input": ["a", "b"], "output": ["c", "d"]}\n{"input": ["a", "b", "c"], "output": ["d"]}\n')
+    done = command("gen_cvae.py", "--outs", str(tmp_path), "--contexts", str(bad))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {bad}:2: 3 user turns")
+
+
+def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
+    done = command("train_cvae.py", "--preset", "paper", "--schema", "schema.py", "--outs", str(tmp_path), "--limit", "2", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "google-bert/bert-base-uncased" in last and "hf download" in last and "BASE=" in last
+
+
+@pytest.mark.parametrize(
+    "main, argv, message",
+    [
+        (train_classifier.main, ["--attribute", "mood"], "unknown attribute 'mood'"),
+        (train_classifier.main, ["--colour", "red"], "unknown option --colour"),
+        (train_cvae.main, ["--preset", "huge"], "unknown preset 'huge'; there are demo, paper, small"),
+        (train_cvae.main, ["--preset", "small"], "BASE="),
+        (train_nli.main, ["--schema", "nowhere.py"], "schema not found"),
+        (gen_cvae.main, ["--outs", "nowhere"], "train it first: ATTR=languagestyle bash train_classifier.sh"),
+        (gen_cvae.main, ["--outs", "nowhere", "--no-score"], "train it first: bash train_cvae.sh"),
+        (gen_cvae.main, ["--target", "happy"], "unknown aspect 'happy'"),
+        (gen_cvae.main, ["--target", "plain,lyrical"], "one aspect per attribute"),
+        (pipeline.main, ["--latent_size", "8"], "others name their stage: --cvae.latent_size"),
+    ],
+)
+def test_mistakes_are_input_errors_that_say_what_to_do(main, argv, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+        main(argv)
+
+
+def test_a_checkpoint_of_another_schema_is_refused_and_nothing_is_written(run, tmp_path):
+    schema = tmp_path / "other.py"
+    (tmp_path / "contexts.jsonl").write_text('{"input": ["hello?"], "output": []}\n')
+    schema.write_text("ATTRIBUTES = [dict(name='languagestyle', aspects=['lyrical', 'plain'])]\nTEST = 'contexts.jsonl'\n")
+    before = sorted(run.rglob("*"))
+    with pytest.raises(InputError, match="was trained for another schema"):
+        gen_cvae.main(["--outs", str(run.parent), "--run", "r", "--schema", str(schema), "--name", "x"])
+    with pytest.raises(InputError, match="was trained for the aspects"):
+        gen_cvae.main(["--outs", str(run.parent), "--run", "r", "--schema", str(schema), "--name", "x", "--no-score"])
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text, weights", [("10", [10, 10]), ("a=2", [2, 1]), ("b=0.5, a=3", [3, 0.5])])
+def test_weights(text, weights):
+    from scripts.generation import parse_weights
+
+    assert parse_weights(text, ["a", "b"]) == weights
+
+
+@pytest.mark.parametrize("text", ["strong", "-1", "c=2", "a=x", "nan"])
+def test_bad_weights_are_refused(text):
+    from scripts.generation import parse_weights
+
+    with pytest.raises(InputError, match="--weights"):
+        parse_weights(text, ["a", "b"])
+
+
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_presets_have_all_sections(preset):
+    assert {"common", "classifier", "nli", "cvae", "generation"} <= set(read_preset(preset))
