@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     types = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
     common, what, control, decoding = parse_arguments(types, "generation", argv, __doc__)
     schema = load_schema(common.schema)
-    path = Path(what.contexts) if what.contexts else schema.test
+    path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
     if path is None:
         raise InputError(f"{schema.path}: no TEST file; name one with --contexts")
     requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)

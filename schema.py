@@ -78,6 +78,13 @@ class Schema:
     nli: Path | None = None
     dev_nli: Path | None = None
     path: Path | None = None
+    source: str | None = None  # how to get the files, for the message where one is missing
+
+    def existing(self, path: Path) -> Path:
+        """The path of a file that the schema names; raises `InputError` where there is none, with how to get it."""
+        if not path.is_file():
+            raise InputError(f"file not found: {path}; {self.source or f'it is named in {self.path}'}")
+        return path
 
     @property
     def names(self) -> list[str]:
@@ -197,4 +204,4 @@ def load_schema(path: str | Path | None = None) -> Schema:
         Attribute(entry["name"], tuple(entry["aspects"]), *(located(entry.get(key)) for key in ATTRIBUTE_KEYS[2:]))
         for entry in module.ATTRIBUTES
     )
-    return Schema(attributes, *(located(getattr(module, key, None)) for key in FILE_NAMES), path=path)
+    return Schema(attributes, *(located(getattr(module, key, None)) for key in FILE_NAMES), path=path, source=getattr(module, "SOURCE", None))

@@ -55,9 +55,9 @@ def load_pairs(schema: Schema, split: str, rounds: int, corrupt_share: float, li
             raise InputError(f"{schema.path}: DEV_NLI without NLI; give both, or neither to make pairs from the dialogues")
         return make_pairs(all_dialogues(schema, split, limit), rounds if split == "train" else 2, seed)
     if schema.dev_nli is None:
-        pairs = [pair for pair in read_nli(schema.nli) if _held_out(pair) == (split == "dev")]
+        pairs = [pair for pair in read_nli(schema.existing(schema.nli)) if _held_out(pair) == (split == "dev")]
     else:
-        pairs = list(read_nli(schema.nli if split == "train" else schema.dev_nli))
+        pairs = list(read_nli(schema.existing(schema.nli if split == "train" else schema.dev_nli)))
     pairs = every_nth(pairs, None if limit is None else 4 * limit)
     coherent = [pair for pair in pairs if pair.label == 1]
     chosen = every_nth(coherent, int(corrupt_share * len(coherent)))

@@ -135,5 +135,5 @@ def read_attribute_dialogues(schema: Schema, split: str, limit: int | None = Non
         path = getattr(attribute, key)
         if path is None:
             raise InputError(f"{schema.path}: attribute {attribute.name!r} has no {key!r}")
-        found[attribute.name] = every_nth(read_dialogues(path, schema, attribute, labelled=True), limit)
+        found[attribute.name] = every_nth(read_dialogues(schema.existing(path), schema, attribute, labelled=True), limit)
     return found

@@ -41,9 +41,9 @@ def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | No
     prefix = {"train": "", "dev": "dev_"}[split]
     path = getattr(attribute, prefix + "texts")
     if path is not None:
-        return every_nth(read_text_file(path, schema, attribute), limit)
+        return every_nth(read_text_file(schema.existing(path), schema, attribute), limit)
     path = getattr(attribute, prefix + "dialogues")
     if path is None:
         raise InputError(f"{schema.path}: attribute {attribute.name!r} has neither '{prefix}texts' nor '{prefix}dialogues'")
-    dialogues = every_nth(read_dialogues(path, schema, attribute, labelled=True), limit)
+    dialogues = every_nth(read_dialogues(schema.existing(path), schema, attribute, labelled=True), limit)
     return [(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues]

@@ -46,6 +46,7 @@ class Scorer:
         found = []
         for name, record in self.records.items():
             minimum = MINIMUM_ACCURACY["nli" if name == "nli" else "attribute"]
+            accuracy = "unknown" if record["accuracy"] is None else f"{record['accuracy']:.3f}"
             if record["accuracy"] is None or record["accuracy"] < minimum:
-                found.append(f"evaluator {name}: dev accuracy {record['accuracy']} is under {minimum}; numbers that rest on it are not usable")
+                found.append(f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable")
         return found + (audit_warnings(self.audit) if self.audit else [])

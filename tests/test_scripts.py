@@ -137,6 +137,7 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
         (train_classifier.main, ["--colour", "red"], "unknown option --colour"),
         (train_cvae.main, ["--preset", "huge"], "unknown preset 'huge'; there are demo, paper, small"),
         (train_cvae.main, ["--preset", "small"], "BASE="),
+        (train_classifier.main, ["--preset", "paper"], "text_l.raw.jsonl; get the files of the dataset lu-vae/Miracle-Conversation"),
         (train_nli.main, ["--schema", "nowhere.py"], "schema not found"),
         (gen_cvae.main, ["--outs", "nowhere"], "train it first: ATTR=languagestyle bash train_classifier.sh"),
         (gen_cvae.main, ["--outs", "nowhere", "--no-score"], "train it first: bash train_cvae.sh"),
