@@ -118,11 +118,11 @@ def main(argv: list[str] | None = None) -> int:
     likelihoods = timed(seconds, "perplexity", _likelihoods, what, common, rows, device)
     configuration = {**dataclasses.asdict(control), **dataclasses.asdict(decoding), **dataclasses.asdict(what), "limit": common.limit}
     configuration |= {"contexts": relative(path), "schema": relative(schema.path), "attributes": schema.aspects, "ppl_model": _ppl_name(what, common)}
-    trained = {part: (read_json(common.run_folder / part / "stage.json") or {}) for part in ("cvae",)}
+    trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
     run = {
         "command": command_line(),
         "seed": control.seed,
-        "config": {"generation": configuration, "cvae": trained["cvae"].get("settings")},
+        "config": {"generation": configuration, "cvae": trained.get("settings")},
         "versions": package_versions(),
         "git": git_revision(),
         "device": device_name(),

@@ -12,32 +12,13 @@ from transformers import TrainingArguments, set_seed  # noqa: E402
 
 from dataset.encoding import encode_texts  # noqa: E402
 from dataset.texts import read_texts  # noqa: E402
-from model.bases import SCRATCH, ScratchSize, weights_hash  # noqa: E402
+from model.bases import SCRATCH  # noqa: E402
 from schema import Attribute, Schema, load_schema  # noqa: E402
-from scoring.evaluators import make_trainer, new_classifier  # noqa: E402
+from scoring.evaluators import new_classifier  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.evaluator_training import EvaluatorArguments, train_evaluator  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
-from scripts.training import PRECISIONS, Stage, compared_settings, run_trainer, settled  # noqa: E402
-
-
-@dataclass(frozen=True)
-class EvaluatorArguments:
-    """Options of the evaluators' training, for attributes and for coherence."""
-
-    precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
-    max_length: int = field(default=128, metadata={"help": "longest input in tokens"})
-    scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder that starts from nothing"})
-    scratch_width: int = field(default=128, metadata={"help": "its width"})
-    scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
-    scratch_vocab_size: int = field(default=4000, metadata={"help": "its vocabulary"})
-    scratch_dropout: float = field(default=0.1, metadata={"help": "its dropout"})
-
-    @property
-    def size(self) -> ScratchSize:
-        """The size of an encoder that starts from nothing."""
-        return ScratchSize(
-            self.scratch_layers, self.scratch_width, self.scratch_heads, self.scratch_vocab_size, self.max_length + 2, self.scratch_dropout
-        )
+from scripts.training import Stage, compared_settings  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -70,17 +51,9 @@ def train_attribute(
         rows = encode_texts(tokenizer, [text for text, _ in texts], options.max_length)
         return Dataset.from_list([row | {"labels": label, "length": len(row["input_ids"])} for row, (_, label) in zip(rows, texts)])
 
-    trainer = make_trainer(model, tokenizer, encoded(train), encoded(dev), settled(training, stage, options.precision))
-    seconds = run_trainer(trainer, stage)
-    metrics = {"accuracy": trainer.evaluate()["eval_accuracy"], "n_train": len(train), "n_dev": len(dev)}
-
-    def save(folder):
-        trainer.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        metrics["hash"] = weights_hash(folder)
-
-    record = stage.finish(save, metrics, seconds)
-    print(f"{attribute.name}: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} texts, {seconds:.0f} s -> {stage.folder}", flush=True)
+    record = train_evaluator(model, tokenizer, encoded(train), encoded(dev), training, stage, options.precision)
+    metrics = record["metrics"]
+    print(f"{attribute.name}: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} texts, {record['seconds']:.0f} s -> {stage.folder}", flush=True)
     return record
 
 

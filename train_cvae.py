@@ -26,8 +26,6 @@ from scripts.runs import fingerprint, relative  # noqa: E402
 from scripts.training import PRECISIONS, Stage, compared_settings, run_trainer, settled  # noqa: E402
 
 
-
-
 @dataclass(frozen=True)
 class ModelArguments:
     """What the model is made of; see `model.config.MiracleConfig`."""
@@ -162,14 +160,13 @@ def main(argv: list[str] | None = None) -> int:
     print(f"cvae: {millions:.1f} M parameters, {len(trainer.train_dataset)} training dialogues", flush=True)
     seconds = run_trainer(trainer, stage)
     metrics = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
-    history = [{key: value for key, value in entry.items()} for entry in trainer.state.log_history]
 
     def save(folder: Path) -> None:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         decoder_tokenizer.save_pretrained(folder)
         encoder_tokenizer.save_pretrained(folder / ENCODER_TOKENIZER)
         metrics["hash"] = bases.weights_hash(folder)
-        metrics["history"] = history
+        metrics["history"] = trainer.state.log_history
 
     stage.finish(save, metrics, seconds)
     print(

@@ -17,14 +17,14 @@ from transformers import TrainingArguments, set_seed  # noqa: E402
 from dataset.dialogues import Dialogue, every_nth, read_attribute_dialogues  # noqa: E402
 from dataset.encoding import encode_contexts  # noqa: E402
 from dataset.nli import LABEL_NAMES, Pair, make_pairs, read_nli  # noqa: E402
-from model.bases import SCRATCH, weights_hash  # noqa: E402
+from model.bases import SCRATCH  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scoring.audit import audit_coherence, print_audit  # noqa: E402
-from scoring.evaluators import Evaluator, make_trainer, new_classifier, reads_exact_match  # noqa: E402
+from scoring.evaluators import Evaluator, new_classifier, reads_exact_match  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.evaluator_training import EvaluatorArguments, train_evaluator  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
-from scripts.training import Stage, compared_settings, run_trainer, settled  # noqa: E402
-from train_classifier import EvaluatorArguments  # noqa: E402
+from scripts.training import Stage, compared_settings  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,16 @@ def main(argv: list[str] | None = None) -> int:
     train, dev = load_pairs(schema, "train", *made), load_pairs(schema, "dev", *made)
     set_seed(training.seed)
     model, tokenizer = new_classifier(common.encoder, options.size, lambda: _texts(train), LABEL_NAMES, token_types=4)
-    arguments = settled(training, stage, options.precision)
     encoded = (_encoded(pairs, model, tokenizer, options.max_length) for pairs in (train, dev))
-    trainer = make_trainer(model, tokenizer, *encoded, arguments)
-    seconds = run_trainer(trainer, stage)
-    metrics = {"accuracy": trainer.evaluate()["eval_accuracy"], "n_train": len(train), "n_dev": len(dev)}
 
-    def save(folder):
-        trainer.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        metrics["hash"] = weights_hash(folder)
+    def audit(folder: Path) -> dict[str, float]:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         evaluator = Evaluator.load(folder, "nli", device, {}, LABEL_NAMES)
-        metrics["audit"] = audit_coherence(evaluator, [Dialogue("", p.context, p.response, {}) for p in dev if p.label == 1], training.seed)
+        return audit_coherence(evaluator, [Dialogue("", p.context, p.response, {}) for p in dev if p.label == 1], training.seed)
 
-    stage.finish(save, metrics, seconds)
-    print(f"nli: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} pairs, {seconds:.0f} s -> {stage.folder}", flush=True)
+    record = train_evaluator(model, tokenizer, *encoded, training, stage, options.precision, audit)
+    metrics = record["metrics"]
+    print(f"nli: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} pairs, {record['seconds']:.0f} s -> {stage.folder}", flush=True)
     print_audit(metrics["audit"])
     return 0
 

@@ -1,7 +1,6 @@
 """Base models: where the encoders' and the decoder's weights come from, and tiny configurations to start from nothing."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,9 +119,3 @@ def weights_hash(folder: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]
-
-
-def quiet_hub() -> None:
-    """No tokenizer-fork warnings, no telemetry; set before the first load."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -10,11 +10,6 @@ from scoring.perplexity import perplexity
 from scoring.text_metrics import bootstrap_interval, corpus_bleu, distinct, has_repetition, rouge, self_bleu
 
 FORMAT = 1
-HIGHER_IS_BETTER = {
-    "accuracy_mean": True, "accuracy_joint": True, "probability_mean": True, "nli": True, "ppl": False, "bleu": True,
-    "rouge1": True, "rouge2": True, "rougeL": True, "distinct1": True, "distinct2": True, "distinct3": True,
-    "self_bleu": False, "repetition": False, "empty": False,
-}  # fmt: skip
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

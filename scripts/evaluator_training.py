@@ -1,0 +1,65 @@
+"""What the training of the evaluators shares, for attributes and for coherence."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from model.bases import ScratchSize, weights_hash
+from scoring.evaluators import make_trainer
+from scripts.training import PRECISIONS, Stage, run_trainer, settled
+
+
+@dataclass(frozen=True)
+class EvaluatorArguments:
+    """Options of the evaluators' training, for attributes and for coherence."""
+
+    precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
+    max_length: int = field(default=128, metadata={"help": "longest input in tokens"})
+    scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder that starts from nothing"})
+    scratch_width: int = field(default=128, metadata={"help": "its width"})
+    scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
+    scratch_vocab_size: int = field(default=4000, metadata={"help": "its vocabulary"})
+    scratch_dropout: float = field(default=0.1, metadata={"help": "its dropout"})
+
+    @property
+    def size(self) -> ScratchSize:
+        """The size of an encoder that starts from nothing."""
+        return ScratchSize(
+            self.scratch_layers, self.scratch_width, self.scratch_heads, self.scratch_vocab_size, self.max_length + 2, self.scratch_dropout
+        )
+
+
+def train_evaluator(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    dev: Dataset,
+    training: TrainingArguments,
+    stage: Stage,
+    precision: str,
+    audit: Callable[[Path], dict] | None = None,
+) -> dict:
+    """Train an evaluator into its stage's folder.
+
+    Args:
+        train, dev: encoded rows with ``labels`` and ``length``.
+        audit: called with the folder of the trained model; what it returns is kept as the metric ``audit``.
+
+    Returns:
+        The stage's record; its metrics are dev ``accuracy``, ``n_train``, ``n_dev`` and ``hash``.
+    """
+    trainer = make_trainer(model, tokenizer, train, dev, settled(training, stage, precision))
+    seconds = run_trainer(trainer, stage)
+    metrics = {"accuracy": trainer.evaluate()["eval_accuracy"], "n_train": len(train), "n_dev": len(dev)}
+
+    def save(folder: Path) -> None:
+        trainer.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        metrics["hash"] = weights_hash(folder)
+        if audit is not None:
+            metrics["audit"] = audit(folder)
+
+    return stage.finish(save, metrics, seconds)
