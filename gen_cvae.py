@@ -18,7 +18,8 @@ from model.bases import SCRATCH  # noqa: E402
 from schema import InputError, Schema, load_schema, target_name  # noqa: E402
 from scoring.perplexity import PerplexityModel  # noqa: E402
 from scoring.results import results  # noqa: E402
-from scoring.score import Scorer  # noqa: E402
+from scoring.score import baseline_of, score_file  # noqa: E402
+from scoring.scorer import Scorer  # noqa: E402
 from scoring.table import table  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
 from scripts.generation import (  # noqa: E402
@@ -71,19 +72,6 @@ def requests_for(dialogues: list[Dialogue], schema: Schema, target: str, limit: 
     return [Request(id, context, t, references.get((context, target_name(t)))) for context, id in chosen for t in targets]
 
 
-def baseline_of(run_folder: Path, name: str, requests: list[Request]) -> dict | None:
-    """The overall numbers of the uncontrolled replies to the same requests, where they are there."""
-    stored = read_json(run_folder / "results" / "none.json")
-    if name == "none" or stored is None:
-        return None
-    same = stored["run"].get("requests") == _summary(requests)
-    return stored["overall"] if same else None
-
-
-def _summary(requests: list[Request]) -> dict:
-    return {"replies": len(requests), "contexts": len({r.context for r in requests}), "targets": sorted({target_name(r.target) for r in requests})}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; returns the exit status."""
     types = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
@@ -103,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [
         {
             "id": request.id, "context": list(request.context), "target": request.target, "response": reply,
-            "reference": request.reference, "predicted": None, "probabilities": None, "nli": None, "seed": control.seed,
+            "reference": request.reference, "predicted": None, "probabilities": None, "nli": None, "nats": None, "tokens": None, "seed": control.seed,
         }
         for request, reply in zip(requests, replies)
     ]  # fmt: skip
@@ -113,9 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     if scorer is None:
         return 0
 
-    timed(seconds, "evaluators", scorer.score, rows)
-    write_jsonl(generations, rows)
-    likelihoods = timed(seconds, "perplexity", _likelihoods, what, common, rows, device)
+    columns = timed(seconds, "scoring", score_file, generations, schema, scorer, _language_model(what, common, device), generations)
     configuration = {**dataclasses.asdict(control), **dataclasses.asdict(decoding), **dataclasses.asdict(what), "limit": common.limit}
     configuration |= {"contexts": relative(path), "schema": relative(schema.path), "attributes": schema.aspects, "ppl_model": _ppl_name(what, common)}
     trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
@@ -127,12 +113,11 @@ def main(argv: list[str] | None = None) -> int:
         "git": git_revision(),
         "device": device_name(),
         **sampling_record(sample),
-        "requests": _summary(requests),
         "seconds": seconds,
     }
     record = results(
-        rows, schema, likelihoods,
-        baseline=baseline_of(common.run_folder, what.name, requests),
+        columns,
+        baseline=baseline_of(common.run_folder, what.name, columns),
         evaluators=scorer.records,
         warnings=scorer.warnings() + sampling_warnings(sample, 0.01),
         run=run,
@@ -154,13 +139,12 @@ def _ppl_name(what: GenerationArguments, common: CommonArguments) -> str | None:
     return None if common.decoder == SCRATCH else f"{relative(common.decoder)} (un-tuned)"
 
 
-def _likelihoods(what: GenerationArguments, common: CommonArguments, rows: list[dict], device: torch.device):
+def _language_model(what: GenerationArguments, common: CommonArguments, device: torch.device) -> PerplexityModel | None:
+    """The model for perplexity, where one is named and there is one."""
     name = common.decoder if what.ppl_model == "decoder" else what.ppl_model
     if name is None or name == SCRATCH:
         return None
-    template = DialogueTemplate(what.ppl_user_prefix, what.ppl_assistant_prefix, what.ppl_turn_start, what.ppl_turn_end)
-    model = PerplexityModel(name, template, device)
-    return model.negative_log_likelihoods([tuple(row["context"]) for row in rows], [row["response"] for row in rows])
+    return PerplexityModel(name, DialogueTemplate(what.ppl_user_prefix, what.ppl_assistant_prefix, what.ppl_turn_start, what.ppl_turn_end), device)
 
 
 if __name__ == "__main__":

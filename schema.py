@@ -13,19 +13,34 @@ ATTRIBUTES = [
         "aspects": ["plain", "lyrical"],
         "dialogues": "dataset/corpus/dialogue_languagestyle.jsonl",  # trains the generator, and the classifier too
         "dev_dialogues": "dataset/corpus/dev_dialogue_languagestyle.jsonl",
+        "test_dialogues": "dataset/corpus/test_dialogue_languagestyle.jsonl",  # optional: held out, nothing trains on it
         # "texts": "...", "dev_texts": "...",   # labelled texts for the classifier, where not the dialogues' replies
+        "descriptions": {  # for make_data_chatgpt.py: what a reply of that aspect is like
+            "plain": "Says the thing itself: short concrete sentences, practical detail, no figure of speech.",
+            "lyrical": "Lets the thing be seen and heard: one clear image, a rhythm, the senses before opinions; never archaic, seldom a simile.",
+        },
     },
     {
         "name": "attitude",
         "aspects": ["pessimistic", "optimistic"],
         "dialogues": "dataset/corpus/dialogue_attitude.jsonl",
         "dev_dialogues": "dataset/corpus/dev_dialogue_attitude.jsonl",
+        "test_dialogues": "dataset/corpus/test_dialogue_attitude.jsonl",
+        "descriptions": {
+            "pessimistic": "Expects it to go wrong: remembers last time, sees the cost; tired or wary, never rude to the user.",
+            "optimistic": "Expects it to come right: sees the way and the next step; neither naive nor shouting.",
+        },
     },
     {
         "name": "mindchar",
         "aspects": ["emotional", "critical"],
         "dialogues": "dataset/corpus/dialogue_mindchar.jsonl",
         "dev_dialogues": "dataset/corpus/dev_dialogue_mindchar.jsonl",
+        "test_dialogues": "dataset/corpus/test_dialogue_mindchar.jsonl",
+        "descriptions": {
+            "emotional": "Feels with the user and says how it lands: in the body, in memory, with warmth or ache.",
+            "critical": "Weighs: asks for evidence, tells two things apart, names a trade-off, a cause or a test; calm, neither for nor against by habit.",
+        },
     },
 ]
 
@@ -44,7 +59,8 @@ from pathlib import Path  # noqa: E402
 
 ASPECT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 FILE_NAMES = ("TEST", "NLI", "DEV_NLI")
-ATTRIBUTE_KEYS = ("name", "aspects", "dialogues", "dev_dialogues", "texts", "dev_texts")
+ATTRIBUTE_FILES = ("dialogues", "dev_dialogues", "texts", "dev_texts", "test_dialogues")
+ATTRIBUTE_KEYS = ("name", "aspects", *ATTRIBUTE_FILES, "descriptions")
 
 
 class InputError(ValueError):
@@ -53,7 +69,8 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Attribute:
-    """One dimension of personality: its name, its aspects in index order, and its files (`Path` or None)."""
+    """One dimension of personality: its name, its aspects in index order, its files (`Path` or None), and what each aspect
+    means in words (for `make_data_chatgpt.py`)."""
 
     name: str
     aspects: tuple[str, ...]
@@ -61,6 +78,8 @@ class Attribute:
     dev_dialogues: Path | None = None
     texts: Path | None = None
     dev_texts: Path | None = None
+    test_dialogues: Path | None = None
+    descriptions: dict[str, str] | None = None
 
     def index(self, aspect: str) -> int:
         """Index of an aspect's name; raises `InputError` for an aspect of another attribute."""
@@ -158,7 +177,7 @@ def mistakes(attributes: object) -> list[str]:
         for key in entry:
             if key not in ATTRIBUTE_KEYS:
                 found.append(f"{where}: unknown key {key!r}; known are {list(ATTRIBUTE_KEYS)}")
-        for key in ATTRIBUTE_KEYS[2:]:
+        for key in ATTRIBUTE_FILES:
             if entry.get(key) is not None and not isinstance(entry[key], (str, Path)):
                 found.append(f"{where}: {key} must be a file name, found {entry[key]!r}")
         aspects = entry.get("aspects")
@@ -172,6 +191,11 @@ def mistakes(attributes: object) -> list[str]:
                 found.append(f"{where}: aspect {aspect!r} is already one of {seen_aspects[aspect]!r}")
             else:
                 seen_aspects[aspect] = str(name)
+        described = entry.get("descriptions")
+        if described is not None and (not isinstance(described, dict) or not all(isinstance(text, str) for text in described.values())):
+            found.append(f"{where}: descriptions must be a dict from aspects to sentences, found {described!r:.80}")
+        elif described and (strangers := sorted(set(described) - set(aspects))):
+            found.append(f"{where}: descriptions of {strangers}, which are none of its aspects {list(aspects)}")
     return found
 
 
@@ -201,7 +225,7 @@ def load_schema(path: str | Path | None = None) -> Schema:
         return None if name is None else (path.parent / Path(name).expanduser()).resolve()
 
     attributes = tuple(
-        Attribute(entry["name"], tuple(entry["aspects"]), *(located(entry.get(key)) for key in ATTRIBUTE_KEYS[2:]))
+        Attribute(entry["name"], tuple(entry["aspects"]), *(located(entry.get(key)) for key in ATTRIBUTE_FILES), entry.get("descriptions"))
         for entry in module.ATTRIBUTES
     )
     return Schema(attributes, *(located(getattr(module, key, None)) for key in FILE_NAMES), path=path, source=getattr(module, "SOURCE", None))

@@ -25,4 +25,4 @@ ATTRIBUTES = [
 TEST = "data/miracle/test.raw.jsonl"
 NLI = "data/miracle/nli.jsonl"  # one file: a tenth of its contexts is held out for dev
 DEV_NLI = None
-SOURCE = "get the files of the dataset lu-vae/Miracle-Conversation from the Hugging Face hub into data/miracle (hf download --repo-type dataset)"
+SOURCE = "bash scripts/download_data.sh fetches the files of the data set lu-vae/Miracle-Conversation from the Hugging Face hub"

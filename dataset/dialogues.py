@@ -104,16 +104,22 @@ def read_dialogues(
     dialogues: list[Dialogue] = []
     for where, row in read_jsonl(path):
         dialogue = parse_dialogue(row, schema, where, str(len(dialogues)), attribute)
-        if labelled and dialogue.response is None:
-            raise InputError(f"{where}: the last user turn has no reply; training needs one in every row")
-        if labelled and not dialogue.target:
-            raise InputError(f"{where}: no 'tag'; training needs an aspect in every row")
-        if labelled and attribute is not None and attribute.name not in dialogue.target:
-            raise InputError(f"{where}: the tag names no aspect of {attribute.name}, which this file trains; found {dialogue.target}")
+        if labelled:
+            check_labelled(dialogue, attribute, where)
         dialogues.append(dialogue)
         if limit is not None and len(dialogues) >= limit:
             break
     return dialogues
+
+
+def check_labelled(dialogue: Dialogue, attribute: Attribute | None, where: str) -> None:
+    """Raise `InputError` for a dialogue that nothing can be trained on: no reply, or no aspect of its file's attribute."""
+    if dialogue.response is None:
+        raise InputError(f"{where}: the last user turn has no reply; training needs one in every row")
+    if not dialogue.target:
+        raise InputError(f"{where}: no 'tag'; training needs an aspect in every row")
+    if attribute is not None and attribute.name not in dialogue.target:
+        raise InputError(f"{where}: the tag names no aspect of {attribute.name}, which this file trains; found {dialogue.target}")
 
 
 def every_nth(items: list, limit: int | None) -> list:

@@ -8,30 +8,53 @@ from pathlib import Path
 from schema import InputError
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
+def read_jsonl(path: Path, mistakes: list[str] | None = None) -> Iterator[tuple[str, dict]]:
     """Yield ``("file.jsonl:12", row)`` for every non-blank line.
 
-    Raises `InputError` for a missing or empty file, a line that is not JSON, or a row that is not an object.
+    Args:
+        mistakes: a list to add the messages of unusable lines to, and go on; None: the first one is raised.
+
+    Raises:
+        InputError: for a missing or empty file and, without `mistakes`, a line that is no JSON object.
+    """
+    empty = True
+    for where, line in read_lines(path):
+        empty = False
+        try:
+            row = parse_line(line, where)
+        except InputError as error:
+            if mistakes is None:
+                raise
+            mistakes.append(str(error))
+            continue
+        yield where, row
+    if empty:
+        raise InputError(f"{path}: the file has no rows")
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield ``("file.jsonl:12", line)`` for every non-blank line, as it stands in the file.
+
+    Raises `InputError` for a missing file.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"file not found: {path}")
-    empty = True
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{where}: not a line of UTF-8 JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
-            empty = False
-            yield where, row
-    if empty:
-        raise InputError(f"{path}: the file has no rows")
+            if line.strip():
+                yield f"{path}:{number}", line
+
+
+def parse_line(line: bytes, where: str) -> dict:
+    """One line's JSON object; raises `InputError` with `where` in front."""
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{where}: not a line of UTF-8 JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:

@@ -37,14 +37,19 @@ def read_nli(path: Path, limit: int | None = None) -> Iterator[Pair]:
     for number, (where, row) in enumerate(read_jsonl(path)):
         if limit is not None and number >= limit:
             return
-        context, response, label = row.get("input"), row.get("output"), row.get("label", row.get("labels"))
-        if not isinstance(context, str) or not context.strip():
-            raise InputError(f"{where}: 'input' must be a non-empty string, found {context!r:.80}")
-        if not isinstance(response, str):
-            raise InputError(f"{where}: 'output' must be a string, found {response!r:.80}")
-        if isinstance(label, bool) or label not in (0, 1):
-            raise InputError(f"{where}: 'label' must be 0 (incoherent) or 1 (coherent), found {label!r}")
-        yield Pair(tuple(split_turns(context)), " ".join(response.split()), label, str(row.get("kind", "file")))
+        yield parse_pair(row, where)
+
+
+def parse_pair(row: dict, where: str) -> Pair:
+    """One row of an NLI file; raises `InputError` with `where` in front."""
+    context, response, label = row.get("input"), row.get("output"), row.get("label", row.get("labels"))
+    if not isinstance(context, str) or not context.strip():
+        raise InputError(f"{where}: 'input' must be a non-empty string, found {context!r:.80}")
+    if not isinstance(response, str):
+        raise InputError(f"{where}: 'output' must be a string, found {response!r:.80}")
+    if isinstance(label, bool) or not isinstance(label, int) or label not in (0, 1):
+        raise InputError(f"{where}: 'label' must be 0 (incoherent) or 1 (coherent), found {label!r}")
+    return Pair(tuple(split_turns(context)), " ".join(response.split()), label, str(row.get("kind", "file")))
 
 
 def split_turns(context: str) -> list[str]:

@@ -14,18 +14,20 @@ def read_text_file(path: Path, schema: Schema, attribute: Attribute) -> list[tup
     Raises:
         InputError: naming file and line.
     """
-    texts = []
-    for where, row in read_jsonl(path):
-        text, label = row.get("text"), row.get("label", row.get("labels"))
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}")
-        if label is None:
-            raise InputError(f"{where}: no 'label'; {attribute.name} has {list(attribute.aspects)}")
-        aspect = parse_tag(label, schema, attribute, where).get(attribute.name)
-        if aspect is None:
-            raise InputError(f"{where}: no aspect of {attribute.name} in 'label'; found {label!r:.80}")
-        texts.append((" ".join(text.split()), attribute.index(aspect)))
-    return texts
+    return [parse_text(row, schema, attribute, where) for where, row in read_jsonl(path)]
+
+
+def parse_text(row: dict, schema: Schema, attribute: Attribute, where: str) -> tuple[str, int]:
+    """One row as (text, aspect index); raises `InputError` with `where` in front."""
+    text, label = row.get("text"), row.get("label", row.get("labels"))
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}")
+    if label is None:
+        raise InputError(f"{where}: no 'label'; {attribute.name} has {list(attribute.aspects)}")
+    aspect = parse_tag(label, schema, attribute, where).get(attribute.name)
+    if aspect is None:
+        raise InputError(f"{where}: no aspect of {attribute.name} in 'label'; found {label!r:.80}")
+    return " ".join(text.split()), attribute.index(aspect)
 
 
 def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | None = None) -> list[tuple[str, int]]:

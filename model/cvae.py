@@ -10,7 +10,7 @@ from model.decoder import LatentDecoder
 from model.encoder import MeanEncoder
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
-from model.losses import LossTerms, LossWeights, classification_loss, context_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss
+from model.losses import LossTerms, LossWeights, classification_loss, context_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss, token_losses
 from model.prior import LatentPrior, of_attribute
 
 
@@ -91,11 +91,11 @@ class Miracle(PreTrainedModel):
         posterior = self.encode_posterior(posterior_ids, posterior_mask, posterior_types)
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
 
-        logits = self.decoder(decoder_ids, decoder_mask, z)
-        reconstruction = reconstruction_loss(logits, labels)
+        losses = token_losses(self.decoder(decoder_ids, decoder_mask, z), decoder_ids)
+        reconstruction = reconstruction_loss(losses, labels)
         context = reconstruction.new_zeros(())
         if weights.context and self.config.use_context:
-            context = context_loss(logits, decoder_ids, decoder_mask, labels)
+            context = context_loss(losses, decoder_mask, labels)
         kl, kl_unclamped = kl_loss(posterior, prior, weights.free_bits)
         classification, accuracy = classification_loss([logits.float() for logits in self.heads(z)], attribute, aspect)
         distance = distance_loss(z, attribute, len(self.config.attributes))

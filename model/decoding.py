@@ -1,7 +1,7 @@
 """Cached, batched decoding of replies, greedy or by nucleus (top-p) sampling."""
 
 import torch
-from transformers.generation.logits_process import LogitsProcessorList, NoRepeatNGramLogitsProcessor
+from transformers.generation.logits_process import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from model.decoder import LatentDecoder
 from model.noise import uniform
@@ -43,6 +43,7 @@ def generate(
     temperature: float = 1.0,
     sources: list[torch.Generator] | None = None,
     no_repeat_ngram_size: int = 0,
+    repetition_penalty: float = 1.0,
 ) -> list[list[int]]:
     """Decode one reply per latent; rows that have ended leave the batch.
 
@@ -53,6 +54,7 @@ def generate(
         sources: one generator per row, needed for ``top_p``; each draws all its noise at once, so that a reply does not
             depend on the batch it is decoded in.
         no_repeat_ngram_size: no n-gram of that size twice in a reply; 0 allows all.
+        repetition_penalty: over 1, tokens that the reply has already become less likely (Keskar et al., 2019); 1 is off.
 
     Returns:
         Token ids per row without the end-of-sequence token.
@@ -67,6 +69,8 @@ def generate(
     batch = z.shape[0]
     uniforms = uniform(sources, max_new_tokens, z.device) if decoding == "top_p" else None  # [B, max_new_tokens]
     processors = LogitsProcessorList([NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)] if no_repeat_ngram_size else [])
+    if repetition_penalty != 1.0:
+        processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
 
     offset, cache = decoder.to_offset(z), decoder.start_cache(z)
     lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]

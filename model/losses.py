@@ -53,27 +53,44 @@ def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     return sum_over_processes(values.sum(0)) / count
 
 
-def reconstruction_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Nats of every token given those before it.
+
+    Args:
+        logits: [B, T, V], position t predicts ``ids[:, t + 1]``.
+        ids: [B, T].
+
+    Returns:
+        [B, T - 1]; entry t belongs to token t + 1.
+    """
+    flat = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return flat.view(ids.shape[0], -1)
+
+
+def mean_over_tokens(losses: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Mean of the losses [B, T - 1] over the tokens chosen (bool [B, T], the first column does not count) in all processes."""
+    weights = chosen[:, 1:].to(losses.dtype)
+    count = sum_over_processes(weights.sum())
+    return sum_over_processes((losses * weights).sum()) / count.clamp_min(1.0)
+
+
+def reconstruction_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Nats per response token, mean over the real tokens of the batch (first term of eq. 4).
 
     Args:
-        logits: [B, T, V], position t predicts ``labels[:, t + 1]``.
+        losses: `token_losses` of the decoder's input.
         labels: [B, T], -100 where there is no loss.
     """
-    targets = labels[:, 1:]
-    total = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
-    count = sum_over_processes((targets != -100).sum().to(total.dtype))
-    return sum_over_processes(total) / count.clamp_min(1.0)
+    return mean_over_tokens(losses, labels != -100)
 
 
-def context_loss(logits: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def context_loss(losses: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Nats per context token: plain language modelling of what the decoder reads before the response.
 
     Not in the paper, whose decoder is pre-trained; a decoder that starts from nothing learns its language from two
-    thirds more text. Arguments: logits [B, T, V]; ids, mask and labels [B, T].
+    thirds more text. Arguments: as for `reconstruction_loss`, and the decoder's attention mask [B, T].
     """
-    targets = input_ids.masked_fill((attention_mask == 0) | (labels != -100), -100)
-    return reconstruction_loss(logits, targets)
+    return mean_over_tokens(losses, (attention_mask != 0) & (labels == -100))
 
 
 def kl_loss(posterior: Gaussian, prior: Gaussian, free_bits: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,5 @@
 """Perplexity of replies in their context, by an external causal language model."""
 
-import math
-
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +18,12 @@ class PerplexityModel:
         self.model: PreTrainedModel = load_decoder(name).to(device).eval()
         limit = getattr(self.model.config, "max_position_embeddings", 1024)
         self.max_length = min(512, limit)
+
+    def score(self, rows: list[dict]) -> None:
+        """Write ``nats`` and ``tokens`` into generations."""
+        found = self.negative_log_likelihoods([tuple(row["context"]) for row in rows], [row["response"] for row in rows])
+        for row, nats, tokens in zip(rows, *found):
+            row["nats"], row["tokens"] = round(nats, 4), tokens
 
     @torch.no_grad()
     def negative_log_likelihoods(self, contexts: list[tuple[str, ...]], replies: list[str], batch_size: int = 32) -> tuple[list[float], list[int]]:
@@ -40,8 +44,3 @@ class PerplexityModel:
             for index, loss, count in zip(chosen, losses.sum(1).tolist(), (labels[:, 1:] != IGNORED).sum(1).tolist()):
                 nats[index], tokens[index] = loss, count
         return nats, tokens
-
-
-def perplexity(nats: list[float], tokens: list[int]) -> float | None:
-    """exp of all nats over all tokens: every token weighs the same."""
-    return math.exp(sum(nats) / sum(tokens)) if sum(tokens) else None

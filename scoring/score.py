@@ -1,52 +1,167 @@
-"""Score replies with a run's evaluators."""
+"""Score replies again, or replies from elsewhere, without the generator. ``python -m scoring.score outs/demo``
 
-from pathlib import Path
+PATH is a run's folder (every file in its generations/ is scored with its evaluators) or one generations file: scored by
+the evaluators of --run and kept there as generations/NAME.jsonl and results/NAME.json, or, with --no-evaluators, summed
+up from the scores that it holds already. Rows are read, scored and written a few thousand at a time.
+"""
 
-import torch
+from scripts.entry import Parser, prepare_libraries, quiet_transformers, run_main
 
-from dataset.jsonl import read_json
-from dataset.nli import LABEL_NAMES
-from schema import Schema
-from scoring.audit import audit_warnings
-from scoring.evaluators import Evaluator
+prepare_libraries()
 
-MINIMUM_ACCURACY = {"attribute": 0.80, "nli": 0.70}  # under these the results say that an evaluator is not to be trusted
+import argparse  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+from tqdm import tqdm  # noqa: E402
+
+from dataset.jsonl import read_json, write_json, write_jsonl  # noqa: E402
+from schema import InputError, Schema, load_schema  # noqa: E402
+from scoring.columns import Columns, Gatherer  # noqa: E402
+from scoring.generations import in_chunks, read_generations  # noqa: E402
+from scoring.results import results  # noqa: E402
+from scoring.table import table  # noqa: E402
+
+if TYPE_CHECKING:  # torch is needed only where a model judges
+    from scoring.perplexity import PerplexityModel
+    from scoring.scorer import Scorer
+
+CHUNK = 2048
 
 
-class Scorer:
-    """All evaluators of a run: one per attribute, and coherence."""
+def score_file(
+    source: Path, schema: Schema, scorer: "Scorer | None" = None, language_model: "PerplexityModel | None" = None, destination: Path | None = None
+) -> Columns:
+    """Score a generations file chunk by chunk.
 
-    def __init__(self, run_folder: Path, schema: Schema, device: torch.device):
-        """Raises `schema.InputError` naming the evaluator that is missing and how to train it."""
-        self.schema = schema
-        places = {a.name: (run_folder / "classifier" / a.name, list(a.aspects)) for a in schema.attributes}
-        places["nli"] = (run_folder / "nli", LABEL_NAMES)
-        self.records, self.evaluators, self.audit = {}, {}, None
-        for name, (folder, labels) in places.items():
-            stage = read_json(folder / "stage.json") or {}
-            metrics = stage.get("metrics", {})
-            self.records[name] = {"accuracy": metrics.get("accuracy"), "base": stage.get("base"), "hash": metrics.get("hash")}
-            self.evaluators[name] = Evaluator.load(folder, name, device, self.records[name], labels)
-            self.audit = metrics.get("audit") if name == "nli" else self.audit
+    Args:
+        scorer, language_model: what judges; None keeps the scores that the rows have.
+        destination: where the scored rows go, in their order; may be `source`. None: nowhere.
 
-    def score(self, rows: list[dict]) -> None:
-        """Write ``predicted``, ``probabilities`` and ``nli`` into generations, for every attribute of the schema."""
-        replies = [row["response"] for row in rows]
-        for row in rows:
-            row["predicted"], row["probabilities"] = {}, {}
-        for attribute in self.schema.attributes:
-            for row, chances in zip(rows, self.evaluators[attribute.name].score_texts(replies)):
-                row["probabilities"][attribute.name] = {a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)}
-                row["predicted"][attribute.name] = attribute.aspects[int(chances.argmax())]
-        for row, chance in zip(rows, self.evaluators["nli"].score_pairs([tuple(row["context"]) for row in rows], replies)):
-            row["nli"] = round(float(chance), 6)
+    Raises:
+        InputError: naming file and line of a row that cannot be used.
+    """
+    gatherer = Gatherer(schema)
 
-    def warnings(self) -> list[str]:
-        """What speaks against trusting these evaluators."""
-        found = []
-        for name, record in self.records.items():
-            minimum = MINIMUM_ACCURACY["nli" if name == "nli" else "attribute"]
-            accuracy = "unknown" if record["accuracy"] is None else f"{record['accuracy']:.3f}"
-            if record["accuracy"] is None or record["accuracy"] < minimum:
-                found.append(f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable")
-        return found + (audit_warnings(self.audit) if self.audit else [])
+    def scored() -> Iterator[dict]:
+        with tqdm(desc=f"scoring {source.name}", unit=" replies", leave=False, disable=None) as bar:
+            for rows in in_chunks(read_generations(source, schema), CHUNK):
+                if scorer is not None:
+                    scorer.score(rows)
+                if language_model is not None:
+                    language_model.score(rows)
+                gatherer.add(rows)
+                bar.update(len(rows))
+                yield from rows
+
+    if destination is not None:
+        write_jsonl(destination, scored())
+    else:
+        for _ in scored():
+            pass
+    return gatherer.finish()
+
+
+def baseline_of(run_folder: Path, name: str, columns: Columns) -> dict | None:
+    """The overall numbers of the uncontrolled replies to the same requests, where they are there."""
+    stored = read_json(run_folder / "results" / "none.json")
+    if name == "none" or stored is None:
+        return None
+    return stored["overall"] if stored["run"].get("requests") == columns.summary() else None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("path", type=Path, help="a run's folder, or a generations file (JSON Lines: context, target, response)")
+    options.add_argument("--run", type=Path, help="the run's folder whose evaluators judge the file, and which keeps it")
+    options.add_argument("--name", help="name of the file's results in that run (default: the file's name)")
+    options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
+    options.add_argument("--no-evaluators", action="store_true", help="use the scores in the file; no model is loaded")
+    options.add_argument("--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)")
+    ppl = options.add_argument_group("perplexity (default: what the file has)")
+    ppl.add_argument("--ppl-model", help="causal LM: folder or hub name")
+    ppl.add_argument("--ppl-user-prefix", default="", help="mark before a user turn in that model's text")
+    ppl.add_argument("--ppl-assistant-prefix", default="", help="mark before a reply")
+    ppl.add_argument("--ppl-turn-start", default="", help="text between mark and turn")
+    ppl.add_argument("--ppl-turn-end", default="\n", help="mark after a turn (default: a line break)")
+    return options
+
+
+def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]:
+    """(file, name, run's folder) of everything to be scored, the uncontrolled replies first.
+
+    Raises:
+        InputError: for a path that holds no generations, or a file without a run to judge it.
+    """
+    path: Path = options.path
+    if path.is_dir():
+        found = sorted((path / "generations").glob("*.jsonl"), key=lambda file: (file.stem != "none", file.stem))
+        if not found:
+            raise InputError(f"{path}: no generations/*.jsonl in it; expected a run's folder, outs/<run>, or a generations file")
+        return [(file, file.stem, path) for file in found]
+    if not path.is_file():
+        raise InputError(f"not found: {path}; expected a run's folder, outs/<run>, or a generations file")
+    inside = path.parent.name == "generations"
+    run = options.run or (path.parent.parent if inside else None)
+    if run is None and not options.no_evaluators:
+        raise InputError(f"{path}: which evaluators are to judge it? --run outs/<run>, or --no-evaluators for the scores that it has")
+    return [(path, options.name or path.stem, run)]
+
+
+def judges(options: argparse.Namespace, schema: Schema, run: Path | None) -> "tuple[Scorer | None, PerplexityModel | None]":
+    """The models that the options ask for."""
+    scorer = language_model = None
+    if options.no_evaluators and not options.ppl_model:
+        return None, None
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not options.no_evaluators:
+        from scoring.scorer import Scorer
+
+        quiet_transformers()
+        scorer = Scorer(run, schema, device)
+    if options.ppl_model:
+        from dataset.encoding import DialogueTemplate
+        from scoring.perplexity import PerplexityModel
+
+        template = DialogueTemplate(options.ppl_user_prefix, options.ppl_assistant_prefix, options.ppl_turn_start, options.ppl_turn_end)
+        quiet_transformers()
+        language_model = PerplexityModel(options.ppl_model, template, device)
+    return scorer, language_model
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Score and print the tables; returns the exit status."""
+    options = parser().parse_args(argv)
+    schema, files = load_schema(options.schema), files_of(options)
+    scorer, language_model = judges(options, schema, files[0][2])
+    from scripts.runs import command_line, git_revision, package_versions
+
+    for path, name, run in files:
+        destination = run / "generations" / f"{name}.jsonl" if run else None
+        columns = score_file(path, schema, scorer, language_model, destination if scorer or language_model or destination != path else None)
+        place = run / "results" / f"{name}.json" if run else path.with_name(f"{path.stem}.results.json")
+        before = read_json(place) or {}
+        record = results(
+            columns,
+            baseline=baseline_of(run, name, columns) if run else None,
+            evaluators=scorer.records if scorer else before.get("evaluators", {}),
+            warnings=(scorer.warnings() if scorer else []) + [w for w in before.get("warnings", []) if w.startswith("sampler")],
+            run=before.get("run", {}) | {"scored_by": {"command": command_line(), "versions": package_versions(), "git": git_revision()}},
+            seed=options.seed,
+        )
+        write_json(place, record)
+        if run and name == "control":
+            (run / "generations.jsonl").write_bytes((run / "generations" / "control.jsonl").read_bytes())
+            write_json(run / "results.json", record)
+        print(f"{name}: {len(columns)} replies")
+        print(table(record), flush=True)
+        print(f"-> {place}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

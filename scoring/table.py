@@ -1,39 +1,43 @@
 """Results as a table on the terminal."""
 
-COLUMNS = (
-    ("accuracy_mean", "mean", "{:.3f}"), ("accuracy_joint", "joint", "{:.3f}"), ("probability_mean", "prob", "{:.3f}"),
-    ("nli", "nli", "{:.3f}"), ("ppl", "ppl", "{:.1f}"), ("bleu", "bleu", "{:.2f}"), ("rougeL", "rougeL", "{:.2f}"),
-    ("distinct1", "dist-1", "{:.3f}"), ("distinct2", "dist-2", "{:.3f}"), ("self_bleu", "self-b", "{:.1f}"),
-    ("repetition", "rep", "{:.3f}"), ("length", "len", "{:.1f}"), ("n", "n", "{:d}"),
-)  # fmt: skip
+from scoring.metrics import METRICS, arrow, written
+
+COLUMNS = ("accuracy_mean", "accuracy_joint", "probability_mean", "nli", "ppl", "bleu", "rougeL", "distinct1", "distinct2", "self_bleu", "repetition", "length", "empty", "n")
+INTERVALS = ("accuracy_mean", "accuracy_joint", "probability_mean", "nli", "ppl", "bleu", "rougeL")
 
 
-def cell(value: float | None, form: str) -> str:
-    """A number, or a dash for what could not be computed."""
-    return "-" if value is None else form.format(value)
+def headings(results: dict, attributes: list[str]) -> tuple[list[str], list[str]]:
+    """Two lines of headings: names with the direction that is better, and below every judged number its judge's accuracy."""
+    judges = {name: judge.get("accuracy") for name, judge in results["evaluators"].items()}
+
+    def judge(name: str) -> str:
+        return f"({judges[name]:.2f})" if judges.get(name) is not None else ""
+
+    first = ["accuracy of"] + [f"{name}↑" for name in attributes] + [METRICS[key].title + arrow(key) for key in COLUMNS]
+    second = ["(its judge's own, on dev)"] + [judge(name) for name in attributes] + [judge("nli") if key == "nli" else "" for key in COLUMNS]
+    return first, second
 
 
-def row_of(name: str, m: dict, attributes: list[str], width: int) -> str:
+def row_of(name: str, m: dict, attributes: list[str]) -> list[str]:
     """One line of the table from an M of the results."""
-    accuracies = [cell(m["attributes"][a]["accuracy"], "{:.3f}").rjust(max(6, len(a))) for a in attributes]
-    return "  ".join([name.ljust(width), *accuracies, *(cell(m[key], form).rjust(6) for key, _, form in COLUMNS)])
+    return [name, *(written("accuracy_mean", m["attributes"][a]["accuracy"]) for a in attributes), *(written(key, m.get(key)) for key in COLUMNS)]
 
 
 def table(results: dict) -> str:
     """The table of a run: control per combination and overall, the baseline, intervals, evaluators and warnings."""
     overall = results["overall"]
     attributes = list(overall["attributes"])
-    rows = [(name, m) for name, m in results["by_target"].items()] + [("overall", overall)]
+    rows = [row_of(name, m, attributes) for name, m in results["by_target"].items()] + [row_of("overall", overall, attributes)]
     if results["baseline"]:
-        rows.append(("no control", results["baseline"]))
-    width = max(len(name) for name, _ in rows)
-    heading = "  ".join(["accuracy ->".ljust(width), *(a.rjust(max(6, len(a))) for a in attributes), *(title.rjust(6) for _, title, _ in COLUMNS)])
-    lines = [heading, "-" * len(heading), *(row_of(name, m, attributes, width) for name, m in rows)]
+        rows.append(row_of("no control", results["baseline"], attributes))
+    lines = list(headings(results, attributes)) + rows
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]).rstrip() for line in lines]
+    text.insert(2, "-" * max(len(line) for line in text))
     intervals = overall["ci95"]
-    shown = [f"{title} [{intervals[key][0]:.3f}, {intervals[key][1]:.3f}]" for key, title, _ in COLUMNS[:5] if key in intervals]
+    shown = [f"{METRICS[key].title} [{written(key, intervals[key][0])}, {written(key, intervals[key][1])}]" for key in INTERVALS if key in intervals]
     if shown:
-        lines.append("95 % intervals over contexts, overall: " + "  ".join(shown))
-    judged = [f"{name} {cell(e.get('accuracy'), '{:.3f}')} (from {e.get('base')})" for name, e in results["evaluators"].items()]
-    lines.append("evaluators' own dev accuracy: " + "  ".join(judged))
-    lines += [f"warning: {warning}" for warning in results["warnings"]]
-    return "\n".join(lines)
+        text.append("95 % intervals over contexts, overall: " + "  ".join(shown))
+    judged = [f"{name} {written('accuracy_mean', e.get('accuracy'))} (from {e.get('base')})" for name, e in results["evaluators"].items()]
+    text.append("evaluators' own dev accuracy: " + ("  ".join(judged) or "unknown"))
+    return "\n".join(text + [f"warning: {warning}" for warning in results["warnings"]])

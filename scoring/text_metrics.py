@@ -1,11 +1,15 @@
 """Metrics of the text alone, by the field's standard libraries; words are whitespace words unless said otherwise."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
+
+BLEU_STATISTICS = 10  # per reply: matches and totals of 1- to 4-grams, two lengths
+SENTENCE_BLEU = sacrebleu.BLEU(effective_order=True)
+ROUGE = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
@@ -15,9 +19,12 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def distinct(replies: list[str], n: int) -> float | None:
-    """Different n-grams over all n-grams of all replies (Li et al., 2016); None where there is no n-gram."""
-    seen = [gram for reply in replies for gram in ngrams(reply, n)]
-    return len(set(seen)) / len(seen) if seen else None
+    """Different n-grams over all n-grams of all replies (Li et al., 2016); None where there is no n-gram.
+
+    n-grams are compared by their 64-bit hashes, which keeps millions of them small.
+    """
+    hashes = np.fromiter((hash(gram) for reply in replies for gram in ngrams(reply, n)), dtype=np.int64)
+    return len(np.unique(hashes)) / len(hashes) if len(hashes) else None
 
 
 def has_repetition(reply: str, n: int = 4) -> bool:
@@ -26,9 +33,36 @@ def has_repetition(reply: str, n: int = 4) -> bool:
     return len(set(grams)) < len(grams)
 
 
-def corpus_bleu(replies: list[str], references: list[str]) -> float | None:
-    """sacrebleu's corpus BLEU (13a tokens, exponential smoothing), in [0, 100]."""
-    return sacrebleu.corpus_bleu(replies, [references]).score if replies else None
+def bleu_statistics(reply: str, reference: str) -> list[int]:
+    """What BLEU is made of: matching and all n-grams of the reply for n = 1 to 4, its length and the reference's.
+
+    sacrebleu's, with 13a tokens; added up over replies they give corpus BLEU.
+    """
+    score = SENTENCE_BLEU.sentence_score(reply, [reference])
+    return [*score.counts, *score.totals, score.sys_len, score.ref_len]
+
+
+def _bleu(statistics: Sequence[float], order: int, effective_order: bool) -> float:
+    numbers = [int(round(value)) for value in statistics]
+    correct, total, (length, reference_length) = numbers[:order], numbers[4 : 4 + order], numbers[8:]
+    if not length:  # sacrebleu calls no words at all 0 as well, but divides by them first
+        return 0.0
+    return sacrebleu.BLEU.compute_bleu(
+        correct, total, length, reference_length, smooth_method="exp", effective_order=effective_order, max_ngram_order=order
+    ).score
+
+
+def sentence_bleu(statistics: Sequence[float], order: int) -> float:
+    """sacrebleu's sentence BLEU of up to `order`-grams, in [0, 100]: exponential smoothing, effective order."""
+    return _bleu(statistics, order, effective_order=True)
+
+
+def corpus_bleu(sums: Sequence[float]) -> float | None:
+    """sacrebleu's corpus BLEU (13a tokens, exponential smoothing) of summed `bleu_statistics`, in [0, 100].
+
+    None where there is no reference.
+    """
+    return _bleu(sums, 4, effective_order=False) if sums[9] else None
 
 
 def self_bleu(replies: list[str], sample: int = 100, seed: int = 0) -> float | None:
@@ -40,31 +74,11 @@ def self_bleu(replies: list[str], sample: int = 100, seed: int = 0) -> float | N
     if len(replies) < 2:
         return None
     chosen = random.Random(seed).sample(replies, min(sample, len(replies)))
-    metric = sacrebleu.BLEU(effective_order=True)
-    scores = [metric.sentence_score(reply, chosen[:i] + chosen[i + 1 :]).score for i, reply in enumerate(chosen)]
+    scores = [SENTENCE_BLEU.sentence_score(reply, chosen[:i] + chosen[i + 1 :]).score for i, reply in enumerate(chosen)]
     return float(np.mean(scores))
 
 
 def rouge(replies: list[str], references: list[str]) -> dict[str, list[float]]:
     """rouge-score's F1 of ROUGE-1, -2 and -L per reply (stemmed), in [0, 100]."""
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    scores = [scorer.score(reference, reply) for reply, reference in zip(replies, references)]
+    scores = [ROUGE.score(reference, reply) for reply, reference in zip(replies, references)]
     return {name: [100.0 * score[name].fmeasure for score in scores] for name in ("rouge1", "rouge2", "rougeL")}
-
-
-def bootstrap_interval(
-    groups: list[list[int]], statistic: Callable[[np.ndarray], float], samples: int = 1000, seed: int = 0
-) -> list[float] | None:
-    """A 95 % percentile interval over resampled groups.
-
-    Args:
-        groups: indices of the replies that belong together (those to one context), which are drawn together.
-        statistic: indices -> value.
-    """
-    if len(groups) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    arrays = [np.asarray(group) for group in groups]
-    draws = [statistic(np.concatenate([arrays[i] for i in rng.integers(len(arrays), size=len(arrays))])) for _ in range(samples)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return [float(low), float(high)]

@@ -1,9 +1,20 @@
 """How a script starts and ends: quiet libraries, one clear line and exit status 2 for bad input."""
 
+import argparse
 import os
 import sys
 import warnings
 from collections.abc import Callable
+
+from schema import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """For tools without presets: a mistake on the command line ends like every other bad input, in one line."""
+
+    def error(self, message: str):
+        """Raises `InputError`."""
+        raise InputError(f"{message} (see --help)")
 
 
 def prepare_libraries() -> None:
@@ -14,15 +25,19 @@ def prepare_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
 
 
+def quiet_transformers() -> None:
+    """Switch off its bars for reading and writing weights, if it is imported at all; training keeps its own bar."""
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+
+
 def run_main(main: Callable[[list[str] | None], int]) -> None:
     """Run a script's ``main`` and exit with its status.
 
     A user's mistake (`schema.InputError`, a base that cannot be had, a setting that a module refuses) is printed as one
     line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
     """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # its bars for reading and writing weights; training keeps its own
+    quiet_transformers()
     try:
         status = main(None)
     except KeyboardInterrupt:
@@ -38,7 +53,5 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
 
 def is_user_error(error: BaseException) -> bool:
     """Whether the message alone is what the user needs."""
-    from model.bases import BaseNotFound
-    from schema import InputError
-
-    return isinstance(error, (InputError, BaseNotFound))
+    bases = sys.modules.get("model.bases")  # not imported, not raised
+    return isinstance(error, InputError) or (bases is not None and isinstance(error, bases.BaseNotFound))

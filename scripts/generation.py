@@ -53,6 +53,7 @@ class DecodingArguments:
     temperature: float = field(default=1.0, metadata={"help": "temperature of top_p"})
     max_new_tokens: int = field(default=48, metadata={"help": "longest reply in tokens"})
     no_repeat_ngram_size: int = field(default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"})
+    repetition_penalty: float = field(default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"})
     batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
     precision: str = field(default="auto", metadata={"help": "of decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
 
@@ -192,6 +193,7 @@ class ReplyGenerator:
                     temperature=how.temperature,
                     sources=None if sources is None else [sources[index] for index in chosen],
                     no_repeat_ngram_size=how.no_repeat_ngram_size,
+                    repetition_penalty=how.repetition_penalty,
                 )
                 for index, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True)):
                     replies[index] = " ".join(text.split())

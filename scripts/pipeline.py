@@ -5,7 +5,7 @@ names the stage: --classifier.num_train_epochs 3, --nli.pair_rounds 2, --cvae.la
 Finished stages with the same settings and data are not done again, and an interrupted one goes on where it was.
 """
 
-from scripts.entry import prepare_libraries, run_main
+from scripts.entry import prepare_libraries, quiet_transformers, run_main
 
 prepare_libraries()
 
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     import train_cvae
     import train_nli
 
+    quiet_transformers()
     stages: list[tuple[str, Callable, list[str]]] = [
         ("attribute classifiers", train_classifier.main, options["classifier"]),
         ("coherence model", train_nli.main, options["nli"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scripts.arguments import ROOT
 
-PACKAGES = ("torch", "transformers", "torchdiffeq", "datasets", "accelerate", "numpy", "sacrebleu", "rouge-score")
+PACKAGES = ("torch", "transformers", "torchdiffeq", "datasets", "accelerate", "numpy", "sacrebleu", "rouge-score", "scikit-learn")
 
 
 def package_versions() -> dict[str, str | None]:

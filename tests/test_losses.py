@@ -9,7 +9,26 @@ import torch.multiprocessing
 from torch.nn import functional as F
 
 from model.gaussian import Gaussian
-from model.losses import classification_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss
+from model.losses import classification_loss, distance_loss, kl_loss, mean_over_processes, token_losses
+from model.losses import context_loss
+from model.losses import reconstruction_loss as reconstruction_of_losses
+
+
+def reconstruction_loss(logits, labels):
+    """From logits, as the model computes it; ids without a label may be anything."""
+    return reconstruction_of_losses(token_losses(logits, labels.clamp_min(0)), labels)
+
+
+def test_context_loss_covers_the_real_tokens_without_a_label():
+    logits = torch.zeros(1, 6, 10)
+    logits[0, 0, 4] = 1e4  # the second token is certain
+    ids = torch.tensor([[3, 4, 5, 6, 7, 0]])
+    labels = torch.tensor([[-100, -100, -100, 6, 7, -100]])
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0]])
+    losses = token_losses(logits, ids)
+    assert losses.shape == (1, 5)
+    torch.testing.assert_close(context_loss(losses, mask, labels), torch.tensor(math.log(10) / 2))  # tokens 4 and 5, not the pad
+    torch.testing.assert_close(reconstruction_of_losses(losses, labels), torch.tensor(math.log(10)))
 
 
 def test_reconstruction_is_nats_per_response_token():

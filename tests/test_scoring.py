@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import sacrebleu
 import torch
@@ -11,10 +12,13 @@ from dataset.encoding import DialogueTemplate
 from dataset.tokenizers import train_decoder_tokenizer
 from schema import load_schema
 from scoring.audit import audit_warnings
-from scoring.perplexity import PerplexityModel, perplexity
+from scoring.bootstrap import Bootstrap, mean_of
+from scoring.columns import Columns, Gatherer
+from scoring.generations import checked
+from scoring.perplexity import PerplexityModel
 from scoring.results import measure, results
 from scoring.table import table
-from scoring.text_metrics import bootstrap_interval, corpus_bleu, distinct, has_repetition, rouge, self_bleu
+from scoring.text_metrics import bleu_statistics, corpus_bleu, distinct, has_repetition, rouge, self_bleu, sentence_bleu
 
 
 def test_distinct_counts_different_ngrams_over_all_of_them():
@@ -28,15 +32,33 @@ def test_repetition_is_a_4_gram_that_stands_twice():
     assert not has_repetition("a b c a b c")
 
 
-def test_bleu_of_the_reference_itself_is_100_and_of_nothing_is_none():
-    assert corpus_bleu(["the cat sat on the mat"], ["the cat sat on the mat"]) == pytest.approx(100)
-    assert corpus_bleu([], []) is None
+def summed(replies, references):
+    return np.sum([bleu_statistics(*pair) for pair in zip(replies, references)], axis=0)
+
+
+def test_bleu_of_the_reference_itself_is_100_and_of_no_reference_none():
+    sentence = "the cat sat on the mat"
+    assert corpus_bleu(bleu_statistics(sentence, sentence)) == pytest.approx(100)
+    assert corpus_bleu([0] * 10) is None and corpus_bleu(bleu_statistics("", sentence)) == 0
 
 
 def test_bleu_by_hand():
     """Four words of five right in order: precisions 4/5, 3/4, 2/3, 1/2, no brevity penalty."""
-    expected = 100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
-    assert corpus_bleu(["a b c d x"], ["a b c d e"]) == pytest.approx(expected)
+    statistics = bleu_statistics("a b c d x", "a b c d e")
+    assert statistics == [4, 3, 2, 1, 5, 4, 3, 2, 5, 5]
+    assert corpus_bleu(statistics) == pytest.approx(100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
+    assert sentence_bleu(statistics, 1) == pytest.approx(80) and sentence_bleu(statistics, 2) == pytest.approx(100 * (4 / 5 * 3 / 4) ** 0.5)
+
+
+def test_bleu_follows_sacrebleu():
+    replies = ["the cat sat on a mat", "no, it did not", "", "it rains", "a b c d e f g h"]
+    references = ["the cat sat on the mat", "no it didn't do that", "something", "it rained all day", "a b c x e f g h i"]
+    assert corpus_bleu(summed(replies, references)) == pytest.approx(sacrebleu.corpus_bleu(replies, [references]).score)
+    for n in (1, 2, 3, 4):
+        metric = sacrebleu.BLEU(max_ngram_order=n, effective_order=True)
+        for reply, reference in zip(replies, references):
+            expected = metric.sentence_score(reply, [reference]).score
+            assert sentence_bleu(bleu_statistics(reply, reference), n) == pytest.approx(expected), (n, reply)
 
 
 def test_rouge_by_hand():
@@ -56,10 +78,27 @@ def test_self_bleu_is_100_for_equal_replies_seeded_and_follows_sacrebleu():
 
 
 def test_bootstrap_interval_holds_the_mean_and_needs_two_groups():
-    values = torch.arange(40.0).numpy()
-    low, high = bootstrap_interval([[i] for i in range(40)], lambda chosen: values[chosen].mean())
+    values = np.stack([np.arange(40.0), np.ones(40)], axis=1)
+    low, high = Bootstrap(list(range(40))).intervals(values, {"mean": mean_of(0, 1)})["mean"]
     assert low < 19.5 < high and high - low < 10
-    assert bootstrap_interval([[0, 1]], lambda chosen: 0.0) is None
+    assert Bootstrap([0, 0]).intervals(values[:2], {"mean": mean_of(0, 1)}) == {}
+
+
+def test_bootstrap_draws_whole_groups_and_follows_numpy():
+    """Ten copies of every reply in a group tell nothing new: the interval is that of the groups."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=30)
+    one = np.stack([values, np.ones(30)], axis=1)
+    ten = np.repeat(one, 10, axis=0)
+    interval = Bootstrap(list(range(30)), seed=1).intervals(one, {"m": mean_of(0, 1)})["m"]
+    assert Bootstrap(np.repeat(np.arange(30), 10).tolist(), seed=1).intervals(ten, {"m": mean_of(0, 1)})["m"] == pytest.approx(interval)
+    by_hand = [np.mean(values[rng.integers(30, size=30)]) for _ in range(4000)]
+    assert interval == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.05)
+
+
+def test_bootstrap_of_a_statistic_without_value_in_a_resample_is_left_out():
+    values = np.array([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    assert Bootstrap([0, 1, 2]).intervals(values, {"m": mean_of(0, 1)}) == {}
 
 
 def test_perplexity_of_a_uniform_model_is_its_vocabulary_and_empty_replies_count_nothing(tmp_path):
@@ -71,12 +110,7 @@ def test_perplexity_of_a_uniform_model_is_its_vocabulary_and_empty_replies_count
     scorer = PerplexityModel(str(tmp_path), DialogueTemplate(turn_start=" ", turn_end=""), torch.device("cpu"))
     nats, tokens = scorer.negative_log_likelihoods([("a b",), ("c",), ("d",)], ["c d", "", "a"])
     assert tokens[1] == 0 and nats[1] == 0
-    assert perplexity(nats, tokens) == pytest.approx(len(tokenizer), rel=1e-4)
-    assert perplexity([0.0], [0]) is None
-
-
-def test_perplexity_weighs_every_token_the_same():
-    assert perplexity([3 * math.log(2), math.log(8)], [3, 1]) == pytest.approx(2 ** (6 / 4))
+    assert math.exp(sum(nats) / sum(tokens)) == pytest.approx(len(tokenizer), rel=1e-4)
 
 
 def scored_row(context: str, target: str, predicted: str, probability: float, response: str = "a b c") -> dict:
@@ -87,11 +121,25 @@ def scored_row(context: str, target: str, predicted: str, probability: float, re
     }  # fmt: skip
 
 
+def columns(rows) -> Columns:
+    gatherer, schema = Gatherer(load_schema()), load_schema()
+    gatherer.add([checked(row, schema, "rows", number) for number, row in enumerate(rows)])
+    return gatherer.finish()
+
+
+def test_perplexity_weighs_every_token_the_same_and_drops_nothing():
+    rows = [scored_row("x", "optimistic", "optimistic", 0.9) | {"nats": n, "tokens": t} for n, t in ((3 * math.log(2), 3), (math.log(8), 1), (0.0, 0))]
+    assert measure(columns(rows))["ppl"] == pytest.approx(2 ** (6 / 4))
+    assert measure(columns([row | {"tokens": 0, "nats": 0.0} for row in rows]))["ppl"] is None
+
+
 def test_accuracy_counts_only_the_attributes_that_a_target_names():
     rows = [scored_row("x", "optimistic", "optimistic", 0.9), scored_row("y", "optimistic", "pessimistic", 0.2, "")]
-    m = measure(rows, load_schema(), None)
-    assert m["attributes"]["attitude"] == {"accuracy": 0.5, "probability": pytest.approx(0.55)}
-    assert m["attributes"]["languagestyle"] == {"accuracy": None, "probability": None}
+    m = measure(columns(rows))
+    attitude, style = m["attributes"]["attitude"], m["attributes"]["languagestyle"]
+    assert attitude["accuracy"] == 0.5 and attitude["probability"] == pytest.approx(0.55)
+    assert attitude["confusion"] == {"labels": ["pessimistic", "optimistic"], "counts": [[0, 0], [1, 1]]}
+    assert style["accuracy"] is None and style["confusion"]["counts"] == [[0, 0], [0, 0]]
     assert m["accuracy_mean"] == m["accuracy_joint"] == 0.5
     assert m["empty"] == 0.5 and m["length"] == 1.5 and m["n"] == 2
     assert m["ppl"] is None and m["bleu"] is None and m["rougeL"] is None
@@ -100,7 +148,7 @@ def test_accuracy_counts_only_the_attributes_that_a_target_names():
 def test_results_and_table_show_every_target_and_warning():
     rows = [scored_row("x", "optimistic", "optimistic", 0.9), scored_row("x", "pessimistic", "optimistic", 0.1)]
     judges = {"attitude": {"accuracy": 0.7, "base": "scratch", "hash": "0"}}
-    record = results(rows, load_schema(), None, baseline=None, evaluators=judges, warnings=["careful"], run={})
+    record = results(columns(rows), baseline=None, evaluators=judges, warnings=["careful"], run={})
     assert list(record["by_target"]) == ["optimistic", "pessimistic"]
     assert record["by_target"]["optimistic"]["accuracy_mean"] == 1 and record["overall"]["accuracy_mean"] == 0.5
     text = table(record)

@@ -44,7 +44,7 @@ def test_pipeline_leaves_the_run_folder_of_the_contracts(run):
 def test_generations_and_results_have_the_contract_s_keys(run):
     rows = [json.loads(line) for line in (run / "generations.jsonl").read_text().splitlines()]
     assert len(rows) == 6 * 8
-    keys = {"id", "context", "target", "response", "reference", "predicted", "probabilities", "nli", "seed"}
+    keys = {"id", "context", "target", "response", "reference", "predicted", "probabilities", "nli", "nats", "tokens", "seed"}
     assert all(set(row) == keys for row in rows)
     assert all(row["reference"] for row in rows)  # the bundled test file has one for every combination
     results = json.loads((run / "results.json").read_text())
@@ -137,7 +137,7 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
         (train_classifier.main, ["--colour", "red"], "unknown option --colour"),
         (train_cvae.main, ["--preset", "huge"], "unknown preset 'huge'; there are demo, paper, small"),
         (train_cvae.main, ["--preset", "small"], "BASE="),
-        (train_classifier.main, ["--preset", "paper"], "text_l.raw.jsonl; get the files of the dataset lu-vae/Miracle-Conversation"),
+        (train_classifier.main, ["--preset", "paper"], "text_l.raw.jsonl; bash scripts/download_data.sh fetches"),
         (train_nli.main, ["--schema", "nowhere.py"], "schema not found"),
         (gen_cvae.main, ["--outs", "nowhere"], "train it first: ATTR=languagestyle bash train_classifier.sh"),
         (gen_cvae.main, ["--outs", "nowhere", "--no-score"], "train it first: bash train_cvae.sh"),

@@ -1,0 +1,139 @@
+"""Answers of a language model: found in whatever text came back, and checked before anything is trained on them."""
+
+import json
+import re
+from dataclasses import dataclass
+
+from dataset.synthesis.tasks import Persona
+
+USER_WORDS = (2, 60)
+REPLY_WORDS = (3, 80)
+REFUSAL = re.compile(
+    r"\bas an ai\b|\bas a language model\b|\bi(?:'m| am) (?:sorry|afraid),? (?:but )?i (?:can(?:'|no)t|am unable|am not able)|"
+    r"\bi (?:can(?:'|no)t|won't) (?:help with|assist with|comply|fulfil|write (?:that|this))",
+    re.IGNORECASE,
+)
+USER_NAMES, REPLY_NAMES = ("user", "human", "a", "person a"), ("assistant", "reply", "bot", "b", "person b", "other person", "other")
+
+
+class Malformed(ValueError):
+    """An answer that holds no usable dialogue; the message says why, in words that the model can act on."""
+
+
+class Refusal(ValueError):
+    """An answer in which the model declines; asking again would not help."""
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """A dialogue: as many user turns as replies."""
+
+    users: list[str]
+    replies: list[str]
+
+
+def read_answer(text: str, persona: Persona, turns: int, finish_reason: str | None = None, refusal: str | None = None) -> Exchanges:
+    """The dialogue in an answer.
+
+    Args:
+        finish_reason, refusal: as the service reports them, where it does.
+
+    Raises:
+        Refusal: the model or its filter declined.
+        Malformed: no dialogue, wrong roles or number of turns, turns too short or too long, an aspect named.
+    """
+    if refusal or finish_reason == "content_filter":
+        raise Refusal(f"the service declined: {refusal or 'content filter'}")
+    if finish_reason == "length":
+        raise Malformed("the answer was cut off; be shorter")
+    try:
+        dialogue = find_dialogue(text)
+    except Malformed:
+        if REFUSAL.search(text):
+            raise Refusal("the model declined") from None
+        raise
+    check_dialogue(dialogue, persona, turns)
+    return dialogue
+
+
+def find_dialogue(text: str) -> Exchanges:
+    """The first dialogue in a text: JSON, JSON in a code fence or between other words, or lines such as ``User: ...``.
+
+    Raises:
+        Malformed: where there is none.
+    """
+    decoder = json.JSONDecoder(strict=False)  # line breaks inside strings are common, and harmless
+    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+        try:
+            found, _ = decoder.raw_decode(text, start)
+        except json.JSONDecodeError:
+            continue
+        if (dialogue := _from_json(found)) is not None:
+            return dialogue
+    if (dialogue := _from_lines(text)) is not None:
+        return dialogue
+    raise Malformed("no JSON dialogue was found in the answer" if text.strip() else "the answer was empty")
+
+
+def _from_json(found: object) -> Exchanges | None:
+    """``{"dialogue": [...]}`` or the list itself, of ``{"user", "reply"}`` or ``{"role", "content"}`` objects."""
+    if isinstance(found, dict):
+        if {"user", "reply"} <= {str(key).lower() for key in found}:
+            found = [found]
+        else:
+            inner = [value for value in found.values() if isinstance(value, list)]
+            return _from_json(inner[0]) if len(inner) == 1 else None
+    if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
+        return None
+    turns: list[tuple[str, object]] = []
+    for item in found:
+        lowered = {str(key).lower(): value for key, value in item.items()}
+        if "role" in lowered and "content" in lowered:
+            turns.append((str(lowered["role"]), lowered["content"]))
+        else:
+            turns += [(key, value) for key, value in lowered.items() if _side(key)]
+    return _alternating(turns)
+
+
+def _from_lines(text: str) -> Exchanges | None:
+    """``User: ...`` and ``Reply: ...`` lines, with or without Markdown's asterisks; other lines do not count."""
+    turns = re.findall(r"^\W*([A-Za-z ]{1,20}?)\W*:\W*(.+)$", text, re.MULTILINE)
+    turns = [(name, turn.strip().strip('*"')) for name, turn in turns if _side(name)]
+    return _alternating(turns) if turns else None
+
+
+def _side(name: str) -> str | None:
+    name = name.strip().lower()
+    return "user" if name in USER_NAMES else "reply" if name in REPLY_NAMES else None
+
+
+def _alternating(turns: list[tuple[str, object]]) -> Exchanges | None:
+    """Turns by side; raises `Malformed` unless user and reply alternate, user first, and every turn is text."""
+    sides = [_side(name) for name, _ in turns]
+    if not turns or None in sides:
+        return None
+    if sides != ["user", "reply"] * (len(sides) // 2) or len(sides) % 2:
+        raise Malformed("turns must alternate between user and reply, user first and reply last")
+    texts = [turn for _, turn in turns]
+    if not all(isinstance(turn, str) and turn.strip() for turn in texts):
+        raise Malformed("a turn is empty or not text")
+    texts = [" ".join(turn.split()) for turn in texts]
+    return Exchanges(texts[::2], texts[1::2])
+
+
+def check_dialogue(dialogue: Exchanges, persona: Persona, turns: int) -> None:
+    """Raises `Malformed` or `Refusal` for a dialogue that should not be trained on."""
+    if len(dialogue.replies) != turns:
+        raise Malformed(f"it has {len(dialogue.replies)} exchanges; {turns} were asked for")
+    for kind, texts, (low, high) in (("user turn", dialogue.users, USER_WORDS), ("reply", dialogue.replies, REPLY_WORDS)):
+        for text in texts:
+            if not low <= len(text.split()) <= high:
+                raise Malformed(f"a {kind} has {len(text.split())} words; {low} to {high} are accepted")
+    for reply in dialogue.replies:
+        if REFUSAL.search(reply):
+            raise Refusal("the model declined in a reply")
+        for aspect in persona.aspects:
+            if re.search(rf"\b{re.escape(aspect)}\b", reply, re.IGNORECASE):
+                raise Malformed(f"a reply names its own character ({aspect!r})")
+    if len(set(dialogue.replies)) < len(dialogue.replies):
+        raise Malformed("two replies are the same")

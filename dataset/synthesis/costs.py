@@ -1,0 +1,78 @@
+"""What a run costs: prices per model, tokens so far, and an estimate of the rest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from schema import InputError
+
+from dataset.synthesis.journal import Answer
+from dataset.synthesis.tasks import Task
+
+PRICES = Path(__file__).with_name("prices.yaml")
+CHARACTERS_PER_TOKEN = 4.0  # of English, for an estimate before the first answer
+TOKENS_PER_EXCHANGE = 75  # a user turn, a reply and their JSON; likewise
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens; `batch` multiplies both where the Batch API is used."""
+
+    input: float
+    output: float
+    batch: float = 0.5
+
+    def of(self, tokens_in: float, tokens_out: float, batch: bool = False) -> float:
+        """Dollars for that many tokens."""
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6 * (self.batch if batch else 1.0)
+
+
+def price_of(model: str, path: Path | None = None) -> Price | None:
+    """The model's price from a YAML file ``model: {input, output, batch}`` (default: the table here); None if unknown.
+
+    Raises:
+        InputError: for a file that is missing or not of that form.
+    """
+    path = path or PRICES
+    if not path.is_file():
+        raise InputError(f"prices not found: {path}")
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return Price(**{key: float(value) for key, value in table[model].items()}) if model in table else None
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected lines such as `{model}: {{input: 0.4, output: 1.6}}` ({' '.join(str(error).split())})") from None
+
+
+@dataclass
+class Meter:
+    """Tokens and dollars of a run so far."""
+
+    price: Price | None
+    answers: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    dollars: float = 0.0
+
+    def add(self, answer: Answer) -> None:
+        """Count an answer."""
+        self.answers += 1
+        self.tokens_in += answer.tokens_in
+        self.tokens_out += answer.tokens_out
+        if self.price:
+            self.dollars += self.price.of(answer.tokens_in, answer.tokens_out, answer.batch)
+
+    def expected_tokens(self, task: Task) -> tuple[float, float]:
+        """Tokens in and out of one more request: the mean so far, or a guess from the prompt's length."""
+        if self.answers and self.tokens_out:
+            return self.tokens_in / self.answers, self.tokens_out / self.answers
+        characters = sum(len(message["content"]) for message in task.messages())
+        return characters / CHARACTERS_PER_TOKEN, task.turns * TOKENS_PER_EXCHANGE
+
+    def expected_dollars(self, task: Task, batch: bool = False) -> float:
+        """Dollars of one more request; 0 where the price is unknown."""
+        return self.price.of(*self.expected_tokens(task), batch) if self.price else 0.0
+
+    def __str__(self) -> str:
+        tokens = f"{self.tokens_in:,} tokens in, {self.tokens_out:,} out"
+        return tokens + (f", ${self.dollars:.4f}" if self.price else "")

@@ -1,0 +1,104 @@
+"""The journal: every request that leaves and every answer that was paid for, on disk before it counts."""
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from schema import InputError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of the service.
+
+    Attributes:
+        key: of the task it belongs to.
+        attempt: 0 for the first answer, 1 for the repair.
+        text: as it came.
+        tokens_in, tokens_out: as the service counted them; 0 where it did not.
+    """
+
+    key: str
+    attempt: int
+    text: str
+    finish_reason: str | None = None
+    refusal: str | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    batch: bool = False
+
+
+class Journal:
+    """An append-only JSON Lines file, one process at a time.
+
+    A line is an answer, a request sent, or something to remember (the answer format that the server takes, a batch).
+    Every line is flushed and synced before `write` returns, so that a process killed at any moment loses at most what
+    was under way. A last line cut off by that is dropped when the journal is opened again.
+
+    Raises:
+        InputError: where another process has the journal open, or a line in its middle cannot be read.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "ab+")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.close()
+            raise InputError(f"{path} is in use by another process; wait for it or name another --output-dir") from None
+        self.answers: dict[tuple[str, int], Answer] = {}
+        self.sent: dict[tuple[str, int], int] = {}
+        self.memory: dict[str, object] = {}
+        self._read()
+
+    def _read(self) -> None:
+        self.file.seek(0)
+        content = self.file.read()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            os.truncate(self.path, complete)  # a line cut off when the process died
+        for number, line in enumerate(content[:complete].splitlines(), 1):
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{self.path}:{number}: not a line of a journal ({type(error).__name__}: {error})") from None
+        self.file.seek(0, os.SEEK_END)
+
+    def _take(self, line: dict) -> None:
+        kind = line.pop("kind")
+        if kind == "answer":
+            answer = Answer(**line)
+            self.answers.setdefault((answer.key, answer.attempt), answer)
+        elif kind == "sent":
+            key = (line["key"], line["attempt"])
+            self.sent[key] = self.sent.get(key, 0) + 1
+        elif kind == "memory":
+            self.memory[line["name"]] = line["value"]
+        else:
+            raise ValueError(f"unknown kind {kind!r}")
+
+    def _write(self, line: dict) -> None:
+        self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self._take(dict(line))
+
+    def write_answer(self, answer: Answer) -> None:
+        """Keep an answer."""
+        self._write({"kind": "answer", **answer.__dict__})
+
+    def write_sent(self, key: str, attempt: int) -> None:
+        """Note that a request is about to leave."""
+        self._write({"kind": "sent", "key": key, "attempt": attempt})
+
+    def remember(self, name: str, value: object) -> None:
+        """Keep a fact under a name; a later one replaces it."""
+        self._write({"kind": "memory", "name": name, "value": value})
+
+    def close(self) -> None:
+        """Release the journal."""
+        self.file.close()

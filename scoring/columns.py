@@ -1,0 +1,140 @@
+"""Per-reply values of every metric, gathered chunk by chunk, so that memory does not grow with what a row holds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from schema import Schema, target_name
+
+from scoring.text_metrics import BLEU_STATISTICS, bleu_statistics, has_repetition, rouge, sentence_bleu
+
+MEANS = (
+    "accuracy_mean", "accuracy_joint", "probability_mean", "nli", "bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL",
+    "repetition", "length", "empty",
+)  # fmt: skip
+SUMS = ("nats", "tokens", *(f"bleu_statistic{i}" for i in range(BLEU_STATISTICS)))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Values of N replies.
+
+    Attributes:
+        names: of the columns of `values`: `MEANS`, `SUMS`, and ``<attribute>.accuracy``, ``<attribute>.probability``.
+        values: [N, M]; NaN where a metric does not apply to a reply.
+        wanted, heard: [N, attributes], aspect indices; -1 where the target names none, or the reply is not scored.
+        context, request: [N], equal numbers for equal contexts (and targets).
+        target: [N], numbers into `targets`.
+        replies: the texts.
+    """
+
+    schema: Schema
+    names: list[str]
+    values: np.ndarray
+    wanted: np.ndarray
+    heard: np.ndarray
+    context: np.ndarray
+    request: np.ndarray
+    target: np.ndarray
+    targets: list[str]
+    replies: list[str]
+
+    def __len__(self) -> int:
+        return len(self.replies)
+
+    def column(self, name: str) -> np.ndarray:
+        """One column, [N]."""
+        return self.values[:, self.names.index(name)]
+
+    def take(self, rows: np.ndarray) -> "Columns":
+        """Some of the replies, in the order given."""
+        arrays = {name: getattr(self, name)[rows] for name in ("values", "wanted", "heard", "context", "request", "target")}
+        return Columns(self.schema, self.names, **arrays, targets=self.targets, replies=[self.replies[i] for i in rows])
+
+    def summary(self) -> dict:
+        """What was asked for: numbers of replies and contexts, and the targets."""
+        used = sorted(self.targets[i] for i in set(self.target.tolist()))
+        return {"replies": len(self), "contexts": len(set(self.context.tolist())), "targets": used}
+
+
+class Gatherer:
+    """Turns rows into `Columns`."""
+
+    def __init__(self, schema: Schema):
+        self.schema = schema
+        self.names = [*MEANS, *SUMS, *(f"{name}.{kind}" for name in schema.names for kind in ("accuracy", "probability"))]
+        self.parts: list[np.ndarray] = []
+        self.indices: list[np.ndarray] = []
+        self.replies: list[str] = []
+        self.contexts: list[int] = []
+        self.requests: list[int] = []
+        self.target_numbers: dict[str, int] = {}
+        self.targets: list[int] = []
+
+    def add(self, rows: list[dict]) -> None:
+        """Take in checked generations (`scoring.generations`)."""
+        part = np.full((len(rows), len(self.names)), np.nan)
+        position = {name: i for i, name in enumerate(self.names)}
+        indices = np.full((len(rows), 2, len(self.schema.names)), -1, dtype=np.int16)
+
+        def put(name: str, row: int, value: float) -> None:
+            part[row, position[name]] = value
+
+        for i, row in enumerate(rows):
+            for name, value in self._scores(row, indices[i]).items():
+                put(name, i, value)
+            reply = row["response"]
+            put("repetition", i, has_repetition(reply))
+            put("length", i, len(reply.split()))
+            put("empty", i, not reply.strip())
+            self.replies.append(reply)
+            self.contexts.append(hash(tuple(row["context"])))
+            target = target_name(row["target"])
+            self.requests.append(hash((tuple(row["context"]), target)))
+            self.targets.append(self.target_numbers.setdefault(target, len(self.target_numbers)))
+        referenced = [i for i, row in enumerate(rows) if row["reference"]]
+        replies, references = [rows[i]["response"] for i in referenced], [rows[i]["reference"] for i in referenced]
+        for name, values in rouge(replies, references).items():
+            for i, value in zip(referenced, values):
+                put(name, i, value)
+        for i, reply, reference in zip(referenced, replies, references):
+            statistics = bleu_statistics(reply, reference)
+            part[i, position["bleu_statistic0"] : position["bleu_statistic0"] + BLEU_STATISTICS] = statistics
+            for n in (1, 2, 3, 4):
+                put(f"bleu{n}", i, sentence_bleu(statistics, n))
+        self.parts.append(part)
+        self.indices.append(indices)
+
+    def _scores(self, row: dict, indices: np.ndarray) -> dict[str, float]:
+        """The judges' values of a row; fills in the aspect indices [2, attributes], wanted and heard."""
+        found = {key: row[key] for key in ("nli", "nats", "tokens") if row[key] is not None}
+        if not row["predicted"] or not row["target"]:
+            return found
+        right, chances = [], []
+        for k, attribute in enumerate(self.schema.attributes):
+            wanted = row["target"].get(attribute.name)
+            if wanted is None:
+                continue
+            heard = row["predicted"][attribute.name]
+            indices[0, k], indices[1, k] = attribute.index(wanted), attribute.index(heard)
+            right.append(float(heard == wanted))
+            chances.append(row["probabilities"][attribute.name][wanted])
+            found[f"{attribute.name}.accuracy"], found[f"{attribute.name}.probability"] = right[-1], chances[-1]
+        means = {"accuracy_mean": np.mean(right), "accuracy_joint": float(all(right)), "probability_mean": np.mean(chances)}
+        return found | means
+
+    def finish(self) -> Columns:
+        """All rows taken in so far."""
+        indices = np.concatenate(self.indices) if self.indices else np.zeros((0, 2, len(self.schema.names)), dtype=np.int16)
+        return Columns(
+            self.schema,
+            self.names,
+            np.concatenate(self.parts) if self.parts else np.zeros((0, len(self.names))),
+            wanted=indices[:, 0],
+            heard=indices[:, 1],
+            context=np.array(self.contexts, dtype=np.int64),
+            request=np.array(self.requests, dtype=np.int64),
+            target=np.array(self.targets, dtype=np.int64),
+            targets=list(self.target_numbers),
+            replies=self.replies,
+        )

@@ -1,0 +1,64 @@
+"""Generations: replies to be scored, from this generator or from anywhere else, read row by row."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from schema import InputError, Schema
+
+from dataset.jsonl import read_jsonl
+
+SCORES = ("predicted", "probabilities", "nli", "nats", "tokens")
+
+
+def read_generations(path: Path, schema: Schema) -> Iterator[dict]:
+    """Yield the rows of a generations file, checked; keys that are absent come as None.
+
+    Raises:
+        InputError: naming file and line.
+    """
+    for number, (where, row) in enumerate(read_jsonl(path)):
+        yield checked(row, schema, where, number)
+
+
+def checked(row: dict, schema: Schema, where: str, number: int) -> dict:
+    """A row with all keys of the contract; raises `InputError` with `where` in front."""
+    context, target, response = row.get("context"), row.get("target"), row.get("response")
+    if not isinstance(context, list) or not context or not all(isinstance(turn, str) for turn in context):
+        raise InputError(f"{where}: 'context' must be a list of turns, found {context!r:.80}")
+    if not isinstance(response, str):
+        raise InputError(f"{where}: 'response' must be a string, found {response!r:.80}")
+    if not isinstance(target, dict):
+        raise InputError(f"{where}: 'target' must be an object from attributes to aspects, found {target!r:.80}")
+    for name, aspect in target.items():
+        try:
+            schema.attribute(name).index(aspect)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    if not isinstance(row.get("reference"), (str, type(None))):
+        raise InputError(f"{where}: 'reference' must be a string or null, found {row['reference']!r:.80}")
+    ordered = {name: target[name] for name in schema.names if name in target}
+    scores = {key: row.get(key) for key in SCORES}
+    _check_scores(scores, ordered, schema, where)
+    fixed = {"id": str(row.get("id", number)), "context": context, "target": ordered, "response": response, "reference": row.get("reference")}
+    return fixed | scores | {"seed": row.get("seed")}
+
+
+def _check_scores(scores: dict, target: dict[str, str], schema: Schema, where: str) -> None:
+    if scores["predicted"]:
+        missing = [name for name in target if name not in scores["predicted"] or name not in (scores["probabilities"] or {})]
+        if missing:
+            raise InputError(f"{where}: scored, but without 'predicted' and 'probabilities' of {missing}")
+        for name, aspect in target.items():
+            if aspect not in scores["probabilities"][name]:
+                raise InputError(f"{where}: 'probabilities' of {name} have no {aspect!r}; found {scores['probabilities'][name]!r:.80}")
+            schema.attribute(name).index(scores["predicted"][name])
+    for key in ("nli", "nats", "tokens"):
+        if scores[key] is not None and (isinstance(scores[key], bool) or not isinstance(scores[key], (int, float))):
+            raise InputError(f"{where}: {key!r} must be a number or null, found {scores[key]!r:.80}")
+
+
+def in_chunks(rows: Iterator[dict], size: int) -> Iterator[list[dict]]:
+    """Lists of at most `size` rows."""
+    while chunk := list(islice(rows, size)):
+        yield chunk

@@ -1,0 +1,61 @@
+"""Every number of the results: what it is called, which way is better, how it is written, what it means."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One key of an M of the results.
+
+    Attributes:
+        title: the column's heading.
+        better: ``higher``, ``lower``, or None where neither is (a length).
+        form: Python format of a value.
+        meaning: one sentence, with the source.
+        judge: the numbers rest on trained evaluators.
+    """
+
+    key: str
+    title: str
+    better: str | None
+    form: str
+    meaning: str
+    judge: bool = False
+
+
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("accuracy_mean", "accuracy", "higher", ".3f", "share of named aspects that the attribute's classifier hears (arg-max), mean over the attributes named", True),
+        Metric("accuracy_joint", "joint", "higher", ".3f", "share of replies in which all named aspects are heard", True),
+        Metric("probability_mean", "probability", "higher", ".3f", "mean probability of the named aspects by the classifiers", True),
+        Metric("nli", "coherence", "higher", ".3f", "mean probability that the reply fits its context, by the coherence (NLI) model", True),
+        Metric("ppl", "perplexity", "lower", ".1f", "of the replies in their context by an external causal LM: exp of all nats over all tokens, nothing dropped"),
+        Metric("bleu", "BLEU", "higher", ".2f", "sacrebleu's corpus BLEU against the references (13a tokens, exponential smoothing)"),
+        Metric("bleu1", "BLEU-1", "higher", ".2f", "mean over replies of sacrebleu's sentence BLEU with 1-grams"),
+        Metric("bleu2", "BLEU-2", "higher", ".2f", "the same with 1- and 2-grams"),
+        Metric("bleu3", "BLEU-3", "higher", ".2f", "the same up to 3-grams"),
+        Metric("bleu4", "BLEU-4", "higher", ".2f", "the same up to 4-grams"),
+        Metric("rouge1", "ROUGE-1", "higher", ".2f", "mean over replies of rouge-score's F1 of 1-grams (stemmed)"),
+        Metric("rouge2", "ROUGE-2", "higher", ".2f", "the same of 2-grams"),
+        Metric("rougeL", "ROUGE-L", "higher", ".2f", "the same of the longest common subsequence"),
+        Metric("distinct1", "distinct-1", "higher", ".3f", "different words over all words of all replies (Li et al., 2016); no interval: resampling repeats replies"),
+        Metric("distinct2", "distinct-2", "higher", ".3f", "the same of word pairs"),
+        Metric("distinct3", "distinct-3", "higher", ".3f", "the same of word triples"),
+        Metric("self_bleu", "self-BLEU", "lower", ".1f", "mean sentence BLEU of a reply against the others, on a seeded sample (Zhu et al., 2018); no interval: it depends on pairs"),
+        Metric("repetition", "repetition", "lower", ".3f", "share of replies in which a 4-gram stands twice"),
+        Metric("length", "length", None, ".1f", "words between spaces per reply"),
+        Metric("empty", "empty", "lower", ".3f", "share of empty replies; they stay in every other number"),
+        Metric("n", "replies", None, "d", "number of replies"),
+    )
+}
+
+
+def written(key: str, value: float | None) -> str:
+    """A value in its metric's form; a dash for what could not be computed."""
+    return "-" if value is None else format(int(value) if METRICS[key].form == "d" else value, METRICS[key].form)
+
+
+def arrow(key: str) -> str:
+    """An arrow in the direction that is better; empty where neither is."""
+    return {"higher": "↑", "lower": "↓", None: ""}[METRICS[key].better]

@@ -1,0 +1,52 @@
+"""Score replies with a run's evaluators."""
+
+from pathlib import Path
+
+import torch
+
+from dataset.jsonl import read_json
+from dataset.nli import LABEL_NAMES
+from schema import Schema
+from scoring.audit import audit_warnings
+from scoring.evaluators import Evaluator
+
+MINIMUM_ACCURACY = {"attribute": 0.80, "nli": 0.70}  # under these the results say that an evaluator is not to be trusted
+
+
+class Scorer:
+    """All evaluators of a run: one per attribute, and coherence."""
+
+    def __init__(self, run_folder: Path, schema: Schema, device: torch.device):
+        """Raises `schema.InputError` naming the evaluator that is missing and how to train it."""
+        self.schema = schema
+        places = {a.name: (run_folder / "classifier" / a.name, list(a.aspects)) for a in schema.attributes}
+        places["nli"] = (run_folder / "nli", LABEL_NAMES)
+        self.records, self.evaluators, self.audit = {}, {}, None
+        for name, (folder, labels) in places.items():
+            stage = read_json(folder / "stage.json") or {}
+            metrics = stage.get("metrics", {})
+            self.records[name] = {"accuracy": metrics.get("accuracy"), "base": stage.get("base"), "hash": metrics.get("hash")}
+            self.evaluators[name] = Evaluator.load(folder, name, device, self.records[name], labels)
+            self.audit = metrics.get("audit") if name == "nli" else self.audit
+
+    def score(self, rows: list[dict]) -> None:
+        """Write ``predicted``, ``probabilities`` and ``nli`` into generations, for every attribute of the schema."""
+        replies = [row["response"] for row in rows]
+        for row in rows:
+            row["predicted"], row["probabilities"] = {}, {}
+        for attribute in self.schema.attributes:
+            for row, chances in zip(rows, self.evaluators[attribute.name].score_texts(replies)):
+                row["probabilities"][attribute.name] = {a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)}
+                row["predicted"][attribute.name] = attribute.aspects[int(chances.argmax())]
+        for row, chance in zip(rows, self.evaluators["nli"].score_pairs([tuple(row["context"]) for row in rows], replies)):
+            row["nli"] = round(float(chance), 6)
+
+    def warnings(self) -> list[str]:
+        """What speaks against trusting these evaluators."""
+        found = []
+        for name, record in self.records.items():
+            minimum = MINIMUM_ACCURACY["nli" if name == "nli" else "attribute"]
+            accuracy = "unknown" if record["accuracy"] is None else f"{record['accuracy']:.3f}"
+            if record["accuracy"] is None or record["accuracy"] < minimum:
+                found.append(f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable")
+        return found + (audit_warnings(self.audit) if self.audit else [])
