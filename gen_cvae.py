@@ -17,7 +17,8 @@ from dataset.jsonl import read_json, write_json, write_jsonl  # noqa: E402
 from model.bases import SCRATCH  # noqa: E402
 from schema import InputError, Schema, load_schema, target_name  # noqa: E402
 from scoring.perplexity import PerplexityModel  # noqa: E402
-from scoring.results import results  # noqa: E402
+from scoring.columns import Gatherer  # noqa: E402
+from scoring.results import measure, results  # noqa: E402
 from scoring.score import baseline_of, score_file  # noqa: E402
 from scoring.scorer import Scorer  # noqa: E402
 from scoring.table import table  # noqa: E402
@@ -31,6 +32,7 @@ from scripts.generation import (  # noqa: E402
     sampling_warnings,
     timed,
 )
+from scripts.trace import trace  # noqa: E402
 from scripts.runs import command_line, device_name, git_revision, package_versions, relative  # noqa: E402
 
 
@@ -42,6 +44,8 @@ class GenerationArguments:
     target: str = field(default="all", metadata={"help": "all (every combination), tags (the file's own), or aspects: lyrical,optimistic"})
     name: str = field(default="control", metadata={"help": "name of this decoding in the run's folder; 'none' is the uncontrolled baseline"})
     score: bool = field(default=True, metadata={"help": "score the replies with the run's evaluators"})
+    trace: bool = field(default=True, metadata={"help": "keep a sample of the latents' ways through the ODE for the report"})
+    sweep_weights: str | None = field(default=None, metadata={"help": "also measure these strengths, 1,10,100: the report's dial curves"})
     ppl_model: str | None = field(default=None, metadata={"help": "causal LM for perplexity: folder, hub name, or 'decoder' for the un-tuned base; none: no perplexity"})
     ppl_user_prefix: str = field(default="", metadata={"help": "mark before a user turn in that model's text"})
     ppl_assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
@@ -80,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
     if path is None:
         raise InputError(f"{schema.path}: no TEST file; name one with --contexts")
+    weights = sweep_weights(what.sweep_weights)
     requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
@@ -88,20 +93,15 @@ def main(argv: list[str] | None = None) -> int:
     seconds: dict[str, float] = {}
     sample = timed(seconds, "latents", generator.latents, requests, control, decoding.batch_size)
     replies = timed(seconds, "decoding", generator.decode, requests, sample.z, decoding, control.seed)
-    rows = [
-        {
-            "id": request.id, "context": list(request.context), "target": request.target, "response": reply,
-            "reference": request.reference, "predicted": None, "probabilities": None, "nli": None, "nats": None, "tokens": None, "seed": control.seed,
-        }
-        for request, reply in zip(requests, replies)
-    ]  # fmt: skip
+    rows = generations_of(requests, replies, control.seed)
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
     write_jsonl(generations, rows)
     print(f"{what.name}: {len(rows)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}", flush=True)
     if scorer is None:
         return 0
 
-    columns = timed(seconds, "scoring", score_file, generations, schema, scorer, _language_model(what, common, device), generations)
+    language_model = _language_model(what, common, device)
+    columns = timed(seconds, "scoring", score_file, generations, schema, scorer, language_model, generations)
     configuration = {**dataclasses.asdict(control), **dataclasses.asdict(decoding), **dataclasses.asdict(what), "limit": common.limit}
     configuration |= {"contexts": relative(path), "schema": relative(schema.path), "attributes": schema.aspects, "ppl_model": _ppl_name(what, common)}
     trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
@@ -125,12 +125,59 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     place = common.run_folder / "results" / f"{what.name}.json"
     write_json(place, record)
+    if what.trace and control.algorithm == "ode":
+        write_json(place.with_name(f"{what.name}.latents.json"), trace(generator, requests, control, decoding.batch_size))
+    if weights:
+        points = sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
+        write_json(place.with_name(f"{what.name}.sweep.json"), {"points": points})
     if what.name == "control":
         shutil.copyfile(generations, common.run_folder / "generations.jsonl")
         shutil.copyfile(place, common.run_folder / "results.json")
     print(table(record), flush=True)
     print(f"-> {place}", flush=True)
     return 0
+
+
+def generations_of(requests: list[Request], replies: list[str], seed: int) -> list[dict]:
+    """Rows of a generations file, not scored yet."""
+    unscored = dict.fromkeys(("predicted", "probabilities", "nli", "nats", "tokens"))
+    return [
+        {"id": r.id, "context": list(r.context), "target": r.target, "response": reply, "reference": r.reference, **unscored, "seed": seed}
+        for r, reply in zip(requests, replies)
+    ]
+
+
+def sweep_weights(text: str | None) -> list[float]:
+    """``"1,10,100"`` as numbers in rising order; raises `InputError` for anything else."""
+    try:
+        weights = sorted({float(part) for part in text.split(",")}) if text else []
+    except ValueError:
+        weights = [-1.0]
+    if any(not 0 < weight < float("inf") for weight in weights):
+        raise InputError(f"--sweep_weights must be numbers over 0, separated by commas, found {text!r}")
+    return weights
+
+
+def sweep(
+    weights: list[float], generator: ReplyGenerator, requests: list[Request], control: ControlArguments, decoding: DecodingArguments,
+    scorer: Scorer, language_model: PerplexityModel | None, schema: Schema,
+) -> list[dict]:  # fmt: skip
+    """The same requests at several strengths: ``[{"weight", "overall": M, "warnings"}]``."""
+    points = []
+    for weight in weights:
+        settings = dataclasses.replace(control, weights=str(weight))
+        sample = generator.latents(requests, settings, decoding.batch_size)
+        rows = generations_of(requests, generator.decode(requests, sample.z, decoding, control.seed), control.seed)
+        scorer.score(rows)
+        if language_model is not None:
+            language_model.score(rows)
+        gatherer = Gatherer(schema)
+        gatherer.add(rows)
+        m = measure(gatherer.finish(), control.seed)
+        points.append({"weight": weight, "overall": m, "warnings": sampling_warnings(sample, 0.01)})
+        ppl = f", perplexity {m['ppl']:.1f}" if m["ppl"] is not None else ""
+        print(f"weight {weight:g}: accuracy {m['accuracy_mean']:.3f}, joint {m['accuracy_joint']:.3f}, coherence {m['nli']:.3f}{ppl}", flush=True)
+    return points
 
 
 def _ppl_name(what: GenerationArguments, common: CommonArguments) -> str | None:

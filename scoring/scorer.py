@@ -26,6 +26,7 @@ class Scorer:
             stage = read_json(folder / "stage.json") or {}
             metrics = stage.get("metrics", {})
             self.records[name] = {"accuracy": metrics.get("accuracy"), "base": stage.get("base"), "hash": metrics.get("hash")}
+            self.records[name] |= {key: metrics[key] for key in ("n_dev", "confusion", "calibration", "audit") if key in metrics}
             self.evaluators[name] = Evaluator.load(folder, name, device, self.records[name], labels)
             self.audit = metrics.get("audit") if name == "nli" else self.audit
 

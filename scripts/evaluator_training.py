@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
+from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from model.bases import ScratchSize, weights_hash
+from scoring.calibration import dev_report
 from scoring.evaluators import make_trainer
 from scripts.training import PRECISIONS, Stage, run_trainer, settled
 
@@ -49,11 +51,15 @@ def train_evaluator(
         audit: called with the folder of the trained model; what it returns is kept as the metric ``audit``.
 
     Returns:
-        The stage's record; its metrics are dev ``accuracy``, ``n_train``, ``n_dev`` and ``hash``.
+        The stage's record; its metrics are dev ``accuracy``, ``n_train``, ``n_dev``, ``hash``, ``confusion`` and
+        ``calibration``.
     """
     trainer = make_trainer(model, tokenizer, train, dev, settled(training, stage, precision))
     seconds = run_trainer(trainer, stage)
-    metrics = {"accuracy": trainer.evaluate()["eval_accuracy"], "n_train": len(train), "n_dev": len(dev)}
+    predicted = trainer.predict(dev)
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    metrics = {"accuracy": predicted.metrics["test_accuracy"], "n_train": len(train), "n_dev": len(dev)}
+    metrics |= dev_report(softmax(predicted.predictions.astype(float), axis=-1), predicted.label_ids.tolist(), names)
 
     def save(folder: Path) -> None:
         trainer.model.save_pretrained(folder)

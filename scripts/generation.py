@@ -1,6 +1,7 @@
 """Replies from a trained CVAE: contexts and targets in, latents by ODE or Langevin, text out."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dataset.batching import pad_inputs
 from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder
 from model.cvae import Miracle
 from model.decoding import DECODINGS, generate
-from model.energy import aspect_energy
+from model.energy import Energy, aspect_energy
 from model.gaussian import Gaussian
 from model.langevin import sample_langevin
 from model.noise import generators, normal
@@ -44,6 +45,13 @@ class ControlArguments:
     seed: int = field(default=0, metadata={"help": "seed of all noise"})
 
 
+    @property
+    def sampler(self) -> SamplerSettings:
+        """The ODE's settings among these."""
+        names = ("geometry", "energy_time", "solver", "steps", "grading", "max_halvings")
+        return SamplerSettings(**{name: getattr(self, name) for name in names})
+
+
 @dataclass(frozen=True)
 class DecodingArguments:
     """How latents become text."""
@@ -66,6 +74,25 @@ class Request:
     context: tuple[str, ...]
     target: dict[str, str]
     reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the sampler solves for a list of requests.
+
+    Attributes:
+        start: z at t = 1, [B, D].
+        prior: the combined prior of each request, [B, D].
+        make_energy: rows [n] -> the `Energy` of those requests.
+        targets: aspect index per attribute, [B, K], -1 where none is named.
+        keys: what seeds each request's noise.
+    """
+
+    start: torch.Tensor
+    prior: Gaussian
+    make_energy: Callable[[torch.Tensor], Energy]
+    targets: torch.Tensor
+    keys: list[tuple[str, str]]
 
 
 def parse_weights(text: str, names: list[str]) -> list[float]:
@@ -132,8 +159,8 @@ class ReplyGenerator:
         rows = [[attributes[name].index(r.target[name]) if name in r.target else -1 for name in self.names] for r in requests]
         return torch.tensor(rows, device=self.device).view(len(requests), len(self.names))
 
-    def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:
-        """Latents for all requests, in order; the targets of a context share its encoding and its priors."""
+    def problem(self, requests: list[Request], control: ControlArguments, batch_size: int) -> "Problem":
+        """Priors, energies and starting points of all requests; the targets of a context share its encoding and its priors."""
         position = {}
         for request in requests:
             position.setdefault(request.context, len(position))
@@ -150,17 +177,21 @@ class ReplyGenerator:
         def make_energy(chosen: torch.Tensor):
             return aspect_energy(heads, targets[chosen], weights)
 
-        everyone = torch.arange(len(requests), device=self.device)
+        return Problem(start, prior, make_energy, targets, keys)
+
+    def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:
+        """Latents for all requests, in order."""
+        problem = self.problem(requests, control, batch_size)
+        start, prior, everyone = problem.start, problem.prior, torch.arange(len(requests), device=self.device)
         if control.algorithm == "ode":
-            names = ("geometry", "energy_time", "solver", "steps", "grading", "max_halvings")
-            settings = SamplerSettings(**{name: getattr(control, name) for name in names})
-            return sample_ode(settings, start, prior, make_energy)
+            return sample_ode(control.sampler, start, prior, problem.make_energy)
+        energy = problem.make_energy(everyone)
         if control.algorithm == "langevin":
-            sources = generators(control.seed, keys, "langevin")
-            return sample_langevin(start, prior, make_energy(everyone), sources, control.langevin_steps, control.langevin_step_size)
+            sources = generators(control.seed, problem.keys, "langevin")
+            return sample_langevin(start, prior, energy, sources, control.langevin_steps, control.langevin_step_size)
         with torch.no_grad():
-            energy = make_energy(everyone)(start)
-        return Sample(start, energy, energy, torch.zeros(len(requests), dtype=torch.long, device=self.device))
+            value = energy(start)
+        return Sample(start, value, value, torch.zeros(len(requests), dtype=torch.long, device=self.device))
 
     def decode(self, requests: list[Request], z: torch.Tensor, how: DecodingArguments, seed: int) -> list[str]:
         """One reply per latent, in order; batches are grouped by the prompt's length."""
