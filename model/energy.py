@@ -8,30 +8,52 @@ here energies stay [B], so that published behaviour corresponds to weights near 
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional as F
 
-from model.heads import LatentHeads
+from model.heads import LatentHeads, StackedHeads
 
 Energy = Callable[[torch.Tensor], torch.Tensor]  # z [B, D] -> E [B]
 
 
-def aspect_energy(heads: LatentHeads, targets: torch.Tensor, weights: torch.Tensor) -> Energy:
-    """The energy function of a batch of targets.
+class AspectEnergy:
+    """The energy of a batch of targets, and its gradient in closed form.
 
     Args:
         targets: [B, K] aspect indices, -1 where an attribute is not named.
         weights: [B, K] or [K], the strength dials w_k.
     """
 
-    def energy(z: torch.Tensor) -> torch.Tensor:
-        values = (weights * heads.negative_log_probability(z, targets)).sum(1)
-        assert values.shape == z.shape[:1], values.shape
-        return values
+    def __init__(self, heads: LatentHeads, targets: torch.Tensor, weights: torch.Tensor, stacked: StackedHeads | None = None):
+        self.heads = stacked or heads.stacked()
+        self.targets = targets
+        named = targets >= 0
+        spread = weights.to(self.heads.layers[0][0].dtype).expand(targets.shape) * named  # [B, K]
+        self.weights = spread.T.unsqueeze(-1)  # [K, B, 1]
+        self.wanted = F.one_hot(targets.clamp_min(0), max(self.heads.sizes)).transpose(0, 1) * named.T.unsqueeze(-1)  # [K, B, aspects]
 
-    return energy
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        """E(a | z), [B], of z [B, D]."""
+        log_probabilities, _ = self.heads.log_probabilities(z)
+        own = log_probabilities.gather(2, self.targets.clamp_min(0).T.unsqueeze(-1))  # [K, B, 1]
+        return -(self.weights * own).sum((0, 2))
+
+    def gradient(self, z: torch.Tensor) -> torch.Tensor:
+        """dE/dz, [B, D]."""
+        return self.heads.gradient(z, self.wanted, self.weights)
+
+
+def aspect_energy(heads: LatentHeads, targets: torch.Tensor, weights: torch.Tensor, stacked: StackedHeads | None = None) -> AspectEnergy:
+    """The energy function of a batch of targets; see `AspectEnergy`."""
+    return AspectEnergy(heads, targets, weights, stacked)
 
 
 def energy_gradient(energy: Energy, z: torch.Tensor) -> torch.Tensor:
-    """dE_i/dz_i for every example, [B, D]; examples do not see each other, because E is one value per example."""
+    """dE_i/dz_i for every example, [B, D]; examples do not see each other, because E is one value per example.
+
+    An energy that has a ``gradient`` of its own is asked for it; any other function of z is differentiated.
+    """
+    if hasattr(energy, "gradient"):
+        return energy.gradient(z)
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
         total = energy(z).sum()

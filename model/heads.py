@@ -1,5 +1,7 @@
 """Latent heads: one classifier of z per attribute; their cross-entropy is a loss in training and the energy afterwards."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -41,3 +43,53 @@ class LatentHeads(nn.Module):
             else:
                 columns.append(F.cross_entropy(head(z), target, ignore_index=-1, reduction="none"))
         return torch.stack(columns, dim=1)
+
+    def stacked(self) -> "StackedHeads":
+        """All heads as one, for many evaluations with fixed weights."""
+        return StackedHeads(self)
+
+
+class StackedHeads:
+    """The heads' layers side by side, so that all attributes are evaluated, and differentiated, in one batched product.
+
+    What `latent_head` builds is mirrored here in closed form: change both together (a test compares them). The weights
+    are taken as they are at construction, without gradients.
+    """
+
+    def __init__(self, heads: LatentHeads):
+        layers = [[module for module in head if isinstance(module, nn.Linear)] for head in heads.heads]
+        self.sizes = [head[-1].out_features for head in layers]
+        widest = max(self.sizes)
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []  # per layer: weights [K, out, in], biases [K, 1, out]
+        for position in range(len(layers[0])):
+            weights = [head[position].weight.detach() for head in layers]
+            biases = [head[position].bias.detach() for head in layers]
+            if position == len(layers[0]) - 1:  # attributes may have different numbers of aspects: the missing ones get no probability
+                weights = [F.pad(weight, (0, 0, 0, widest - weight.shape[0])) for weight in weights]
+                biases = [F.pad(bias, (0, widest - bias.shape[0]), value=-math.inf) for bias in biases]
+            self.layers.append((torch.stack(weights), torch.stack(biases).unsqueeze(1)))
+
+    def log_probabilities(self, z: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Log-probabilities of every head's aspects [K, B, aspects], -inf beyond a head's own, and the hidden layers' inputs to GELU."""
+        states, hidden = z.unsqueeze(0).expand(len(self.sizes), -1, -1), []
+        for weight, bias in self.layers[:-1]:
+            hidden.append(torch.baddbmm(bias, states, weight.transpose(1, 2)))
+            states = F.gelu(hidden[-1])
+        weight, bias = self.layers[-1]
+        return torch.log_softmax(torch.baddbmm(bias, states, weight.transpose(1, 2)), dim=-1), hidden
+
+    def gradient(self, z: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """d/dz of sum_k w_k * (-log p_k(wanted)), [B, D].
+
+        Args:
+            z: [B, D].
+            wanted: one-hot [K, B, aspects]; all 0 where an attribute is not named.
+            weights: [K, B, 1], 0 where not named.
+        """
+        log_probabilities, hidden = self.log_probabilities(z)
+        states = weights * (log_probabilities.exp() - wanted)  # [K, B, aspects]
+        for (weight, _), inputs in zip(reversed(self.layers[1:]), reversed(hidden)):
+            density = torch.exp(-0.5 * inputs * inputs) / math.sqrt(2 * math.pi)
+            slope = 0.5 * (1.0 + torch.erf(inputs / math.sqrt(2))) + inputs * density  # of GELU
+            states = torch.bmm(states, weight) * slope
+        return torch.bmm(states, self.layers[0][0]).sum(0)

@@ -172,10 +172,10 @@ class ReplyGenerator:
         keys = [(request.id, target_name(request.target)) for request in requests]
         noise = normal(generators(control.seed, keys, "prior"), self.config.latent_size, self.device)
         start = prior.mean if control.start == "mean" else prior.sample(noise)
-        heads = self.model.heads
+        heads, stacked = self.model.heads, self.model.heads.stacked()
 
         def make_energy(chosen: torch.Tensor):
-            return aspect_energy(heads, targets[chosen], weights)
+            return aspect_energy(heads, targets[chosen], weights, stacked)
 
         return Problem(start, prior, make_energy, targets, keys)
 

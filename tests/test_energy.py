@@ -1,5 +1,6 @@
 """model/energy.py: the energy of aspects and its gradient."""
 
+import pytest
 import torch
 
 from model.energy import aspect_energy, energy_gradient
@@ -73,3 +74,18 @@ def test_going_down_the_gradient_makes_the_aspect_likelier():
     heads, z = some_heads()
     energy = aspect_energy(heads, TARGETS, torch.ones(2))
     assert (energy(z - 0.01 * energy_gradient(energy, z)) < energy(z))[[0, 1, 2, 4]].all()
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_closed_form_gradient_is_that_of_autograd(layers):
+    """Two attributes with 2 and 3 aspects; of the latter, and of both, some rows name nothing."""
+    torch.manual_seed(layers)
+    heads = LatentHeads(8, [2, 3], width=16, layers=layers).double()
+    z, weights = torch.randn(5, 8, dtype=torch.double), torch.rand(5, 2, dtype=torch.double) * 10
+    energy = aspect_energy(heads, TARGETS, weights)
+
+    def plain(z):
+        return (weights * heads.negative_log_probability(z, TARGETS)).sum(1)
+
+    torch.testing.assert_close(energy(z), plain(z).detach())
+    torch.testing.assert_close(energy_gradient(energy, z), energy_gradient(plain, z))
