@@ -18,6 +18,7 @@ from model.bases import SCRATCH  # noqa: E402
 from schema import InputError, Schema, load_schema, target_name  # noqa: E402
 from scoring.perplexity import PerplexityModel  # noqa: E402
 from scoring.columns import Gatherer  # noqa: E402
+from scoring.report.run_report import write_run_report  # noqa: E402
 from scoring.results import measure, results  # noqa: E402
 from scoring.score import baseline_of, score_file  # noqa: E402
 from scoring.scorer import Scorer  # noqa: E402
@@ -125,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     place = common.run_folder / "results" / f"{what.name}.json"
     write_json(place, record)
+    for old in ("latents", "sweep"):  # of an earlier decoding under this name
+        place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
     if what.trace and control.algorithm == "ode":
         write_json(place.with_name(f"{what.name}.latents.json"), trace(generator, requests, control, decoding.batch_size))
     if weights:
@@ -135,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         shutil.copyfile(place, common.run_folder / "results.json")
     print(table(record), flush=True)
     print(f"-> {place}", flush=True)
+    if what.name == "control":
+        print(f"-> {write_run_report(common.run_folder)}", flush=True)
     return 0
 
 

@@ -157,6 +157,9 @@ def main(argv: list[str] | None = None) -> int:
         if run and name == "control":
             (run / "generations.jsonl").write_bytes((run / "generations" / "control.jsonl").read_bytes())
             write_json(run / "results.json", record)
+            from scoring.report.run_report import write_run_report
+
+            write_run_report(run)
         print(f"{name}: {len(columns)} replies")
         print(table(record), flush=True)
         print(f"-> {place}", flush=True)

@@ -1,7 +1,7 @@
 """The whole main job in one go: evaluators, CVAE, replies with and without control, scores. ``bash pipeline.sh``
 
-Options without a prefix go to every stage (--preset, --run, --schema, --base, --limit, --overwrite, --seed); a prefix
-names the stage: --classifier.num_train_epochs 3, --nli.pair_rounds 2, --cvae.latent_size 64, --generation.weights 20.
+Options without a prefix go to every stage (--preset, --run, --schema, --base, --limit, --overwrite, --seed), or to every
+training (--report-to tensorboard); a prefix names the stage: --classifier.num_train_epochs 3, --nli.pair_rounds 2, --cvae.latent_size 64, --generation.weights 20.
 Finished stages with the same settings and data are not done again, and an interrupted one goes on where it was.
 """
 
@@ -16,6 +16,8 @@ from collections.abc import Callable  # noqa: E402
 from schema import InputError  # noqa: E402
 
 STAGES = ("classifier", "nli", "cvae", "generation")
+TRAINING_STAGES = STAGES[:3]
+TRAINING_OPTIONS = ("--report_to", "--report-to")  # tensorboard, wandb or none
 COMMON_OPTIONS = ("--preset", "--run", "--outs", "--schema", "--base", "--encoder", "--decoder", "--limit", "--overwrite", "--seed")
 
 
@@ -35,6 +37,8 @@ def split_options(argv: list[str]) -> dict[str, list[str]]:
                 word = "--" + word[2:].removeprefix(stage + ".")
             elif word.split("=")[0] in COMMON_OPTIONS:
                 destinations = list(STAGES)
+            elif word.split("=")[0] in TRAINING_OPTIONS:
+                destinations = list(TRAINING_STAGES)
             else:
                 raise InputError(f"unknown option {word}; options for all stages are {', '.join(COMMON_OPTIONS)}, others name their stage: --cvae.{word[2:]}")
         for stage in destinations:

@@ -1,6 +1,7 @@
 """What every training stage shares: precision, progress, checkpoints to resume from, and a folder that appears when done."""
 
 import dataclasses
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ class Stage:
         """Checkpoints of training under way."""
         return self.folder.with_name(self.folder.name + ".partial")
 
+    @property
+    def logs(self) -> Path:
+        """What ``--report-to tensorboard`` writes; ``tensorboard --logdir outs/<run>`` finds it."""
+        return self.folder.parent / "logs" / self.folder.name
+
     def finished(self) -> dict | None:
         """The record of a finished stage with the same fingerprint, else None."""
         record = read_json(self.folder / "stage.json")
@@ -71,6 +77,8 @@ def settled(training: TrainingArguments, stage: Stage, precision: str, **changes
 
     ``auto`` is bf16 on a GPU that has it and fp32 elsewhere.
     """
+    if "tensorboard" in training.report_to:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(stage.logs)  # read by transformers' callback when the trainer is made
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     return dataclasses.replace(

@@ -181,3 +181,15 @@ def test_bad_weights_are_refused(text):
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_presets_have_all_sections(preset):
     assert {"common", "classifier", "nli", "cvae", "generation"} <= set(read_preset(preset))
+
+
+def test_report_to_goes_to_the_trainings_and_is_off_by_default(monkeypatch, tmp_path):
+    options = pipeline.split_options(["--report-to", "tensorboard", "--limit", "3"])
+    assert options["cvae"] == options["nli"] == options["classifier"] == ["--report-to", "tensorboard", "--limit", "3"]
+    assert options["generation"] == ["--limit", "3"]
+    pytest.importorskip("tensorboard")
+    arguments = ["--attribute", "attitude", *QUICK, "--num_train_epochs", "1", "--outs", str(tmp_path), "--run"]
+    train_classifier.main([*arguments, "on", "--report-to", "tensorboard", "--logging_steps", "1"])
+    train_classifier.main([*arguments, "off"])
+    assert list((tmp_path / "on" / "classifier" / "logs" / "attitude").glob("*tfevents*"))
+    assert not list((tmp_path / "off").rglob("*tfevents*"))

@@ -1,0 +1,319 @@
+"""Speed and memory beside their floors, with random weights and fixed work. ``python -m scripts.bench train --size paper``
+
+train: optimizer steps; encode: contexts to priors; ode: latents at weight 10; generate: tokens of greedy replies;
+pipeline: 300 contexts under all combinations, from text to text. Every figure is the median of several repeats after a
+warm-up. The floor of a figure is the larger of its arithmetic over the matrix-product rate and its bytes over the
+bandwidth, both measured on this machine in the same run.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import BertConfig, GPT2Config
+
+from model.config import MiracleConfig
+from model.cvae import Miracle
+from model.decoding import generate
+from model.energy import aspect_energy
+from model.gaussian import Gaussian
+from model.losses import LossWeights
+from model.sampler import SamplerSettings, sample_ode
+from scripts.entry import Parser, run_main
+from scripts.runs import device_name, package_versions
+
+ATTRIBUTES = {"languagestyle": ["plain", "lyrical"], "attitude": ["pessimistic", "optimistic"], "mindchar": ["emotional", "critical"]}
+CONTEXT, REPLY = 60, 30  # tokens of a context and a reply; the posterior reads both, so an example has 150 encoder tokens
+NEW_TOKENS = 64
+WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model's size: encoder and decoder (layers, width, heads, vocabulary) and latent dimensions."""
+
+    encoder: tuple[int, int, int, int]
+    decoder: tuple[int, int, int, int]
+    latent: int
+    prefix: int = 4
+
+
+SIZES = {
+    "demo": Size((1, 128, 4, 4000), (2, 128, 4, 4000), 32, 2),
+    "small": Size((6, 384, 6, 8192), (6, 384, 6, 8192), 128),
+    "paper": Size((12, 768, 12, 30522), (24, 1024, 16, 50257), 768),  # BERT-base and DialoGPT-medium
+}
+
+
+@dataclass
+class Figure:
+    """One measured figure.
+
+    Attributes:
+        rate, unit: how many of what per second.
+        floor_rate: what the machine's own ceilings would allow; None where it was not counted.
+        seconds: of one repeat, median.
+        allocated_gb, reserved_gb: peak memory of the accelerator; None on the CPU.
+    """
+
+    what: str
+    size: str
+    batch: int
+    rate: float
+    unit: str
+    seconds: float
+    floor_rate: float | None = None
+    allocated_gb: float | None = None
+    reserved_gb: float | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Share of the floor's rate that is reached."""
+        return self.rate / self.floor_rate if self.floor_rate else None
+
+
+def build(size: Size, device: torch.device, use_context: bool) -> Miracle:
+    """A model of that size with random weights."""
+    layers, width, heads, vocabulary = size.encoder
+    encoder = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width)
+    layers, width, heads, vocabulary = size.decoder
+    decoder = GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=heads, n_positions=1024, bos_token_id=None, eos_token_id=None)
+    config = MiracleConfig(
+        encoder=encoder.to_dict(), decoder=decoder.to_dict(), attributes=ATTRIBUTES, latent_size=size.latent, n_prefix=size.prefix,
+        use_context=use_context, head_width=128, head_layers=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Miracle(config).to(device)
+
+
+def example_batch(size: Size, batch: int, use_context: bool, device: torch.device) -> dict[str, torch.Tensor]:
+    """Random ids of fixed lengths, as `dataset.batching.CvaeCollator` makes them."""
+    source = torch.Generator().manual_seed(0)
+
+    def ids(length: int, vocabulary: int) -> torch.Tensor:
+        return torch.randint(vocabulary, (batch, length), generator=source).to(device)
+
+    decoder_length = REPLY + (CONTEXT if use_context else 0)
+    context, posterior, decoder = ids(CONTEXT, size.encoder[3]), ids(CONTEXT + REPLY, size.encoder[3]), ids(decoder_length, size.decoder[3])
+    labels = decoder.clone()
+    labels[:, : decoder_length - REPLY] = -100
+    return {
+        "context_ids": context, "context_mask": torch.ones_like(context), "posterior_ids": posterior, "posterior_mask": torch.ones_like(posterior),
+        "posterior_types": torch.zeros_like(posterior), "decoder_ids": decoder, "decoder_mask": torch.ones_like(decoder), "labels": labels,
+        "attribute": torch.arange(batch, device=device) % len(ATTRIBUTES), "aspect": torch.arange(batch, device=device) % 2,
+    }  # fmt: skip
+
+
+# --- ceilings and floors ---------------------------------------------------------------------------------------------
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int]) -> float:
+    """Operations per second of a matrix product [m, k] x [k, n]."""
+    m, k, n = shape
+    a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
+    return 2 * m * k * n / seconds_of(lambda: a @ b, device, repeats=10)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of a large copy."""
+    source = torch.randn((256 if device.type == "cuda" else 32) * 2**20, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / seconds_of(lambda: target.copy_(source), device, repeats=10)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 5, warm_up: int = 2) -> float:
+    """Median seconds of one call; CUDA events on a GPU."""
+    for _ in range(warm_up):
+        work()
+    found = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            torch.cuda.synchronize()
+            start.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            found.append(start.elapsed_time(end) / 1000)
+        else:
+            before = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - before)
+    return statistics.median(found)
+
+
+def layer_operations(layers: int, width: int, tokens: int, keys: int) -> float:
+    """Multiply-adds times two of a transformer's layers, forward, for `tokens` tokens that attend to `keys` keys each."""
+    return layers * tokens * (2 * 12 * width**2 + 4 * width * keys)
+
+
+def forward_operations(size: Size, use_context: bool) -> float:
+    """Operations of one example's forward pass: two encodings, the decoder, its vocabulary."""
+    decoder_length = REPLY + (CONTEXT if use_context else 0)
+    encoder = sum(layer_operations(size.encoder[0], size.encoder[1], t, t) for t in (CONTEXT, CONTEXT + REPLY))
+    decoder = layer_operations(size.decoder[0], size.decoder[1], decoder_length, decoder_length / 2 + size.prefix)
+    return encoder + decoder + 2 * size.decoder[1] * size.decoder[3] * decoder_length
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Bench:
+    """The machine and its ceilings."""
+
+    device: torch.device
+    dtype: torch.dtype
+    size_name: str
+    use_context: bool
+    repeats: int
+
+    def __post_init__(self):
+        self.size = SIZES[self.size_name]
+        width = self.size.decoder[1]
+        self.rate = matmul_rate(self.device, self.dtype, (4096 if self.device.type == "cuda" else 1024, width, 4 * width))
+        self.bandwidth = bandwidth(self.device)
+        self.bytes = torch.finfo(self.dtype).bits // 8
+
+    def measured(self, what: str, batch: int, unit: str, per_call: float, work: Callable[[], object], floor_seconds: float | None) -> Figure:
+        """Time `work`, which does `per_call` units."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        seconds = seconds_of(work, self.device, self.repeats)
+        memory = (torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9) if self.device.type == "cuda" else (None, None)
+        floor = per_call / floor_seconds if floor_seconds else None
+        return Figure(what, self.size_name, batch, per_call / seconds, unit, seconds, floor, *memory)
+
+    def train(self, batch: int) -> Figure:
+        """Optimizer steps: forward, backward, clipping, AdamW."""
+        model = build(self.size, self.device, self.use_context).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        rows = example_batch(self.size, batch, self.use_context, self.device)
+        weights = LossWeights(0.05, 1.0, 0.1, 0.05)
+
+        def step() -> None:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                loss = model(**rows, weights=weights).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        parameters = sum(p.numel() for p in model.parameters())
+        arithmetic = 3 * batch * forward_operations(self.size, self.use_context) / self.rate
+        moved = parameters * 4 * 7 / self.bandwidth  # AdamW reads weights, gradients, two moments, and writes three of them
+        return self.measured("train", batch, "examples/s", batch, step, arithmetic + moved)
+
+    def encode(self, batch: int) -> Figure:
+        """Contexts to the priors of all attributes."""
+        model = build(self.size, self.device, self.use_context).eval().to(self.dtype)
+        rows = example_batch(self.size, batch, self.use_context, self.device)
+
+        def work() -> None:
+            with torch.no_grad():
+                model.encode_prior(rows["context_ids"], rows["context_mask"])
+
+        floor = batch * layer_operations(self.size.encoder[0], self.size.encoder[1], CONTEXT, CONTEXT) / self.rate
+        return self.measured("encode", batch, "contexts/s", batch, work, floor)
+
+    def ode(self, batch: int) -> Figure:
+        """Latents of all combinations at weight 10, by the defaults of `scripts.generation.ControlArguments`."""
+        model = build(SIZES["demo"], torch.device("cpu"), False).heads.__class__(self.size.latent, [2, 2, 2]).to(self.device)
+        source = torch.Generator().manual_seed(0)
+        mean, noise = (torch.randn(batch, self.size.latent, generator=source).to(self.device) for _ in range(2))
+        prior = Gaussian(mean, torch.full_like(mean, -1.0))
+        targets = torch.tensor([[(i >> k) & 1 for k in range(3)] for i in range(batch)], device=self.device)
+        weights, stacked = torch.full((3,), WEIGHT, device=self.device), model.stacked()
+        settings = SamplerSettings(grading=3.0)
+        evaluations = []
+
+        def work() -> None:
+            sample = sample_ode(settings, prior.sample(noise), prior, lambda rows: aspect_energy(model, targets[rows], weights, stacked))
+            evaluations.append(float(sample.nfe.float().mean()))
+
+        per_evaluation = 2 * sum(2 * (self.size.latent * 128 + 128 * 128 + 128 * 2) for _ in range(3))
+        figure = self.measured("ode", batch, "latents/s", batch, work, None)
+        rate = matmul_rate(self.device, torch.float32, (batch, 128, 128))
+        figure.floor_rate = rate / (per_evaluation * evaluations[-1])
+        figure.what = f"ode ({evaluations[-1]:.0f} evaluations)"
+        return figure
+
+    def generate(self, batch: int) -> Figure:
+        """Greedy replies of exactly `NEW_TOKENS` tokens to prompts of `CONTEXT` tokens (one token without context)."""
+        model = build(self.size, self.device, self.use_context).eval().to(self.dtype)
+        z = torch.randn(batch, self.size.latent, device=self.device).to(self.dtype)
+        prompt = torch.randint(self.size.decoder[3], (batch, CONTEXT if self.use_context else 1), device=self.device)
+
+        def work() -> None:
+            generate(model.decoder, z, prompt, torch.ones_like(prompt), eos_token_id=-1, pad_token_id=-2, max_new_tokens=NEW_TOKENS)
+
+        layers, width, _, vocabulary = self.size.decoder
+        parameters = 12 * layers * width**2 + width * vocabulary
+        keys = self.size.prefix + prompt.shape[1] + NEW_TOKENS / 2
+        arithmetic = batch * NEW_TOKENS * 2 * parameters / self.rate
+        moved = NEW_TOKENS * (parameters + batch * keys * 2 * layers * width) * self.bytes / self.bandwidth
+        return self.measured("generate", batch, "tokens/s", batch * NEW_TOKENS, work, max(arithmetic, moved))
+
+
+DEFAULT_BATCHES = {"train": 32, "encode": 64, "ode": 1024, "generate": 64}
+
+
+def table(figures: list[Figure]) -> str:
+    """A line per figure."""
+    lines = ["what                  size   batch        rate unit           seconds  of floor  allocated  reserved"]
+    for f in figures:
+        share = "-" if f.share is None else f"{f.share:.0%}"
+        memory = ["-" if value is None else f"{value:.1f} GB" for value in (f.allocated_gb, f.reserved_gb)]
+        lines.append(f"{f.what:<21} {f.size:<6} {f.batch:>5} {f.rate:>11,.0f} {f.unit:<12} {f.seconds:>9.4f} {share:>9} {memory[0]:>10} {memory[1]:>9}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("what", nargs="+", choices=("train", "encode", "ode", "generate"), help="what to measure")
+    options.add_argument("--size", choices=SIZES, default="demo", help="(default: demo)")
+    options.add_argument("--batch", type=int, nargs="+", help="batch sizes, a row each; default: one that suits the work")
+    options.add_argument("--context", action="store_true", help="the decoder reads the context too")
+    options.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU, fp32 on the CPU")
+    options.add_argument("--threads", type=int, help="CPU threads")
+    options.add_argument("--repeats", type=int, default=5, help="(default: 5)")
+    options.add_argument("--memory-gb", type=float, help="imitate a card with that much memory")
+    options.add_argument("--json", action="store_true", help="print JSON")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print; returns the exit status."""
+    options = parser().parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.memory_gb and device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(options.memory_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
+    precision = options.precision or ("bf16" if device.type == "cuda" else "fp32")
+    bench = Bench(device, torch.bfloat16 if precision == "bf16" else torch.float32, options.size, options.context, options.repeats)
+    figures = []
+    for what in options.what:
+        for batch in options.batch or [DEFAULT_BATCHES[what]]:
+            try:
+                figures.append(getattr(bench, what)(batch))
+            except torch.OutOfMemoryError:
+                print(f"{what} {options.size} batch {batch}: out of memory", flush=True)
+    if options.json:
+        ceilings = {"matmul_per_second": bench.rate, "bytes_per_second": bench.bandwidth}
+        machine = {"device": device_name(), "precision": precision, "threads": torch.get_num_threads(), "versions": package_versions()}
+        print(json.dumps({"machine": machine, "ceilings": ceilings, "figures": [asdict(f) | {"share_of_floor": f.share} for f in figures]}, indent=2))
+    else:
+        print(f"{device_name()}, {precision}: matrix products {bench.rate / 1e12:.2f} T operations/s, copies {bench.bandwidth / 1e9:.0f} GB/s")
+        print(table(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
