@@ -7,6 +7,7 @@ prepare_libraries()
 import dataclasses  # noqa: E402
 import shutil  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
+from datetime import UTC, datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
@@ -108,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
     run = {
         "command": command_line(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": control.seed,
         "config": {"generation": configuration, "cvae": trained.get("settings")},
         "versions": package_versions(),

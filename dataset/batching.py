@@ -91,12 +91,14 @@ class CvaeCollator:
     def __init__(self, encoder_pad: int, decoder_pad: int):
         self.encoder_pad, self.decoder_pad = encoder_pad, decoder_pad
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        def padded(key: str, value: int) -> torch.Tensor:
-            return pad([row[key] for row in rows], value)
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor | int]:
+        """The decoder's columns are padded on the left, so that all responses end in the last column."""
 
-        def mask(key: str) -> torch.Tensor:
-            return pad([[1] * len(row[key]) for row in rows], 0)
+        def padded(key: str, value: int, side: str = "right") -> torch.Tensor:
+            return pad([row[key] for row in rows], value, side)
+
+        def mask(key: str, side: str = "right") -> torch.Tensor:
+            return pad([[1] * len(row[key]) for row in rows], 0, side)
 
         return {
             "context_ids": padded("context_ids", self.encoder_pad),
@@ -104,9 +106,10 @@ class CvaeCollator:
             "posterior_ids": padded("posterior_ids", self.encoder_pad),
             "posterior_mask": mask("posterior_ids"),
             "posterior_types": padded("posterior_types", 0),
-            "decoder_ids": padded("decoder_ids", self.decoder_pad),
-            "decoder_mask": mask("decoder_ids"),
-            "labels": padded("labels", IGNORED),
+            "decoder_ids": padded("decoder_ids", self.decoder_pad, "left"),
+            "decoder_mask": mask("decoder_ids", "left"),
+            "labels": padded("labels", IGNORED, "left"),
+            "response_length": max(sum(label != IGNORED for label in row["labels"]) for row in rows),
             "attribute": torch.tensor([row["attribute"] for row in rows]),
             "aspect": torch.tensor([row["aspect"] for row in rows]),
         }

@@ -77,6 +77,7 @@ class Miracle(PreTrainedModel):
         aspect: torch.Tensor,
         weights: LossWeights,
         noise: torch.Tensor | None = None,
+        response_length: int | None = None,
     ) -> LossTerms:
         """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
 
@@ -85,17 +86,19 @@ class Miracle(PreTrainedModel):
             attribute, aspect: [B], which attribute an example is labelled for, and its aspect.
             weights: see `LossWeights`.
             noise: standard normal [B, D] for the posterior sample; drawn where None.
+            response_length: all labels lie in that many last columns, so that the vocabulary's logits, the largest
+                tensor of a step, need not be computed for the context's tokens; None: for all.
         """
         priors = self.encode_prior(context_ids, context_mask)
         prior = of_attribute(priors, attribute)
         posterior = self.encode_posterior(posterior_ids, posterior_mask, posterior_types)
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
 
-        losses = token_losses(self.decoder(decoder_ids, decoder_mask, z), decoder_ids)
-        reconstruction = reconstruction_loss(losses, labels)
-        context = reconstruction.new_zeros(())
-        if weights.context and self.config.use_context:
-            context = context_loss(losses, decoder_mask, labels)
+        reads_context = bool(weights.context) and self.config.use_context
+        kept = 0 if reads_context or response_length is None else response_length + 1  # columns; 0: all
+        losses = token_losses(self.decoder(decoder_ids, decoder_mask, z, kept), decoder_ids[:, -kept:])
+        reconstruction = reconstruction_loss(losses, labels[:, -kept:])
+        context = context_loss(losses, decoder_mask, labels) if reads_context else reconstruction.new_zeros(())
         kl, kl_unclamped = kl_loss(posterior, prior, weights.free_bits)
         classification, accuracy = classification_loss([logits.float() for logits in self.heads(z)], attribute, aspect)
         distance = distance_loss(z, attribute, len(self.config.attributes))

@@ -91,10 +91,14 @@ class LatentDecoder(nn.Module):
             embeddings = embeddings * kept.unsqueeze(-1)
         return embeddings + offset.unsqueeze(1)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """Next-token logits [B, T, V] for ids and mask [B, T] (padding on the right) and z [B, D]."""
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor, logits_to_keep: int = 0) -> torch.Tensor:
+        """Next-token logits [B, T, V] for ids and mask [B, T] (padded on either side) and z [B, D].
+
+        Args:
+            logits_to_keep: only those of the last so many positions; 0: all.
+        """
         cache = Cache(layers=[PrefixLayer(keys, values) for keys, values in self.prefix(z)])
-        logits = self.run(self.embed(input_ids, self.to_offset(z)), attention_mask, attention_mask, cache)
+        logits = self.run(self.embed(input_ids, self.to_offset(z)), attention_mask, attention_mask, cache, logits_to_keep=logits_to_keep)
         return logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1)
 
     def run(self, embeddings: torch.Tensor, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: Cache, **options) -> torch.Tensor:

@@ -19,23 +19,10 @@ from scoring.columns import Columns
 from scoring.metrics import METRICS, arrow, written
 from scoring.results import measure, sums_and_statistics
 from scoring.score import score_file
+from scoring.systems import system_at
 from scripts.entry import Parser, run_main
 
 SHOWN = tuple(key for key in METRICS if key not in ("bleu1", "bleu2", "bleu3", "rouge1", "rouge2"))
-
-
-def generations_of(path: Path) -> tuple[Path, Path | None, str]:
-    """(generations file, results file, system's name) of an argument; raises `InputError` where there is none."""
-    if path.is_dir():
-        if not (path / "generations.jsonl").is_file():
-            raise InputError(f"{path}: no generations.jsonl in it; expected a run's folder, outs/<run>, or a generations file")
-        return path / "generations.jsonl", path / "results.json", path.resolve().name
-    if not path.is_file():
-        raise InputError(f"not found: {path}; expected a run's folder, outs/<run>, or a generations file")
-    if path.parent.name == "generations":
-        run = path.resolve().parent.parent
-        return path, run / "results" / f"{path.stem}.json", f"{run.name}/{path.stem}"
-    return path, path.with_name(f"{path.stem}.results.json"), path.stem
 
 
 def common_requests(systems: list[Columns]) -> list[Columns]:
@@ -90,13 +77,13 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
     Raises:
         InputError: fewer than two systems, equal names, or no request in common.
     """
-    places = [generations_of(path) for path in paths]
-    names = [name for _, _, name in places]
+    places = [system_at(path) for path in paths]
+    names = [place.name for place in places]
     if len(paths) < 2 or len(set(names)) < len(names) and len(set(paths)) == len(paths):
         raise InputError(f"name two or more runs with different names; found {names}")
-    everything = [score_file(file, schema) for file, _, _ in places]
+    everything = [score_file(place.generations, schema) for place in places]
     shared = common_requests(everything)
-    records = [read_json(record) or {} for _, record, _ in places]
+    records = [read_json(place.results) or {} for place in places]
     systems, warnings = [], []
     for name, columns, kept, record in zip(names, everything, shared, records):
         if len(kept) < len(columns):

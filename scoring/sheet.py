@@ -26,6 +26,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dataset.jsonl import read_json, read_jsonl, write_json
 from schema import InputError
 from scoring.bootstrap import Bootstrap, mean_of
+from scoring.systems import system_at
 from scripts.entry import Parser, run_main
 
 FORMAT = 1
@@ -78,15 +79,6 @@ class Answer:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def system_of(argument: str) -> tuple[str, Path]:
-    """A system's name and its generations: of a run's folder, or of a file (``<run>/<stem>`` inside ``generations/``)."""
-    path = Path(argument)
-    if path.is_dir():
-        return path.resolve().name, path / "generations.jsonl"
-    place = path.resolve().parent
-    return (f"{place.parent.name}/{path.stem}" if place.name == "generations" else path.stem), path
-
-
 def read_systems(arguments: list[str]) -> dict[str, dict[Request, str]]:
     """Every system's replies.
 
@@ -102,7 +94,8 @@ def read_systems(arguments: list[str]) -> dict[str, dict[Request, str]]:
     if len(arguments) < 2:
         raise InputError(f"a comparison needs two systems or more, found {len(arguments)}")
     places: dict[str, Path] = {}
-    for name, path in map(system_of, arguments):
+    for system in map(system_at, map(Path, arguments)):
+        name, path = system.name, system.generations
         if name in places:
             raise InputError(f"two systems are called {name!r}: {places[name]} and {path}; names must differ, so rename a folder or a file")
         places[name] = path

@@ -104,7 +104,7 @@ def example_batch(size: Size, batch: int, use_context: bool, device: torch.devic
     return {
         "context_ids": context, "context_mask": torch.ones_like(context), "posterior_ids": posterior, "posterior_mask": torch.ones_like(posterior),
         "posterior_types": torch.zeros_like(posterior), "decoder_ids": decoder, "decoder_mask": torch.ones_like(decoder), "labels": labels,
-        "attribute": torch.arange(batch, device=device) % len(ATTRIBUTES), "aspect": torch.arange(batch, device=device) % 2,
+        "attribute": torch.arange(batch, device=device) % len(ATTRIBUTES), "aspect": torch.arange(batch, device=device) % 2, "response_length": REPLY,
     }  # fmt: skip
 
 
@@ -213,6 +213,7 @@ class Bench:
         """Contexts to the priors of all attributes."""
         model = build(self.size, self.device, self.use_context).eval().to(self.dtype)
         rows = example_batch(self.size, batch, self.use_context, self.device)
+        model.prior.float()  # the encoding comes in fp32
 
         def work() -> None:
             with torch.no_grad():

@@ -50,10 +50,15 @@ def trace(generator: ReplyGenerator, requests: list[Request], control: ControlAr
         "axes": {"explained": [float(share) for share in plane.explained_variance_ratio_]},
         "prior": _rounded(plane.transform(samples.cpu().numpy())),
         "points": [{"target": r.target, "start": a, "end": b} for r, a, b in zip(chosen, _rounded(start), _rounded(end))],
-        "time": [float(s) for s in PSEUDO_TIME * (np.arange(POINTS + 1) / POINTS) ** control.grading],
+        "time": times(),
         "energy": _band(energies),
         "probability": {name: _band(values) for name, values in chances.items() if not np.isnan(values).all()},
     }
+
+
+def times() -> list[float]:
+    """The pseudo-times of the points."""
+    return [float(s) for s in PSEUDO_TIME * (np.arange(POINTS + 1) / POINTS) ** GRADING]
 
 
 def _probabilities(generator: ReplyGenerator, path: torch.Tensor, targets: torch.Tensor) -> dict[str, np.ndarray]:

@@ -14,6 +14,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from dataset.jsonl import read_json, write_json
+from schema import InputError
+from scripts.runs import device_name
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -136,5 +138,12 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
     checkpoint = stage.last_checkpoint()
     if checkpoint:
         print(f"{stage.name}: going on from {Path(checkpoint).name}", flush=True)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.OutOfMemoryError as error:
+        size = trainer.args.per_device_train_batch_size
+        raise InputError(
+            f"{stage.name}: out of memory on {device_name()} at --per_device_train_batch_size {size}; halve it and double "
+            "--gradient_accumulation_steps (the same training), or add --gradient_checkpointing"
+        ) from error
     return time.monotonic() - started

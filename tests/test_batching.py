@@ -32,12 +32,13 @@ def test_cvae_batch_token_by_token(word_tokenizer):
     words = {key: [" ".join(word_tokenizer.convert_ids_to_tokens(row)) for row in batch[key]] for key in batch if key.endswith("_ids")}
     assert words["context_ids"] == ["[CLS] a b [SEP]", "[CLS] d [SEP] [PAD]"]
     assert words["posterior_ids"] == ["[CLS] a b [SEP] c [SEP] [PAD]", "[CLS] d [SEP] e f g [SEP]"]
-    assert words["decoder_ids"] == ["a b <|endoftext|> c <|endoftext|> <|endoftext|>", "d <|endoftext|> e f g <|endoftext|>"]
+    assert words["decoder_ids"] == ["<|endoftext|> a b <|endoftext|> c <|endoftext|>", "d <|endoftext|> e f g <|endoftext|>"]
     assert batch["posterior_types"].tolist() == [[0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1]]
-    assert batch["decoder_mask"].tolist() == [[1] * 5 + [0], [1] * 6] and batch["context_mask"].tolist() == [[1] * 4, [1, 1, 1, 0]]
+    assert batch["decoder_mask"].tolist() == [[0] + [1] * 5, [1] * 6] and batch["context_mask"].tolist() == [[1] * 4, [1, 1, 1, 0]]
     assert batch["posterior_mask"].tolist() == [[1] * 6 + [0], [1] * 7]
     c, eos, *efg = word_tokenizer.convert_tokens_to_ids(["c", "<|endoftext|>", "e", "f", "g"])
-    assert batch["labels"].tolist() == [[IGNORED] * 3 + [c, eos, IGNORED], [IGNORED] * 2 + efg + [eos]]
+    assert batch["labels"].tolist() == [[IGNORED] * 4 + [c, eos], [IGNORED] * 2 + efg + [eos]]
+    assert batch["response_length"] == 4
     assert batch["attribute"].tolist() == [0, 2] and batch["aspect"].tolist() == [1, 0]
 
 

@@ -47,9 +47,24 @@ def test_terms_are_those_of_the_parts(make_miracle, batch):
     torch.testing.assert_close((terms.prior_std, terms.posterior_std), (prior.std.mean(), posterior.std.mean()))
 
 
+def test_logits_of_the_responses_alone_give_the_loss_of_all(make_miracle, batch):
+    model = make_miracle()
+    assert batch["response_length"] == max((row != -100).sum() for row in batch["labels"]) < batch["labels"].shape[1]
+    everything = {key: value for key, value in batch.items() if key != "response_length"}
+    torch.testing.assert_close(terms_of(model, everything), terms_of(model, batch), atol=1e-6, rtol=1e-6)
+    with_context = WEIGHTS._replace(context=1.0)  # which needs the context's logits
+    with torch.no_grad():
+        full, short = (model(**rows, weights=with_context, noise=NOISE) for rows in (everything, batch))
+    torch.testing.assert_close(full, short)
+    assert short.context > 0
+
+
 def test_loss_does_not_depend_on_padding(make_miracle, batch):
     model, fill = make_miracle(), {"labels": -100}
-    wider = {k: torch.nn.functional.pad(v, (0, 5), value=fill.get(k, 0)) if v.dim() == 2 else v for k, v in batch.items()}
+    wider = {}
+    for key, value in batch.items():
+        sides = (5, 0) if key.startswith("decoder") or key == "labels" else (0, 5)  # the decoder's columns are padded on the left
+        wider[key] = torch.nn.functional.pad(value, sides, value=fill.get(key, 0)) if torch.is_tensor(value) and value.dim() == 2 else value
     torch.testing.assert_close(terms_of(model, wider), terms_of(model, batch), atol=1e-5, rtol=1e-5)
 
 
@@ -59,7 +74,7 @@ def test_latents_of_an_example_do_not_depend_on_its_batch(make_miracle, batch):
         priors = model.encode_prior(batch["context_ids"], batch["context_mask"])
         posteriors = model.encode_posterior(batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"])
     for row in range(5):
-        one = {key: value[row : row + 1] for key, value in batch.items()}
+        one = {key: value[row : row + 1] for key, value in batch.items() if torch.is_tensor(value)}
         ids, mask, types = (one[f"posterior_{name}"][:, : one["posterior_mask"].sum()] for name in ("ids", "mask", "types"))
         context = (one[f"context_{name}"][:, : one["context_mask"].sum()] for name in ("ids", "mask"))
         with torch.no_grad():

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
@@ -23,33 +24,51 @@ TARGETS = [{"style": style, "mood": mood} for style in ASPECTS["style"] for mood
 
 def m(shift=0.0, n=12):
     """An M of the results contract; `shift` makes its numbers tell whose they are."""
-    confusion = {name: {"labels": labels, "counts": [[4 if i == j else 1 for j in labels] for i in labels]} for name, labels in ASPECTS.items()}
+    confusion = {
+        name: {"labels": labels, "counts": [[4 if i == j else 1 for j in labels] for i in labels]} for name, labels in ASPECTS.items()
+    }
     return {
         "attributes": {
             "style": {"accuracy": 0.811 - shift, "probability": 0.7, "confusion": confusion["style"]},
             "mood": {"accuracy": 0.622 - shift, "probability": 0.6, "confusion": confusion["mood"]},
         },
-        "accuracy_mean": 0.7165 - shift, "accuracy_joint": 0.5432 - shift, "probability_mean": 0.65, "nli": 0.3217 - shift, "ppl": None, "bleu": 3.14,
-        "rouge1": 12.5, "rouge2": 2.25, "rougeL": 10.75, "distinct1": 0.4, "distinct2": 0.8, "distinct3": 0.9, "self_bleu": 22.2, "repetition": 0.05,
-        "length": 7.7, "empty": 0.0, "n": n,
-        "ci95": {"accuracy_mean": [0.6011 - shift, 0.8022 - shift], "accuracy_joint": [0.4033 - shift, 0.6044 - shift], "style.accuracy": [0.7055 - shift, 0.9066 - shift]},
+        "accuracy_mean": 0.7165 - shift, "accuracy_joint": 0.5432 - shift, "probability_mean": 0.65, "nli": 0.3217 - shift,
+        "ppl": None, "bleu": 3.14, "rouge1": 12.5, "rouge2": 2.25, "rougeL": 10.75, "distinct1": 0.4, "distinct2": 0.8, "distinct3": 0.9,
+        "self_bleu": 22.2, "repetition": 0.05, "length": 7.7, "empty": 0.0, "n": n,
+        "ci95": {
+            "accuracy_mean": [0.6011 - shift, 0.8022 - shift], "accuracy_joint": [0.4033 - shift, 0.6044 - shift],
+            "style.accuracy": [0.7055 - shift, 0.9066 - shift],
+        },
     }  # fmt: skip
 
 
 def generation(number, target, response="A quiet reply."):
     heard = {"style": ASPECTS["style"][number % 2], "mood": ASPECTS["mood"][number // 2 % 3]}
-    chances = {name: {aspect: 0.8 if aspect == heard[name] else 0.2 / (len(known) - 1) for aspect in known} for name, known in ASPECTS.items()}
+    chances = {
+        name: {aspect: 0.8 if aspect == heard[name] else 0.2 / (len(known) - 1) for aspect in known} for name, known in ASPECTS.items()
+    }
     return {
-        "id": str(number), "context": ["Is it late?", "Not very.", f"What about number {number // 6}?"], "target": target, "response": response,
-        "reference": None if number % 2 else "A reference.", "predicted": heard, "probabilities": chances, "nli": round(number % 100 / 100, 2), "seed": 0,
+        "id": str(number), "context": ["Is it late?", "Not very.", f"What about number {number // 6}?"], "target": target,
+        "response": response, "reference": None if number % 2 else "A reference.", "predicted": heard, "probabilities": chances,
+        "nli": round(number % 100 / 100, 2), "seed": 0,
     }  # fmt: skip
 
 
 def evaluator(name):
     labels = ASPECTS[name]
     counts = [[9 if i == j else 2 for j in labels] for i in labels]
-    bins = [{"confidence": 0.55, "accuracy": 0.5, "n": 3}, {"confidence": 0.93, "accuracy": 0.9, "n": 20}, {"confidence": None, "accuracy": None, "n": 0}]
-    return {"accuracy": 0.8765, "base": "scratch", "hash": "0" * 16, "confusion": {"labels": labels, "counts": counts}, "calibration": {"ece": 0.0456, "bins": bins}}
+    bins = [
+        {"confidence": 0.55, "accuracy": 0.5, "n": 3},
+        {"confidence": 0.93, "accuracy": 0.9, "n": 20},
+        {"confidence": None, "accuracy": None, "n": 0},
+    ]
+    return {
+        "accuracy": 0.8765,
+        "base": "scratch",
+        "hash": "0" * 16,
+        "confusion": {"labels": labels, "counts": counts},
+        "calibration": {"ece": 0.0456, "bins": bins},
+    }
 
 
 def results():
@@ -66,7 +85,9 @@ def results():
         "warnings": [f"coherence: {EVIL} is fooled"],
         "run": {
             "command": "bash pipeline.sh", "seed": 0, "date": "2026-11-22", "device": "cpu",
-            "config": {"generation": {"attributes": ASPECTS, "name": f"{CLOSING} & more", "limit": None, "score": True, EVIL: 1}, "empty": {}},
+            "config": {
+                "generation": {"attributes": ASPECTS, "name": f"{CLOSING} & more", "limit": None, "score": True, EVIL: 1}, "empty": {},
+            },
         },
     }  # fmt: skip
 
@@ -82,7 +103,18 @@ def latents():
 
 
 def history():
-    keys = ("loss", "reconstruction", "kl", "kl_unclamped", "classification", "distance", "head_accuracy", "prior_std", "posterior_std", "context")
+    keys = (
+        "loss",
+        "reconstruction",
+        "kl",
+        "kl_unclamped",
+        "classification",
+        "distance",
+        "head_accuracy",
+        "prior_std",
+        "posterior_std",
+        "context",
+    )
     train = [{key: 3.0 / step for key in keys} | {"kl_weight": 0.1, "step": step, "epoch": step} for step in (1, 2, 3)]
     dev = [{f"eval_{key}": 0.0 if key == "context" else 2.0 / step for key in keys} | {"step": step} for step in (1, 3)]
     return [*train, *dev, {"train_runtime": 3.0, "step": 3}]
@@ -98,7 +130,9 @@ def build(folder):
     (folder / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     save(folder / "results.json", results())
     save(folder / "results" / "control.latents.json", latents())
-    points = [{"weight": weight, "overall": m(0.1 / weight), "warnings": ["halve the step"] if weight == 100 else []} for weight in (1, 10, 100)]
+    points = [
+        {"weight": weight, "overall": m(0.1 / weight), "warnings": ["halve the step"] if weight == 100 else []} for weight in (1, 10, 100)
+    ]
     save(folder / "results" / "control.sweep.json", {"points": points})
     save(folder / "cvae" / "stage.json", {"metrics": {"history": history()}})
     return folder
@@ -219,7 +253,12 @@ def test_every_text_is_escaped(page):
 
 
 def test_the_page_reaches_for_nothing_outside(page):
-    links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href", "xlink:href", "action", "data")]
+    links = [
+        value
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "xlink:href", "action", "data")
+    ]
     assert links and all(link.startswith(("#", "data:")) for link in links)
     assert "@import" not in page.source and not re.search(r"url\((?!#)", page.source)
     assert "default-src 'none'" in page.source
@@ -233,7 +272,13 @@ def test_every_picture_says_what_it_shows(page):
     assert len(identifiers) == len(set(identifiers))
     for used in re.findall(r"url\(#([^)]+)\)", page.source):
         assert used in identifiers
-    for words in ("PC 1 (31 % of the prior's variance)", "energy (nats, weighted)", "nats per token", "nats per example", "style on dev: ECE 0.046"):
+    for words in (
+        "PC 1 (31 % of the prior's variance)",
+        "energy (nats, weighted)",
+        "nats per token",
+        "nats per example",
+        "style on dev: ECE 0.046",
+    ):
         assert words in page.text
 
 
@@ -327,7 +372,10 @@ def test_rows_are_compact_and_complete(run):
 
 def test_unscored_rows_unknown_aspects_and_broken_text_are_shown(tmp_path):
     path = tmp_path / "generations.jsonl"
-    rows = [{"context": ["Hello"], "target": {"mood": "wry"}, "response": "\ud800 Hi", "nli": float("nan")}, {"context": ["Hello"], "target": {}, "response": ""}]
+    rows = [
+        {"context": ["Hello"], "target": {"mood": "wry"}, "response": "\ud800 Hi", "nli": float("nan")},
+        {"context": ["Hello"], "target": {}, "response": ""},
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     replies = read_replies(path, ASPECTS)
     assert replies.attributes[1] == ["mood", ["calm", "angry", "sad", "wry"]]
@@ -353,7 +401,13 @@ def comparison():
     second["self_bleu"], second["length"] = 12.2, 9.7
     names = ("first", f"second {EVIL} $x_$")
     systems = [
-        {"name": name, "overall": own, "by_target": {"plain+calm": own, "plain+sad": own}, "evaluators": results()["evaluators"], "warnings": [f"{name} warns"]}
+        {
+            "name": name,
+            "overall": own,
+            "by_target": {"plain+calm": own, "plain+sad": own},
+            "evaluators": results()["evaluators"],
+            "warnings": [f"{name} warns"],
+        }
         for name, own in zip(names, (m(), second))
     ]
     differences = {
@@ -426,7 +480,9 @@ def browser(tmp_path_factory):
         pytest.skip("no chromium")
     options = selenium.ChromeOptions()
     options.binary_location = chromium
-    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
+    flags = (
+        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
+    )
     for flag in flags.split():
         options.add_argument(f"--{flag}")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
@@ -437,7 +493,13 @@ def browser(tmp_path_factory):
 
 
 def resized(browser, width):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    )
+
+
+def arrived(browser, address):
+    return browser.execute_script("return location.href === arguments[0] && document.readyState === 'complete'", address)
 
 
 def opened(browser, page, width=1280):
@@ -446,8 +508,7 @@ def opened(browser, page, width=1280):
     resized(browser, width)
     for address in ("about:blank", page.resolve().as_uri()):  # once in twenty runs the page before was still there after get()
         browser.get(address)
-        arrived = "return location.href === arguments[0] && document.readyState === 'complete'"
-        WebDriverWait(browser, 10).until(lambda driver: driver.execute_script(arrived, address))
+        WebDriverWait(browser, 10).until(partial(arrived, address=address))
 
 
 def chosen(browser, **values):
@@ -505,7 +566,9 @@ def test_rows_without_scores_come_last_and_fit_no_score_filter(browser, run):
     (run / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(browser, write_run_report(without_pictures(run)))
     assert chosen(browser, order="coherence,1") == [1, 2, 3, 0] and chosen(browser, order="coherence,-1") == [3, 2, 1, 0]
-    assert 0 not in chosen(browser, heard0="wrong") + chosen(browser, heard0="right") + chosen(browser, joint="wrong") + chosen(browser, coherence="0.01")
+    assert 0 not in chosen(browser, heard0="wrong") + chosen(browser, heard0="right") + chosen(browser, joint="wrong") + chosen(
+        browser, coherence="0.01"
+    )
     assert browser.get_log("browser") == []
 
 
@@ -517,7 +580,13 @@ def test_ten_thousand_rows_are_filtered_in_under_100_ms(browser, run):
             out.write(json.dumps(generation(i, TARGETS[i % 6], text)) + "\n")
     opened(browser, write_run_report(without_pictures(run)))
     times = []
-    for values in ({"words": "river letter"}, {"words": "q"}, {"order": "probability,-1"}, {"heard0": "right", "joint": "wrong", "order": "coherence,1", "coherence": "0.3"}, {}):
+    for values in (
+        {"words": "river letter"},
+        {"words": "q"},
+        {"order": "probability,-1"},
+        {"heard0": "right", "joint": "wrong", "order": "coherence,1", "coherence": "0.3"},
+        {},
+    ):
         assert len(chosen(browser, **values)) == 50
         times.append(browser.execute_script("return window.__lastFilterMs"))
     assert max(times) < 100, times

@@ -214,3 +214,19 @@ def test_scores_in_the_file_need_no_torch(save):
     code = f"import sys; from scoring import score; score.main([{str(path)!r}, '--no-evaluators', '--schema', 'schema.py']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_trace_s_times_are_those_of_its_points():
+    """Without an energy's pull nothing moves; with a linear one dz/ds is constant, so that places tell the times."""
+    import torch
+
+    from model.gaussian import Gaussian
+    from model.sampler import PSEUDO_TIME, SamplerSettings, integrate
+    from scripts import trace
+
+    pull = torch.tensor([[-1.0, 0.0]])
+    prior = Gaussian(torch.zeros(1, 2), torch.zeros(1, 2))
+    settings = SamplerSettings(solver="rk4", steps=trace.POINTS, grading=trace.GRADING)
+    path, _ = integrate(settings, torch.zeros(1, 2), prior, lambda z: (z * pull).sum(1), 4 * trace.POINTS, trace.POINTS)
+    assert path[:, 0, 0].tolist() == pytest.approx(trace.times(), abs=1e-4)
+    assert trace.times()[-1] == pytest.approx(PSEUDO_TIME)

@@ -321,9 +321,9 @@ def test_an_unusable_row_is_named(runs, export, change, message):
 
 def test_missing_generations_are_named(runs, export, tmp_path):
     (tmp_path / "outs" / "empty").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"file not found: .*empty/generations\.jsonl"):
+    with pytest.raises(InputError, match=r"empty: no generations\.jsonl"):
         export([*runs("zebra"), str(tmp_path / "outs" / "empty")])
-    with pytest.raises(InputError, match=r"file not found: .*nowhere"):
+    with pytest.raises(InputError, match=r"not found: .*nowhere"):
         export([*runs("zebra"), str(tmp_path / "nowhere")])
 
 

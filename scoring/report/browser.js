@@ -141,7 +141,8 @@
       const state = right[k][i];
       const item = make("li", state === 1 ? "right" : state === 0 ? "wrong" : "");
       item.title = attribute[0];
-      item.append(make("span", "mark", state === 1 ? "✓ " : state === 0 ? "✗ " : "· "), make("b", "", wanted < 0 ? "(any)" : attribute[1][wanted]));
+      item.append(make("span", "mark", state === 1 ? "✓ " : state === 0 ? "✗ " : "· "));
+      item.append(make("b", "", wanted < 0 ? "(any)" : attribute[1][wanted]));
       item.append(make("span", "detail", heardText(attribute[1], wanted, heard)));
       side.append(item);
     });

@@ -124,5 +124,12 @@ def joint_heat_map(systems: list[dict]) -> dict | None:
         return None
     values = [[(system.get("by_target") or {}).get(target, {}).get("accuracy_joint") for system in systems] for target in targets]
     names = [readable(target) for target in targets]
-    picture = plots.heat_map(values, names, [system["name"] for system in systems], "Joint accuracy", "share of replies, one column per system", "aspects asked for")
+    picture = plots.heat_map(
+        values,
+        names,
+        [system["name"] for system in systems],
+        "Joint accuracy",
+        "share of replies, one column per system",
+        "aspects asked for",
+    )
     return {"picture": picture, "table": [(name, [share(value) for value in row]) for name, row in zip(names, values)]}

@@ -86,7 +86,9 @@ def heat_map(values: list[list[float | None]], rows: list[str], columns: list[st
         bar.outline.set_visible(False)
         bar.set_label("0 to 1, no unit")
 
-    return picture(width, height, f"{title}: heat map, {len(rows)} rows and {len(columns)} columns; the values stand in the table below", draw)
+    return picture(
+        width, height, f"{title}: heat map, {len(rows)} rows and {len(columns)} columns; the values stand in the table below", draw
+    )
 
 
 def confusion(matrix: dict, title: str, x_title: str, y_title: str) -> Markup:
@@ -102,13 +104,17 @@ def confusion(matrix: dict, title: str, x_title: str, y_title: str) -> Markup:
     extra = 0.42 * max(0, len(labels) - 4)
 
     def draw(axes: Axes) -> None:
-        texts = [[f"{count:.0f}" + ("" if np.isnan(share) else f"\n{share:.2f}") for count, share in zip(*pair)] for pair in zip(counts, shares)]
+        texts = [
+            [f"{count:.0f}" + ("" if np.isnan(share) else f"\n{share:.2f}") for count, share in zip(*pair)] for pair in zip(counts, shares)
+        ]
         _cells(axes, shares, texts)
         axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=30 if extra else 0, ha="right" if extra else "center")
         axes.set_yticks(np.arange(len(labels)) + 0.5, labels, rotation=0 if extra else 90, va="center")
         axes.set(title=f"{fitted(title, 22)}: {right}, n = {counts.sum():.0f}", xlabel=x_title, ylabel=y_title)
 
-    words = "; ".join(f"{name}: " + ", ".join(f"{count:.0f} {heard}" for heard, count in zip(labels, row)) for name, row in zip(labels, counts))
+    words = "; ".join(
+        f"{name}: " + ", ".join(f"{count:.0f} {heard}" for heard, count in zip(labels, row)) for name, row in zip(labels, counts)
+    )
     return picture(PANEL + extra, 2.75 + extra, f"{title}, confusion matrix. {words}", draw)
 
 
@@ -126,9 +132,32 @@ def reliability(calibration: dict, title: str) -> Markup:
         axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1)
         confidence, accuracy = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
         axes.plot(confidence, accuracy, color=COLOURS[0], linewidth=0.8)
-        axes.scatter(confidence, accuracy, s=[12 + 150 * b["n"] / largest for b in bins], color=COLOURS[0], alpha=0.75, edgecolor="white", clip_on=False, zorder=3)
-        axes.text(0.03, 0.97, f"largest point: {largest} texts\ndashed: perfectly calibrated", transform=axes.transAxes, va="top", size=7.5, color="#444444")
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), title=f"{fitted(title, 24)}: ECE {ece}", xlabel="confidence (mean probability)", ylabel="accuracy (share)")
+        axes.scatter(
+            confidence,
+            accuracy,
+            s=[12 + 150 * b["n"] / largest for b in bins],
+            color=COLOURS[0],
+            alpha=0.75,
+            edgecolor="white",
+            clip_on=False,
+            zorder=3,
+        )
+        axes.text(
+            0.03,
+            0.97,
+            f"largest point: {largest} texts\ndashed: perfectly calibrated",
+            transform=axes.transAxes,
+            va="top",
+            size=7.5,
+            color="#444444",
+        )
+        axes.set(
+            xlim=(0, 1.02),
+            ylim=(0, 1.02),
+            title=f"{fitted(title, 24)}: ECE {ece}",
+            xlabel="confidence (mean probability)",
+            ylabel="accuracy (share)",
+        )
 
     words = "; ".join(f"confidence {b['confidence']:.2f}, accuracy {b['accuracy']:.2f}, {b['n']} texts" for b in bins)
     return picture(PANEL, 2.75, f"{title}, reliability diagram, expected calibration error {ece}. {words}", draw)
@@ -139,7 +168,9 @@ def bars(values: dict[str, float], title: str, x_title: str, first: str) -> Mark
     names = list(values)
 
     def draw(axes: Axes) -> None:
-        drawn = axes.barh(range(len(names)), list(values.values()), height=0.68, color=[COLOURS[2] if name == first else "#b9c4cc" for name in names])
+        drawn = axes.barh(
+            range(len(names)), list(values.values()), height=0.68, color=[COLOURS[2] if name == first else "#b9c4cc" for name in names]
+        )
         for name, bar in zip(names, drawn):
             bar.set_hatch("///" if name == first else "")
             bar.set_edgecolor("white")
@@ -150,7 +181,9 @@ def bars(values: dict[str, float], title: str, x_title: str, first: str) -> Mark
         axes.set(xlim=(0, 1.12), title=title, xlabel=x_title, ylabel="kind of reply")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
 
-    return picture(PANEL + 0.5, 1.0 + 0.22 * len(names), f"{title}. " + ", ".join(f"{name} {value:.2f}" for name, value in values.items()), draw)
+    return picture(
+        PANEL + 0.5, 1.0 + 0.22 * len(names), f"{title}. " + ", ".join(f"{name} {value:.2f}" for name, value in values.items()), draw
+    )
 
 
 def latent_panel(latents: dict, attribute: str, arrows: int = 60, shown: int = 500) -> Markup:
@@ -167,7 +200,9 @@ def latent_panel(latents: dict, attribute: str, arrows: int = 60, shown: int = 5
     ways = [points[i] for i in sorted(rng.permutation(len(points))[:arrows])]
     prior = np.array(latents["prior"], dtype=float).reshape(-1, 2)
     prior = prior[np.sort(rng.permutation(len(prior))[:shown])]
-    axis_titles = [f"PC {number} ({100 * share:.0f} % of the prior's variance)" for number, share in enumerate(latents["axes"]["explained"][:2], 1)]
+    axis_titles = [
+        f"PC {number} ({100 * share:.0f} % of the prior's variance)" for number, share in enumerate(latents["axes"]["explained"][:2], 1)
+    ]
 
     def draw(axes: Axes) -> None:
         axes.scatter(*prior.T, s=5, color="#b5b5b5", linewidth=0, alpha=0.7, label="prior")
@@ -175,19 +210,39 @@ def latent_panel(latents: dict, attribute: str, arrows: int = 60, shown: int = 5
             here, style = [point for point in ends if point["target"][attribute] == aspect], category(number)
             _ways(axes, [point for point in ways if point["target"][attribute] == aspect], style["color"])
             if here:
-                axes.scatter(*np.array([point["end"] for point in here]).T, s=15, **style, alpha=0.85, linewidth=0.3, edgecolor="white", label=_label(aspect), zorder=3)
+                axes.scatter(
+                    *np.array([point["end"] for point in here]).T,
+                    s=15,
+                    **style,
+                    alpha=0.85,
+                    linewidth=0.3,
+                    edgecolor="white",
+                    label=_label(aspect),
+                    zorder=3,
+                )
         axes.set_aspect("equal", adjustable="datalim")
         axes.set(title=f"{fitted(attribute, 22)} (latent units)", xlabel=axis_titles[0], ylabel=axis_titles[1])
         axes.figure.legend(loc="outside lower center", ncols=3, handletextpad=0.2, columnspacing=1.2, markerscale=1.6)
 
-    words = f"{attribute}: {len(prior)} samples of the prior, {len(ends)} end points by the aspect asked for, {len(ways)} ways from start to end"
-    return picture(PANEL, 3.5, words, draw)
+    words = f"{len(prior)} samples of the prior, {len(ends)} end points by the aspect asked for, {len(ways)} ways from start to end"
+    return picture(PANEL, 3.5, f"{attribute}: {words}", draw)
 
 
 def _ways(axes: Axes, points: list[dict], colour: str) -> None:
     if points:
         start, end = (np.array([point[key] for point in points], dtype=float) for key in ("start", "end"))
-        axes.quiver(*start.T, *(end - start).T, angles="xy", scale_units="xy", scale=1, color=colour, alpha=0.45, width=0.0035, headwidth=4.5, headlength=6)
+        axes.quiver(
+            *start.T,
+            *(end - start).T,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            color=colour,
+            alpha=0.45,
+            width=0.0035,
+            headwidth=4.5,
+            headlength=6,
+        )
 
 
 def along_the_ode(time: list[float], values: dict, title: str, y_title: str, chance: float | None = None) -> Markup:
@@ -260,26 +315,42 @@ def dial(points: list[dict]) -> Markup:
         for number, (key, name) in enumerate(series):
             values = _values_of(points, key)
             if not np.isnan(values).all():
-                axes.errorbar(weights, values, yerr=_bars_of(points, key), **category(number), markersize=5, capsize=2, elinewidth=0.9, label=name)
+                axes.errorbar(
+                    weights, values, yerr=_bars_of(points, key), **category(number), markersize=5, capsize=2, elinewidth=0.9, label=name
+                )
         if len(weights) <= 8:
             axes.set_xticks(weights, [f"{weight:g}" for weight in weights])
             axes.set_xticks([], minor=True)
-        axes.set(ylim=(-0.02, 1.02), title="Strength dial", xlabel="weight of the energy (no unit, log scale)", ylabel="share or mean probability")
+        axes.set(
+            ylim=(-0.02, 1.02),
+            title="Strength dial",
+            xlabel="weight of the energy (no unit, log scale)",
+            ylabel="share or mean probability",
+        )
         axes.figure.legend(loc="outside lower center", ncols=3, handletextpad=0.4, columnspacing=1.2)
 
-    words = "; ".join(f"weight {w:g}: " + ", ".join(f"{name} {v:.2f}" for key, name in series if not np.isnan(v := _values_of([p], key)[0])) for w, p in zip(weights, points))
+    words = "; ".join(
+        f"weight {w:g}: " + ", ".join(f"{name} {v:.2f}" for key, name in series if not np.isnan(v := _values_of([p], key)[0]))
+        for w, p in zip(weights, points)
+    )
     return picture(WIDE, 3.2, f"Strength dial. {words}", draw)
 
 
 def frontier(points: list[dict]) -> Markup:
     """Joint accuracy against perplexity, or against coherence where no perplexity was computed, one point per weight."""
     key = "ppl" if any(point["overall"].get("ppl") is not None for point in points) else "nli"
-    points = [p for p in sorted(points, key=lambda p: p["weight"]) if p["overall"].get(key) is not None and p["overall"].get("accuracy_joint") is not None]
+    points = [
+        p
+        for p in sorted(points, key=lambda p: p["weight"])
+        if p["overall"].get(key) is not None and p["overall"].get("accuracy_joint") is not None
+    ]
     across = {"ppl": "perplexity of the replies (lower is better)", "nli": "coherence, mean probability (higher is better)"}[key]
     x, y = _values_of(points, key), _values_of(points, "accuracy_joint")
 
     def draw(axes: Axes) -> None:
-        axes.errorbar(x, y, xerr=_bars_of(points, key), yerr=_bars_of(points, "accuracy_joint"), fmt="none", ecolor="#a9b7c2", elinewidth=0.9)
+        axes.errorbar(
+            x, y, xerr=_bars_of(points, key), yerr=_bars_of(points, "accuracy_joint"), fmt="none", ecolor="#a9b7c2", elinewidth=0.9
+        )
         axes.plot(x, y, color=COLOURS[0], marker="o", markersize=5, linewidth=0.9)
         axes.set(title="What control costs", xlabel=across, ylabel="joint accuracy (share)")
         axes.margins(0.12)
@@ -299,7 +370,10 @@ def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], texts: list
     for (px, py), vx, vy, text in zip(places, x, y, texts):
         wide, high = 6.0 * len(text) + 2, 11.0
         sides = [(dx, dy) for dx, dy in ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))]
-        boxes = [(px + dx * (7 + wide / 2) - wide / 2, py + dy * 11 - high / 2, px + dx * (7 + wide / 2) + wide / 2, py + dy * 11 + high / 2) for dx, dy in sides]
+        boxes = [
+            (px + dx * (7 + wide / 2) - wide / 2, py + dy * 11 - high / 2, px + dx * (7 + wide / 2) + wide / 2, py + dy * 11 + high / 2)
+            for dx, dy in sides
+        ]
         clashes = [sum(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in taken) for a in boxes]
         best = clashes.index(min(clashes))
         taken.append(boxes[best])
@@ -320,7 +394,9 @@ def training_curve(train: list[tuple[float, float]], dev: list[tuple[float, floa
     def draw(axes: Axes) -> None:
         for points, name, line, colour, marker in series:
             if points:
-                axes.plot(*zip(*points), color=colour, linestyle=line, marker=marker if len(points) <= 30 else None, markersize=3, label=name)
+                axes.plot(
+                    *zip(*points), color=colour, linestyle=line, marker=marker if len(points) <= 30 else None, markersize=3, label=name
+                )
         axes.set(title=title, xlabel="optimizer step", ylabel=unit)
         axes.legend(loc="best", ncols=2, handlelength=2.2)
 

@@ -162,7 +162,11 @@ def verdict(overall: dict, guess: tuple[float, float] | None) -> str:
         return ""
     if interval[0] > guess[1]:
         return "The interval of the joint accuracy lies above chance."
-    return "The interval of the joint accuracy lies below chance." if interval[1] < guess[1] else "The interval of the joint accuracy contains chance."
+    return (
+        "The interval of the joint accuracy lies below chance."
+        if interval[1] < guess[1]
+        else "The interval of the joint accuracy contains chance."
+    )
 
 
 def combinations(results: dict) -> dict | None:
@@ -171,13 +175,24 @@ def combinations(results: dict) -> dict | None:
     if not by_target:
         return None
     attributes = list(results["overall"].get("attributes", {}))
-    values = [[m["attributes"].get(name, {}).get("accuracy") for name in attributes] + [m.get("accuracy_joint"), m.get("nli")] for m in by_target.values()]
+    values = [
+        [m["attributes"].get(name, {}).get("accuracy") for name in attributes] + [m.get("accuracy_joint"), m.get("nli")]
+        for m in by_target.values()
+    ]
     names, headings = [readable(target) for target in by_target], [*attributes, "joint", "coherence"]
     picture = plots.heat_map(
-        values, names, headings, "Accuracy per attribute, joint accuracy and coherence", "share of replies; coherence: mean probability", "aspects asked for"
+        values,
+        names,
+        headings,
+        "Accuracy per attribute, joint accuracy and coherence",
+        "share of replies; coherence: mean probability",
+        "aspects asked for",
     )
     intervals = [cell(m, "accuracy_joint").interval for m in by_target.values()]
-    table = [(name, [share(value) for value in row], interval, m.get("n")) for name, row, interval, m in zip(names, values, intervals, by_target.values())]
+    table = [
+        (name, [share(value) for value in row], interval, m.get("n"))
+        for name, row, interval, m in zip(names, values, intervals, by_target.values())
+    ]
     return {"picture": picture, "headings": headings, "table": table}
 
 

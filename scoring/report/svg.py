@@ -63,11 +63,13 @@ def inline(svg: str, label: str, width: float) -> Markup:
         label: for ``aria-label``.
         width: inches; the element may shrink below it.
     """
-    body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<defs>\s*</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    body = re.sub(
+        r"<!--.*?-->|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<defs>\s*</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL
+    )
     prefix = "p" + hashlib.sha256((label + body).encode("utf-8", "replace")).hexdigest()[:8]
     view = re.search(r'viewBox="[^"]*"', body).group(0)
-    start = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view} role="img" aria-label="{escape(label)}" '
-    start += f'style="width:{width * PIXELS:.0f}px">'
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view} '
+    start += f'role="img" aria-label="{escape(label)}" style="width:{width * PIXELS:.0f}px">'
     inner = _unique_ids(body[body.index(">") + 1 :], prefix)
     return Markup(start + re.sub(r"\n\s*", "\n", inner))
 

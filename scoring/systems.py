@@ -1,0 +1,36 @@
+"""What a system on the command line is: a run's folder, or a generations file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from schema import InputError
+
+
+@dataclass(frozen=True)
+class System:
+    """A system's name, its replies, and where its results lie (which may not exist)."""
+
+    name: str
+    generations: Path
+    results: Path
+
+
+def system_at(path: Path) -> System:
+    """The system of an argument.
+
+    A run's folder stands for its generations.jsonl and is called by its own name; a file inside ``generations/`` is called
+    ``<run>/<stem>``, any other by its stem.
+
+    Raises:
+        InputError: where there is nothing of the kind.
+    """
+    if path.is_dir():
+        if not (path / "generations.jsonl").is_file():
+            raise InputError(f"{path}: no generations.jsonl in it; expected a run's folder, outs/<run>, or a generations file")
+        return System(path.resolve().name, path / "generations.jsonl", path / "results.json")
+    if not path.is_file():
+        raise InputError(f"not found: {path}; expected a run's folder, outs/<run>, or a generations file")
+    if path.resolve().parent.name == "generations":
+        run = path.resolve().parent.parent
+        return System(f"{run.name}/{path.stem}", path, run / "results" / f"{path.stem}.json")
+    return System(path.stem, path, path.with_name(f"{path.stem}.results.json"))
