@@ -171,6 +171,7 @@ class Bench:
     size_name: str
     use_context: bool
     repeats: int
+    compiled: str | None = None  # mode of torch.compile for the training step
 
     def __post_init__(self):
         self.size = SIZES[self.size_name]
@@ -195,6 +196,8 @@ class Bench:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         rows = example_batch(self.size, batch, self.use_context, self.device)
         weights = LossWeights(0.05, 1.0, 0.1, 0.05)
+        if self.compiled:
+            model.compile(mode=self.compiled)
 
         def step() -> None:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
@@ -282,6 +285,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, nargs="+", help="batch sizes, a row each; default: one that suits the work")
     options.add_argument("--context", action="store_true", help="the decoder reads the context too")
     options.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU, fp32 on the CPU")
+    options.add_argument("--compile", choices=("default", "reduce-overhead", "max-autotune"), help="torch.compile the training step")
     options.add_argument("--threads", type=int, help="CPU threads")
     options.add_argument("--repeats", type=int, default=5, help="(default: 5)")
     options.add_argument("--memory-gb", type=float, help="imitate a card with that much memory")
@@ -298,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.memory_gb and device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(options.memory_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
     precision = options.precision or ("bf16" if device.type == "cuda" else "fp32")
-    bench = Bench(device, torch.bfloat16 if precision == "bf16" else torch.float32, options.size, options.context, options.repeats)
+    bench = Bench(device, torch.bfloat16 if precision == "bf16" else torch.float32, options.size, options.context, options.repeats, options.compile)
     figures = []
     for what in options.what:
         for batch in options.batch or [DEFAULT_BATCHES[what]]:
