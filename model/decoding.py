@@ -1,5 +1,7 @@
 """Cached, batched decoding of replies, greedy or by nucleus (top-p) sampling."""
 
+from collections.abc import Callable
+
 import torch
 from transformers.generation.logits_process import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
@@ -44,6 +46,7 @@ def generate(
     sources: list[torch.Generator] | None = None,
     no_repeat_ngram_size: int = 0,
     repetition_penalty: float = 1.0,
+    on_step: Callable[[torch.Tensor], bool] | None = None,
 ) -> list[list[int]]:
     """Decode one reply per latent; rows that have ended leave the batch.
 
@@ -55,6 +58,9 @@ def generate(
             depend on the batch it is decoded in.
         no_repeat_ngram_size: no n-gram of that size twice in a reply; 0 allows all.
         repetition_penalty: over 1, tokens that the reply has already become less likely (Keskar et al., 2019); 1 is off.
+
+        on_step: called after every step with all rows' tokens so far, [B, steps], padded where a row has ended; where it
+            returns False, decoding ends there.
 
     Returns:
         Token ids per row without the end-of-sequence token.
@@ -87,6 +93,8 @@ def generate(
         else:
             tokens = nucleus_choice(logits, uniforms[rows, step], top_p, temperature)
         written[rows, step] = torch.where(tokens == eos_token_id, pad_token_id, tokens)
+        if on_step is not None and not on_step(written[:, : step + 1]):
+            break
         alive = (tokens != eos_token_id).nonzero().squeeze(1)
         if alive.numel() == 0:
             break

@@ -193,8 +193,16 @@ class ReplyGenerator:
             value = energy(start)
         return Sample(start, value, value, torch.zeros(len(requests), dtype=torch.long, device=self.device))
 
-    def decode(self, requests: list[Request], z: torch.Tensor, how: DecodingArguments, seed: int) -> list[str]:
-        """One reply per latent, in order; batches are grouped by the prompt's length."""
+    @torch.no_grad()
+    def decode(
+        self, requests: list[Request], z: torch.Tensor, how: DecodingArguments, seed: int, on_text: Callable[[dict[int, str]], bool] | None = None
+    ) -> list[str]:
+        """One reply per latent, in order; batches are grouped by the prompt's length.
+
+        Args:
+            on_text: called after every token with the texts so far of the requests under way, by their position; where
+                it returns False, their replies end there.
+        """
         half = how.precision == "bf16" or (how.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
         decoder, tokenizer = self.model.decoder, self.decoder_tokenizer
         decoder.lm.to(torch.bfloat16 if half else torch.float32)
@@ -206,7 +214,13 @@ class ReplyGenerator:
         positions = getattr(decoder.lm.config, "max_position_embeddings", None)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         replies = [""] * len(rows)
-        with tqdm(total=len(rows), desc="decoding", unit="reply", leave=False) as bar:
+
+        def watching(chosen: list[int]) -> Callable[[torch.Tensor], bool] | None:
+            if on_text is None:
+                return None
+            return lambda written: on_text({i: " ".join(t.split()) for i, t in zip(chosen, tokenizer.batch_decode(written, skip_special_tokens=True))})
+
+        with tqdm(total=len(rows), desc="decoding", unit="reply", leave=False, disable=True if on_text else None) as bar:
             for begin in range(0, len(order), how.batch_size):
                 chosen = order[begin : begin + how.batch_size]
                 batch = pad_inputs([rows[index] for index in chosen], tokenizer.pad_token_id, side="left")
@@ -225,6 +239,7 @@ class ReplyGenerator:
                     sources=None if sources is None else [sources[index] for index in chosen],
                     no_repeat_ngram_size=how.no_repeat_ngram_size,
                     repetition_penalty=how.repetition_penalty,
+                    on_step=watching(chosen),
                 )
                 for index, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True)):
                     replies[index] = " ".join(text.split())

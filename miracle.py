@@ -1,0 +1,298 @@
+"""Replies with a chosen personality, from Python: ``Miracle.from_run("outs/demo").reply("...", "lyrical,optimistic")``."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataset.jsonl import read_json
+from model.sampler import integrate
+from schema import Attribute, InputError, Schema, target_name
+from scoring.scorer import Scorer
+from scripts.entry import quiet_transformers
+from scripts.generation import ControlArguments, DecodingArguments, ReplyGenerator, Request
+
+Context = str | list[str] | tuple[str, ...]
+Target = str | list[str] | dict[str, str] | None
+EXPLAINED_POINTS = 32
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply, and how it came about.
+
+    Attributes:
+        text: what is said.
+        context: the turns it answers, user first and last.
+        target: attribute -> aspect, as asked for.
+        weights: attribute -> strength, as used.
+        seed: of all noise; the same seed gives the same reply.
+        predicted: attribute -> the aspect that the run's classifier hears; None without evaluators.
+        probabilities: attribute -> aspect -> probability, by the same; None without evaluators.
+        coherence: the probability that the reply fits its context; None without evaluators.
+        energy_start, energy: E(a | z) before and after the ODE, in nats times weights; low = the latent has the aspects.
+        seconds: from the call to the text, shared by the replies of one call.
+        finished: False where it was stopped on the way.
+    """
+
+    text: str
+    context: tuple[str, ...]
+    target: dict[str, str]
+    weights: dict[str, float]
+    seed: int
+    predicted: dict[str, str] | None
+    probabilities: dict[str, dict[str, float]] | None
+    coherence: float | None
+    energy_start: float
+    energy: float
+    seconds: float
+    finished: bool = True
+    latent: np.ndarray = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The way of one reply's latent through the ODE.
+
+    Attributes:
+        time: pseudo-times s, 0 = prior, 5.025 = end; [points].
+        energy: E(a | z) along it, nats times weights; [points].
+        probabilities: attribute -> aspect -> the latent head's probability along it; [points] each.
+        path: the latents themselves, [points, D].
+    """
+
+    time: list[float]
+    energy: list[float]
+    probabilities: dict[str, dict[str, list[float]]]
+    path: np.ndarray = field(repr=False)
+
+
+class Miracle:
+    """A trained run, ready to reply.
+
+    >>> from miracle import Miracle
+    >>> model = Miracle.from_run("outs/demo")
+    >>> reply = model.reply("My bread did not rise.", "lyrical,optimistic", seed=1)[0]
+    >>> print(reply.text, reply.probabilities["attitude"]["optimistic"])
+
+    Works on CPU, CUDA and Apple's MPS. Calls from several threads are safe: they wait for one another.
+    """
+
+    def __init__(self, generator: ReplyGenerator, scorer: Scorer | None, control: ControlArguments, decoding: DecodingArguments):
+        self.generator, self.scorer, self.control, self.decoding = generator, scorer, control, decoding
+        self.schema = schema_of(generator.config.attributes)
+        self._lock = threading.RLock()
+
+    @classmethod
+    def from_run(cls, path: str | Path, device: str | torch.device | None = None) -> "Miracle":
+        """Load a run's folder, or a ``cvae/`` folder alone.
+
+        Settings are those that the run's own replies were generated with, where it has some. The evaluators are loaded
+        where the run has all of them; without them replies carry no probabilities.
+
+        Args:
+            device: ``cpu``, ``cuda``, ``mps``; None: the best there is.
+
+        Raises:
+            InputError: where there is no trained CVAE.
+        """
+        quiet_transformers()
+        folder = Path(path)
+        run = folder if (folder / "cvae").is_dir() else folder.parent
+        place = torch.device(device) if device else best_device()
+        generator = ReplyGenerator(folder / "cvae" if (folder / "cvae").is_dir() else folder, place)
+        schema = schema_of(generator.config.attributes)
+        complete = folder == run and all((run / part / "config.json").is_file() for part in ["nli", *(f"classifier/{name}" for name in schema.names)])
+        recorded = (read_json(run / "results.json") or {}).get("run", {}).get("config", {}).get("generation", {}) if folder == run else {}
+        settings = [kind(**{f.name: recorded[f.name] for f in dataclasses.fields(kind) if f.name in recorded}) for kind in (ControlArguments, DecodingArguments)]
+        return cls(generator, Scorer(run, schema, place) if complete else None, *settings)
+
+    @property
+    def attributes(self) -> dict[str, list[str]]:
+        """Attribute -> aspects, as trained."""
+        return self.generator.config.attributes
+
+    def reply(
+        self,
+        context: Context,
+        target: Target = None,
+        weights: float | dict[str, float] | None = None,
+        n: int = 1,
+        seed: int | None = None,
+        on_text: Callable[[str], bool] | None = None,
+        **options,
+    ) -> list[Reply]:
+        """Reply to one context.
+
+        Args:
+            context: what the user says, or the turns of a conversation, user first and last.
+            target: aspects, ``"lyrical,optimistic"``, ``["lyrical"]`` or ``{"attitude": "optimistic"}``; None: no control.
+            weights: strength for all attributes, or by attribute (others keep the run's); None: the run's.
+            n: that many different replies, by consecutive seeds; more than one start from samples of the prior.
+            seed: of all noise; None: the run's.
+            on_text: called with the text so far after every token, for ``n = 1``; where it returns False, the reply ends there.
+            options: any field of `ControlArguments` or `DecodingArguments`: ``decoding="top_p"``, ``max_new_tokens=30``, ...
+
+        Raises:
+            InputError: for an empty context, an unknown aspect or option, or a negative weight.
+        """
+        if n < 1:
+            raise InputError(f"n must be 1 or more, found {n}")
+        if n > 1:
+            options = {"start": "sample"} | options
+        first = self.control.seed if seed is None else seed
+        return self.replies([context] * n, [target] * n, weights, [first + i for i in range(n)], None if on_text is None else lambda texts: on_text(texts[0]), **options)
+
+    def replies(
+        self,
+        contexts: list[Context],
+        targets: list[Target],
+        weights: float | dict[str, float] | None = None,
+        seeds: list[int] | int | None = None,
+        on_text: Callable[[dict[int, str]], bool] | None = None,
+        **options,
+    ) -> list[Reply]:
+        """Reply to many contexts at once; see `reply`. Equal contexts are encoded once.
+
+        Raises:
+            InputError: as `reply`, and for lists of different lengths.
+        """
+        started = time.monotonic()
+        if seeds is None or isinstance(seeds, int):
+            seeds = [self.control.seed if seeds is None else seeds] * len(contexts)
+        if not len(contexts) == len(targets) == len(seeds):
+            raise InputError(f"{len(contexts)} contexts, {len(targets)} targets and {len(seeds)} seeds; expected as many of each")
+        control, decoding = self._settings(weights, options)
+        turns = [turns_of(context) for context in contexts]
+        wanted = [self.target(target) for target in targets]
+        texts: list[str] = [""] * len(turns)
+        starts, energies, latents = (np.zeros(len(turns)), np.zeros(len(turns)), [None] * len(turns))
+        stopped = False
+
+        def watch(chosen: list[int]) -> Callable[[dict[int, str]], bool] | None:
+            if on_text is None:
+                return None
+
+            def told(found: dict[int, str]) -> bool:
+                nonlocal stopped
+                go_on = on_text({chosen[i]: text for i, text in found.items()})
+                stopped = stopped or not go_on
+                return go_on
+
+            return told
+
+        with self._lock:
+            for seed in dict.fromkeys(seeds):
+                chosen = [i for i, own in enumerate(seeds) if own == seed]
+                requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
+                settings = dataclasses.replace(control, seed=seed, **({} if any(r.target for r in requests) else {"algorithm": "none"}))
+                sample = self.generator.latents(requests, settings, decoding.batch_size)
+                found = self.generator.decode(requests, sample.z, decoding, seed, watch(chosen))
+                for place, i in enumerate(chosen):
+                    texts[i], latents[i] = found[place], sample.z[place].cpu().numpy()
+                    starts[i], energies[i] = float(sample.energy_start[place]), float(sample.energy[place])
+            rows = [{"context": list(turn), "response": text} for turn, text in zip(turns, texts)]
+            if self.scorer is not None:
+                self.scorer.score(rows)
+        seconds = time.monotonic() - started
+        used = dict(zip(self.schema.names, self._weights(control)))
+        return [
+            Reply(
+                text, turn, target, {name: used[name] for name in target}, seed, row.get("predicted"), row.get("probabilities"), row.get("nli"),
+                float(start), float(energy), seconds, not stopped, latent,
+            )
+            for text, turn, target, seed, row, start, energy, latent in zip(texts, turns, wanted, seeds, rows, starts, energies, latents)
+        ]  # fmt: skip
+
+    def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options) -> list[Reply]:
+        """The same context under every combination of aspects, in the schema's order."""
+        targets = self.schema.combinations()
+        return self.replies([context] * len(targets), targets, weights, seed, **options)
+
+    @torch.no_grad()
+    def explain(self, reply: Reply) -> Explanation:
+        """How the latent heads' probabilities and the energy went along the ODE that led to a reply.
+
+        The way is integrated once more, with `EXPLAINED_POINTS` points that lie closer at the start, where it is steep.
+        """
+        weights = ",".join(f"{name}={value}" for name, value in ({name: 1.0 for name in self.schema.names} | reply.weights).items())
+        control = dataclasses.replace(self.control, seed=reply.seed, weights=weights)
+        settings = dataclasses.replace(control.sampler, solver="rk4", steps=EXPLAINED_POINTS, grading=2.0)
+        with self._lock:
+            request = Request("\n".join(reply.context), reply.context, reply.target)
+            problem = self.generator.problem([request], control, 1)
+            energy = problem.make_energy(torch.zeros(1, dtype=torch.long, device=problem.start.device))
+            path, _ = integrate(settings, problem.start, problem.prior, energy, 16 * EXPLAINED_POINTS, EXPLAINED_POINTS)
+            energies = [float(energy(z)[0]) for z in path]
+            chances = [torch.softmax(logits.float(), -1).cpu().numpy() for logits in self.generator.model.heads(path[:, 0])]
+        times = 5.025 * (np.arange(EXPLAINED_POINTS + 1) / EXPLAINED_POINTS) ** 2.0
+        probabilities = {
+            name: {aspect: values[:, i].tolist() for i, aspect in enumerate(aspects)} for (name, aspects), values in zip(self.attributes.items(), chances)
+        }
+        return Explanation(times.tolist(), energies, probabilities, path[:, 0].cpu().numpy())
+
+    def target(self, target: Target) -> dict[str, str]:
+        """A target in any of its forms as attribute -> aspect; raises `InputError` for an unknown name."""
+        if target is None:
+            return {}
+        if isinstance(target, dict):
+            for name, aspect in target.items():
+                self.schema.attribute(name).index(aspect)
+            return {name: target[name] for name in self.schema.names if name in target}
+        aspects = target.replace("+", ",").split(",") if isinstance(target, str) else target
+        return self.schema.target([aspect.strip() for aspect in aspects if aspect.strip()])
+
+    def _weights(self, control: ControlArguments) -> list[float]:
+        from scripts.generation import parse_weights
+
+        return parse_weights(control.weights, self.schema.names)
+
+    def _settings(self, weights: float | dict[str, float] | None, options: dict) -> tuple[ControlArguments, DecodingArguments]:
+        """The run's settings with a call's own in their place."""
+        kinds = {f.name: kind for kind in (ControlArguments, DecodingArguments) for f in dataclasses.fields(kind)}
+        if unknown := sorted(set(options) - set(kinds)):
+            raise InputError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(kinds))}")
+        if weights is not None:
+            own = dict(zip(self.schema.names, self._weights(self.control)))
+            given = weights if isinstance(weights, dict) else dict.fromkeys(own, weights)
+            if unknown := sorted(set(given) - set(own)):
+                raise InputError(f"weights of {unknown}; the schema has {self.schema.names}")
+            options = options | {"weights": ",".join(f"{name}={value}" for name, value in (own | given).items())}
+        changes = [{name: value for name, value in options.items() if kinds[name] is kind} for kind in (ControlArguments, DecodingArguments)]
+        control, decoding = dataclasses.replace(self.control, **changes[0]), dataclasses.replace(self.decoding, **changes[1])
+        self._weights(control)  # refuses what is no weight
+        return control, decoding
+
+
+def turns_of(context: Context) -> tuple[str, ...]:
+    """A context's turns, with single spaces; raises `InputError` where there is none, one is empty, or the user is not last."""
+    turns = (context,) if isinstance(context, str) else tuple(context)
+    turns = tuple(" ".join(turn.split()) for turn in turns)
+    if not turns or not all(turns):
+        raise InputError("the context is empty")
+    if len(turns) % 2 == 0:
+        raise InputError(f"{len(turns)} turns; they alternate, user first and last, so an odd number is expected")
+    return turns
+
+
+def schema_of(attributes: dict[str, list[str]]) -> Schema:
+    """A schema without files, from what a checkpoint remembers."""
+    return Schema(tuple(Attribute(name, tuple(aspects)) for name, aspects in attributes.items()))
+
+
+def best_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+__all__ = ["Explanation", "Miracle", "Reply", "target_name"]
