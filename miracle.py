@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from dataset.jsonl import read_json
-from model.sampler import integrate
+from model.sampler import PSEUDO_TIME, integrate
 from schema import Attribute, InputError, Schema, target_name
 from scoring.scorer import Scorer
 from scripts.entry import quiet_transformers
-from scripts.generation import ControlArguments, DecodingArguments, ReplyGenerator, Request
+from scripts.generation import ControlArguments, DecodingArguments, ReplyGenerator, Request, parse_weights
 
 Context = str | list[str] | tuple[str, ...]
 Target = str | list[str] | dict[str, str] | None
@@ -120,6 +120,11 @@ class Miracle:
         """Attribute -> aspects, as trained."""
         return self.generator.config.attributes
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Attribute -> the run's own strength."""
+        return dict(zip(self.schema.names, parse_weights(self.control.weights, self.schema.names)))
+
     def reply(
         self,
         context: Context,
@@ -203,7 +208,7 @@ class Miracle:
             if self.scorer is not None:
                 self.scorer.score(rows)
         seconds = time.monotonic() - started
-        used = dict(zip(self.schema.names, self._weights(control)))
+        used = dict(zip(self.schema.names, parse_weights(control.weights, self.schema.names)))
         return [
             Reply(
                 text, turn, target, {name: used[name] for name in target}, seed, row.get("predicted"), row.get("probabilities"), row.get("nli"),
@@ -233,7 +238,7 @@ class Miracle:
             path, _ = integrate(settings, problem.start, problem.prior, energy, 16 * EXPLAINED_POINTS, EXPLAINED_POINTS)
             energies = [float(energy(z)[0]) for z in path]
             chances = [torch.softmax(logits.float(), -1).cpu().numpy() for logits in self.generator.model.heads(path[:, 0])]
-        times = 5.025 * (np.arange(EXPLAINED_POINTS + 1) / EXPLAINED_POINTS) ** 2.0
+        times = PSEUDO_TIME * (np.arange(EXPLAINED_POINTS + 1) / EXPLAINED_POINTS) ** 2.0
         probabilities = {
             name: {aspect: values[:, i].tolist() for i, aspect in enumerate(aspects)} for (name, aspects), values in zip(self.attributes.items(), chances)
         }
@@ -250,25 +255,20 @@ class Miracle:
         aspects = target.replace("+", ",").split(",") if isinstance(target, str) else target
         return self.schema.target([aspect.strip() for aspect in aspects if aspect.strip()])
 
-    def _weights(self, control: ControlArguments) -> list[float]:
-        from scripts.generation import parse_weights
-
-        return parse_weights(control.weights, self.schema.names)
-
     def _settings(self, weights: float | dict[str, float] | None, options: dict) -> tuple[ControlArguments, DecodingArguments]:
         """The run's settings with a call's own in their place."""
         kinds = {f.name: kind for kind in (ControlArguments, DecodingArguments) for f in dataclasses.fields(kind)}
         if unknown := sorted(set(options) - set(kinds)):
             raise InputError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(kinds))}")
         if weights is not None:
-            own = dict(zip(self.schema.names, self._weights(self.control)))
+            own = self.weights
             given = weights if isinstance(weights, dict) else dict.fromkeys(own, weights)
             if unknown := sorted(set(given) - set(own)):
                 raise InputError(f"weights of {unknown}; the schema has {self.schema.names}")
             options = options | {"weights": ",".join(f"{name}={value}" for name, value in (own | given).items())}
         changes = [{name: value for name, value in options.items() if kinds[name] is kind} for kind in (ControlArguments, DecodingArguments)]
         control, decoding = dataclasses.replace(self.control, **changes[0]), dataclasses.replace(self.decoding, **changes[1])
-        self._weights(control)  # refuses what is no weight
+        parse_weights(control.weights, self.schema.names)  # refuses what is no weight
         return control, decoding
 
 

@@ -1,0 +1,212 @@
+"""A conversation in the terminal with a trained run. ``python chat.py outs/demo``
+
+Type a message to get a reply. /lyrical asks for an aspect, /optimistic 0.5 for half the run's strength of it, /help lists
+the rest. Ctrl-C stops a reply under way, or ends the conversation at the prompt, as Ctrl-D does.
+"""
+
+from scripts.entry import Parser, prepare_libraries, run_main
+
+prepare_libraries()
+
+import argparse  # noqa: E402
+import shutil  # noqa: E402
+import textwrap  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from dataset.jsonl import write_json  # noqa: E402
+from miracle import Miracle, Reply  # noqa: E402
+from schema import InputError, target_name  # noqa: E402
+
+HELP = """\
+/ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out
+/no ASPECT         no longer ask for it (or for any aspect of an attribute)
+/target            what is asked for
+/all               the last message under all combinations of aspects
+/again             another reply to the last message
+/seed NUMBER       the seed of the next reply
+/clear             forget the conversation
+/save FILE         write the conversation and its replies as JSON
+/help, /quit"""
+
+
+class Chat:
+    """The state of a conversation.
+
+    Args:
+        model: what replies.
+        write: takes each line of output.
+    """
+
+    def __init__(self, model: Miracle, write: Callable[[str], None] = print):
+        self.model, self.write = model, write
+        self.target: dict[str, str] = {}
+        self.factors: dict[str, float] = {}
+        self.turns: list[str] = []  # user, reply, user, reply, ...
+        self.replies: list[Reply] = []
+        self.seed = model.control.seed
+
+    def handle(self, line: str) -> bool:
+        """Take in a line; returns False where the conversation ends."""
+        line = line.strip()
+        if not line:
+            return True
+        if line in ("/quit", "/exit"):
+            return False
+        try:
+            if line.startswith("/"):
+                self.command(*line[1:].split(maxsplit=1))
+            else:
+                self.answer([*self.turns, line])
+        except InputError as error:
+            self.write(f"! {error}")
+        except KeyboardInterrupt:
+            self.write("! stopped; the message is not kept")
+        return True
+
+    def command(self, name: str = "help", argument: str = "") -> None:
+        """Do what a line that begins with a slash says; raises `InputError` for one that cannot be done."""
+        aspects = [aspect for values in self.model.attributes.values() for aspect in values]
+        actions = {"no": self.drop, "seed": self.set_seed, "save": self.save}
+        plain = {"all": self.show_all, "again": self.again, "clear": self.clear, "target": self.show_target, "help": lambda: self.write(HELP)}
+        if name in aspects:
+            self.ask_for(name, argument)
+        elif name in actions:
+            actions[name](argument)
+        elif name in plain:
+            plain[name]()
+        else:
+            raise InputError(f"unknown command /{name}; aspects are {', '.join(aspects)}, and /help lists the commands")
+
+    def ask_for(self, aspect: str, factor: str) -> None:
+        """Ask for an aspect from now on."""
+        name = self.model.schema.attribute_of(aspect).name
+        try:
+            value = float(factor) if factor else 1.0
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf"):
+            raise InputError(f"a strength is a number of 0 or more, /{aspect} 0.5; found {factor!r}")
+        self.target = self.model.target(self.target | {name: aspect})
+        self.factors[name] = value
+        self.show_target()
+
+    def drop(self, word: str) -> None:
+        """Ask for an aspect, or for anything of an attribute, no longer."""
+        gone = [name for name, aspect in self.target.items() if word in (name, aspect)]
+        if not gone:
+            raise InputError(f"{word!r} is not asked for; {target_name(self.target)} is")
+        for name in gone:
+            del self.target[name], self.factors[name]
+        self.show_target()
+
+    def show_target(self) -> None:
+        """Say what is asked for, and how strongly."""
+        weights = self.weights()
+        self.write("asked for: " + (", ".join(f"{aspect} (weight {weights[name]:g})" for name, aspect in self.target.items()) or "nothing in particular"))
+
+    def weights(self) -> dict[str, float]:
+        """The run's weights times the factors."""
+        return {name: own * self.factors.get(name, 1.0) for name, own in self.model.weights.items()}
+
+    def set_seed(self, text: str) -> None:
+        """The seed of the next reply."""
+        if not text.isdigit():
+            raise InputError(f"a seed is a whole number, found {text!r}")
+        self.seed = int(text)
+
+    def answer(self, turns: list[str], **options) -> None:
+        """Reply to the conversation so far and keep both."""
+        reply = self.model.reply(turns, self.target, self.weights(), seed=self.seed, **options)[0]
+        self.turns = [*turns, reply.text]
+        self.replies.append(reply)
+        self.write(wrapped(f"{reply.text or '(an empty reply)'}", "  "))
+        self.write("  " + heard(reply))
+
+    def again(self) -> None:
+        """Another reply to the last message, from another sample of the prior."""
+        turns = self.last_message()
+        self.seed += 1
+        self.answer(turns, start="sample")
+
+    def show_all(self) -> None:
+        """The last message under all combinations, with what the classifiers hear."""
+        for reply in self.model.all_combinations(self.last_message(), self.weights(), self.seed):
+            wrong = [name for name, aspect in reply.target.items() if reply.predicted and reply.predicted[name] != aspect]
+            note = f"   (heard: {', '.join(reply.predicted[name] for name in wrong)})" if wrong else ""
+            self.write(f"{target_name(reply.target)}{note}")
+            self.write(wrapped(reply.text or "(an empty reply)", "  "))
+
+    def last_message(self) -> list[str]:
+        """The conversation up to the last message; raises `InputError` where there is none."""
+        if not self.turns:
+            raise InputError("there is no message yet")
+        return self.turns[:-1]
+
+    def clear(self) -> None:
+        """Forget the conversation, not what is asked for."""
+        self.turns, self.replies = [], []
+        self.write("the conversation is empty")
+
+    def save(self, name: str) -> None:
+        """Write the conversation with its replies' targets, weights, seeds and probabilities."""
+        if not name:
+            raise InputError("/save needs a file's name")
+        keys = ("text", "target", "weights", "seed", "predicted", "probabilities", "coherence", "energy_start", "energy")
+        try:
+            write_json(Path(name).expanduser(), {"turns": self.turns, "replies": [{key: getattr(reply, key) for key in keys} for reply in self.replies]})
+        except OSError as error:
+            raise InputError(f"{name} cannot be written: {error.strerror}") from None
+        self.write(f"saved: {name}")
+
+
+def heard(reply: Reply) -> str:
+    """What the evaluators say to a reply, in one line: ``[lyrical 0.98, optimistic 0.04 (pessimistic heard); fits 0.20; 0.3 s]``."""
+    parts = []
+    for name, aspect in reply.target.items():
+        if reply.probabilities:
+            other = "" if reply.predicted[name] == aspect else f" ({reply.predicted[name]} heard)"
+            parts.append(f"{aspect} {reply.probabilities[name][aspect]:.2f}{other}")
+    fits = "" if reply.coherence is None else f"fits {reply.coherence:.2f}; "
+    return f"[{', '.join(parts)}{'; ' if parts else ''}{fits}{reply.seconds:.1f} s]"
+
+
+def wrapped(text: str, indent: str) -> str:
+    """A text in lines that fit the terminal."""
+    width = max(40, min(100, shutil.get_terminal_size().columns - 2))
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("run", nargs="?", default="outs/demo", help="a run's folder, or its cvae/ alone (default: outs/demo)")
+    options.add_argument("--target", default="", help="aspects to begin with: lyrical,optimistic")
+    options.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Talk until the user ends it; returns the exit status."""
+    options = parser().parse_args(argv)
+    model = Miracle.from_run(options.run, options.device)
+    chat = Chat(model)
+    chat.target = model.target(options.target)
+    try:
+        import readline  # noqa: F401  line editing and history at the prompt, where the platform has it
+    except ImportError:
+        pass
+    print(f"{options.run}: " + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items()))
+    print("type a message; /help lists the commands, Ctrl-D ends")
+    while True:
+        try:
+            line = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return 0
+        if not chat.handle(line):
+            return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,244 @@
+"""The Python interface, and the terminal that is built on it."""
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import chat
+from miracle import Miracle
+from schema import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+QUESTION = "My bread did not rise. What shall I do?"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run):
+    return Miracle.from_run(tiny_run, "cpu")
+
+
+def test_a_reply_says_what_it_is_and_where_it_comes_from(model, tiny_run):
+    reply = model.reply(QUESTION, "optimistic,lyrical", max_new_tokens=8)[0]
+    assert reply.context == (QUESTION,) and reply.target == {"languagestyle": "lyrical", "attitude": "optimistic"}
+    assert set(reply.probabilities) == set(model.attributes) and sum(reply.probabilities["attitude"].values()) == pytest.approx(1, abs=1e-4)
+    assert reply.predicted["attitude"] == max(reply.probabilities["attitude"], key=reply.probabilities["attitude"].get)
+    assert 0 <= reply.coherence <= 1 and reply.energy < reply.energy_start and reply.seconds > 0 and reply.finished
+    assert str(reply) == reply.text and reply.weights == {"languagestyle": 100.0, "attitude": 100.0}  # the run's
+
+
+def test_the_reply_is_the_run_s_own(model, tiny_run):
+    """The same contexts, targets, seed and settings as in the run's generations give the same texts.
+
+    All of them at once: the logits of a model after one epoch lie so close that rounding in another batch may turn one.
+    """
+    rows = [json.loads(line) for line in (tiny_run / "generations.jsonl").read_text().splitlines()]
+    replies = model.replies([row["context"] for row in rows], [row["target"] for row in rows], seeds=rows[0]["seed"])
+    assert [reply.text for reply in replies] == [row["response"] for row in rows]
+    for reply, row in zip(replies, rows):
+        assert reply.probabilities["attitude"]["optimistic"] == pytest.approx(row["probabilities"]["attitude"]["optimistic"], abs=1e-5)
+
+
+def test_seeds_decide_and_alternatives_differ(model):
+    options = {"decoding": "top_p", "temperature": 2.0, "max_new_tokens": 6}
+    three = model.reply(QUESTION, "plain", n=3, seed=5, **options)
+    assert [reply.seed for reply in three] == [5, 6, 7] and len({reply.text for reply in three}) > 1
+    again = model.reply(QUESTION, "plain", n=1, seed=6, start="sample", **options)[0]
+    assert again.text == three[1].text and again == three[1].__class__(**{**vars(three[1]), "seconds": again.seconds})
+    assert not np.allclose(three[0].latent, three[1].latent)
+
+
+def test_weights_pull_the_latent_harder(model):
+    energies = [model.reply(QUESTION, "optimistic", weights=weight, max_new_tokens=1)[0] for weight in (0.0, 1.0, {"attitude": 100.0})]
+    assert energies[0].energy == 0 and energies[1].energy < energies[1].energy_start
+    distances = [np.linalg.norm(reply.latent - energies[0].latent) for reply in energies]
+    assert distances[0] == 0 < distances[1] < distances[2]
+
+
+def test_all_combinations_in_order(model):
+    replies = model.all_combinations(QUESTION, max_new_tokens=4)
+    assert [reply.target for reply in replies] == model.schema.combinations() and len(replies) == 8
+
+
+def test_no_target_is_the_prior_as_it_is(model):
+    free = model.reply(QUESTION, max_new_tokens=4)[0]
+    assert free.target == {} and free.weights == {} and free.energy == free.energy_start == 0
+
+
+def test_text_streams_and_can_be_stopped(model):
+    seen = []
+    reply = model.reply(QUESTION, "plain", max_new_tokens=12, on_text=lambda text: seen.append(text) or len(seen) < 4)[0]
+    assert len(seen) == 4 and seen[-1].startswith(reply.text) and not reply.finished
+
+
+def test_explain_follows_the_ode_from_the_start_to_the_reply(model):
+    reply = model.reply(QUESTION, "optimistic,critical", max_new_tokens=2)[0]
+    explained = model.explain(reply)
+    assert explained.time[0] == 0 and explained.time[-1] == pytest.approx(5.025) and len(explained.time) == len(explained.energy) == len(explained.path)
+    assert explained.energy[0] == pytest.approx(reply.energy_start, rel=1e-4) and explained.energy[-1] == pytest.approx(reply.energy, rel=0.05, abs=0.01)
+    assert np.linalg.norm(explained.path[-1] - reply.latent) / np.linalg.norm(reply.latent) < 0.02
+    rising = explained.probabilities["attitude"]["optimistic"]
+    assert rising[-1] > rising[0] and sum(values[-1] for values in explained.probabilities["mindchar"].values()) == pytest.approx(1)
+
+
+def test_the_cvae_folder_alone_is_enough(tiny_run, tmp_path):
+    shutil.copytree(tiny_run / "cvae", tmp_path / "cvae")
+    alone = Miracle.from_run(tmp_path / "cvae", "cpu")
+    reply = alone.reply(QUESTION, "plain", weights=1, max_new_tokens=3)[0]
+    assert reply.probabilities is None and reply.coherence is None and alone.scorer is None and reply.text
+
+
+def test_threads_wait_for_one_another(model):
+    expected = [model.reply(f"Question number {i}?", "plain", max_new_tokens=6)[0].text for i in range(6)]
+    found = [None] * 6
+
+    def ask(i):
+        found[i] = model.reply(f"Question number {i}?", "plain", max_new_tokens=6)[0].text
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("", "plain"), {}, "the context is empty"),
+        ((["a", "b"], "plain"), {}, "an odd number is expected"),
+        ((QUESTION, "happy"), {}, "unknown aspect 'happy'"),
+        ((QUESTION, "plain,lyrical"), {}, "both of languagestyle"),
+        ((QUESTION, {"attitude": "plain"}), {}, "unknown aspect 'plain'; attitude has"),
+        ((QUESTION, "plain"), {"weights": -1}, "must not be negative"),
+        ((QUESTION, "plain"), {"weights": {"mood": 1}}, "weights of \\['mood'\\]"),
+        ((QUESTION, "plain"), {"n": 0}, "n must be 1 or more"),
+        ((QUESTION, "plain"), {"temprature": 1}, "unknown option temprature"),
+    ],
+)
+def test_mistakes_are_input_errors(model, arguments, options, message):
+    with pytest.raises(InputError, match=message):
+        model.reply(*arguments, **options)
+
+
+def test_long_texts_markup_and_other_scripts_are_only_text(model):
+    for text in ("word " * 2000, "<script>alert(1)</script> [SEP] <|endoftext|> <user>", "שלום, מה שלומך?", "\u202eabc\u0000"):
+        assert isinstance(model.reply(text, "plain", max_new_tokens=3)[0].text, str)
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match="no trained CVAE"):
+        Miracle.from_run(tmp_path / "nothing")
+
+
+def test_help_reads_well():
+    import pydoc
+
+    text = pydoc.render_doc(Miracle, renderer=pydoc.plaintext)
+    for word in ("from_run", "reply(", "explain(", "all_combinations(", "Args:", "safe"):
+        assert word in text
+
+
+def readme_examples():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_readme_s_python_runs(tiny_run, tmp_path, monkeypatch):
+    examples = readme_examples()
+    assert examples
+    (tmp_path / "outs").mkdir()
+    (tmp_path / "outs" / "demo").symlink_to(tiny_run)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), names)
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------------
+
+
+def talk(model, *lines):
+    said = []
+    conversation = chat.Chat(model, said.append)
+    going = [conversation.handle(line) for line in lines]
+    return conversation, said, going
+
+
+def test_commands_change_what_is_asked_for(model):
+    conversation, said, _ = talk(model, "/lyrical", "/optimistic 0.5", "/plain", "/no attitude")
+    assert said == [
+        "asked for: lyrical (weight 100)", "asked for: lyrical (weight 100), optimistic (weight 50)",
+        "asked for: plain (weight 100), optimistic (weight 50)", "asked for: plain (weight 100)",
+    ]  # fmt: skip
+    assert conversation.target == {"languagestyle": "plain"}
+
+
+def test_a_conversation_is_kept_shown_under_all_combinations_and_saved(model, tmp_path):
+    path = tmp_path / "talk.json"
+    conversation, said, going = talk(model, "/plain", "Hello there.", "And again?", "/all", f"/save {path}", "", "/quit")
+    assert going == [True] * 6 + [False]
+    saved = json.loads(path.read_text())
+    assert saved["turns"][0] == "Hello there." and saved["turns"][2] == "And again?" and len(saved["replies"]) == 2
+    assert saved["replies"][1]["target"] == {"languagestyle": "plain"} and saved["turns"][3] == saved["replies"][1]["text"]
+    assert sum(line.split("   ")[0].count("+") == 2 for line in said) == 8
+    talk(model, "/clear")
+
+
+def test_the_terminal_s_mistakes_are_lines(model, tmp_path):
+    _, said, going = talk(model, "/frob", "/plain x", "/no attitude", "/seed x", "/all", "/save", f"/save {tmp_path}")
+    assert all(line.startswith("! ") for line in said) and len(said) == 7 and all(going)
+    assert "/help lists the commands" in said[0] and "a strength is a number" in said[1]
+
+
+def test_ctrl_c_stops_a_reply_and_the_conversation_goes_on(model, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "reply", interrupted)
+    conversation, said, going = talk(model, "Hello there.")
+    assert going == [True] and said == ["! stopped; the message is not kept"] and conversation.turns == []
+
+
+@pytest.mark.parametrize("ending", [b"\x04", b"\x03"])
+def test_ctrl_d_and_ctrl_c_at_the_prompt_end_cleanly_in_a_real_terminal(tiny_run, ending):
+    parent, child = pty.openpty()
+    process = subprocess.Popen([sys.executable, "chat.py", str(tiny_run)], cwd=ROOT, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=lambda: _own_terminal(child))
+    os.close(child)
+    shown = read_until(parent, lambda text: b"> " in text.split(b"Ctrl-D ends")[-1])
+    os.write(parent, ending)
+    shown += read_until(parent, lambda text: process.poll() is not None)
+    assert process.wait(20) == 0 and b"Traceback" not in shown and b"\x1b[3" not in shown  # no colours
+
+
+def read_until(descriptor, enough, seconds=60):
+    """What a terminal shows until that is enough, or until it is closed."""
+    shown, deadline = b"", time.monotonic() + seconds
+    while not enough(shown):
+        assert time.monotonic() < deadline, shown
+        if select.select([descriptor], [], [], 0.2)[0]:
+            try:
+                shown += os.read(descriptor, 1000)
+            except OSError:  # the terminal is closed
+                break
+    return shown
+
+
+def _own_terminal(descriptor):
+    """Make the pseudo-terminal the controlling one, so that Ctrl-C becomes a signal."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
