@@ -14,7 +14,7 @@ import torch  # noqa: E402
 
 from dataset.dialogues import Dialogue, every_nth, read_dialogues  # noqa: E402
 from dataset.encoding import DialogueTemplate  # noqa: E402
-from dataset.jsonl import read_json, write_json, write_jsonl  # noqa: E402
+from dataset.jsonl import read_json, read_jsonl, write_json, write_jsonl  # noqa: E402
 from model.bases import SCRATCH  # noqa: E402
 from schema import InputError, Schema, load_schema, target_name  # noqa: E402
 from scoring.perplexity import PerplexityModel  # noqa: E402
@@ -44,7 +44,7 @@ class GenerationArguments:
 
     contexts: str | None = field(default=None, metadata={"help": "dialogue or context file; default: the schema's TEST"})
     target: str = field(default="all", metadata={"help": "all (every combination), tags (the file's own), or aspects: lyrical,optimistic"})
-    name: str = field(default="control", metadata={"help": "name of this decoding in the run's folder; 'none' is the uncontrolled baseline"})
+    name: str | None = field(default=None, metadata={"help": "name of this decoding in the run's folder; default: control (none without control) for every combination of the schema's TEST, else custom"})
     score: bool = field(default=True, metadata={"help": "score the replies with the run's evaluators"})
     trace: bool = field(default=True, metadata={"help": "keep a sample of the latents' ways through the ODE for the report"})
     sweep_weights: str | None = field(default=None, metadata={"help": "also measure these strengths, 1,10,100: the report's dial curves"})
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; returns the exit status."""
     types = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
     common, what, control, decoding = parse_arguments(types, "generation", argv, __doc__)
+    what = dataclasses.replace(what, name=name_of(what, control))
     schema = load_schema(common.schema)
     path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
     if path is None:
@@ -97,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     replies = timed(seconds, "decoding", generator.decode, requests, sample.z, decoding, control.seed)
     rows = generations_of(requests, replies, control.seed)
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
+    before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None
     write_jsonl(generations, rows)
     print(f"{what.name}: {len(rows)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}", flush=True)
     if scorer is None:
@@ -128,8 +130,9 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     place = common.run_folder / "results" / f"{what.name}.json"
     write_json(place, record)
-    for old in ("latents", "sweep"):  # of an earlier decoding under this name
-        place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
+    if [row["response"] for row in rows] != before:  # an earlier decoding under this name wrote something else
+        for old in ("latents", "sweep"):
+            place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
     if what.trace and control.algorithm == "ode":
         write_json(place.with_name(f"{what.name}.latents.json"), trace(generator, requests, control, decoding.batch_size))
     if weights:
@@ -152,6 +155,19 @@ def generations_of(requests: list[Request], replies: list[str], seed: int) -> li
         {"id": r.id, "context": list(r.context), "target": r.target, "response": reply, "reference": r.reference, **unscored, "seed": seed}
         for r, reply in zip(requests, replies)
     ]
+
+
+def name_of(what: GenerationArguments, control: ControlArguments) -> str:
+    """The decoding's name: `control` and `none` are kept for the run's main results, which the report and the table show.
+
+    Raises:
+        InputError: where replies without control are to be called ``control``, or other ones ``none``.
+    """
+    whole = what.target == "all" and what.contexts is None
+    name = what.name or (("none" if control.algorithm == "none" else "control") if whole else "custom")
+    if name in ("control", "none") and (name == "none") != (control.algorithm == "none"):
+        raise InputError(f"--name {name} with --algorithm {control.algorithm}: 'none' is for replies without control, 'control' for those with it; choose another name")
+    return name
 
 
 def sweep_weights(text: str | None) -> list[float]:

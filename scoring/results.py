@@ -72,6 +72,13 @@ def confusion(wanted: np.ndarray, heard: np.ndarray, size: int) -> list[list[int
     return counts.tolist()
 
 
+def floor_warnings(coherence: float | None, audit: dict[str, float] | None) -> list[str]:
+    """A warning where replies score no better than replies to something else."""
+    if coherence is None or not audit or coherence > audit["random"] + 0.05:
+        return []
+    return [f"coherence: these replies score {coherence:.2f}, true replies to something else {audit['random']:.2f}; they are no better than random ones"]
+
+
 def results(columns: Columns, *, baseline: dict | None, evaluators: dict[str, dict], warnings: list[str], run: dict, seed: int = 0) -> dict:
     """The whole of ``results.json``.
 
@@ -81,12 +88,13 @@ def results(columns: Columns, *, baseline: dict | None, evaluators: dict[str, di
         run: command, seed, configuration, versions, revision, device, nfe and seconds per stage.
     """
     parts = {name: columns.take(np.flatnonzero(columns.target == number)) for number, name in enumerate(columns.targets)}
+    overall = measure(columns, seed)
     return {
         "format": FORMAT,
-        "overall": measure(columns, seed),
+        "overall": overall,
         "by_target": {name: measure(part, seed) for name, part in parts.items() if len(part)},
         "baseline": baseline,
         "evaluators": evaluators,
-        "warnings": warnings,
+        "warnings": warnings + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
         "run": run | {"requests": columns.summary()},
     }

@@ -107,7 +107,10 @@ def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]
     run = options.run or (path.parent.parent if inside else None)
     if run is None and not options.no_evaluators:
         raise InputError(f"{path}: which evaluators are to judge it? --run outs/<run>, or --no-evaluators for the scores that it has")
-    return [(path, options.name or path.stem, run)]
+    name = options.name or path.stem
+    if not inside and run is not None and (run / "results" / f"{name}.json").is_file() and "config" in (read_json(run / "results" / f"{name}.json") or {}).get("run", {}):
+        raise InputError(f"{run} has replies of its own called {name!r}, which these would replace; name them otherwise: --name")
+    return [(path, name, run)]
 
 
 def judges(options: argparse.Namespace, schema: Schema, run: Path | None) -> "tuple[Scorer | None, PerplexityModel | None]":

@@ -214,8 +214,22 @@ def main(argv: list[str] | None = None) -> int:
         attributes.append({"name": a.name, "aspects": list(a.aspects), **files, **described})
     others = {key: names.get(getattr(schema, key.lower())) for key in FILE_NAMES}
     write_schema(folder / "schema.py", attributes, others, "Cleaned data; log.jsonl says what was left out and why.")
-    print(f"{len(log)} rows left out, see {folder / 'log.jsonl'}; train with SCHEMA={folder / 'schema.py'}")
+    print(f"{len(log)} rows left out, see {folder / 'log.jsonl'}")
+    if empty := emptied(copies):
+        print(f"warning: nothing is left of {', '.join(empty)}; the copy cannot be trained on")
+        return 1
+    print(f"train with SCHEMA={folder / 'schema.py'}")
     return 0
+
+
+def emptied(copies: list[Copy]) -> list[str]:
+    """Aspects whose training file has no row of them left."""
+    found = []
+    for copy in copies:
+        if copy.source.attribute is not None and copy.source.split == "train":
+            left = {item.aspects[copy.source.attribute.name] for item in copy.kept()}
+            found += [aspect for aspect in copy.source.attribute.aspects if aspect not in left]
+    return found
 
 
 def report(source: Source, kept: int, dropped: list[dict]) -> None:

@@ -1,6 +1,7 @@
 """What every training stage shares: precision, progress, checkpoints to resume from, and a folder that appears when done."""
 
 import dataclasses
+import importlib.util
 import os
 import shutil
 import time
@@ -49,12 +50,17 @@ class Stage:
     def finished(self) -> dict | None:
         """The record of a finished stage with the same fingerprint, else None."""
         record = read_json(self.folder / "stage.json")
-        return record if record and record.get("fingerprint") == self.fingerprint else None
+        if record and record.get("fingerprint") != self.fingerprint:
+            print(f"{self.name}: options or data differ from those that {self.folder} was trained with; it will be replaced (another --run keeps both)", flush=True)
+            return None
+        return record
 
     def last_checkpoint(self) -> str | None:
         """The checkpoint to go on from; checkpoints of other settings or data are cleared away."""
         marker = read_json(self.work / "started.json")
         if not marker or marker.get("fingerprint") != self.fingerprint:
+            if marker:
+                print(f"{self.name}: checkpoints of an unfinished training with other options or data are dropped", flush=True)
             shutil.rmtree(self.work, ignore_errors=True)
             write_json(self.work / "started.json", {"fingerprint": self.fingerprint})
             return None
@@ -79,6 +85,9 @@ def settled(training: TrainingArguments, stage: Stage, precision: str, **changes
 
     ``auto`` is bf16 on a GPU that has it and fp32 elsewhere.
     """
+    for name in {"tensorboard", "wandb"} & set(training.report_to):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"--report-to {name} needs its package, which is not installed: pip install {name}, in the environment that runs this")
     if "tensorboard" in training.report_to:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(stage.logs)  # read by transformers' callback when the trainer is made
     if precision == "auto":
