@@ -216,10 +216,15 @@ def test_ctrl_d_and_ctrl_c_at_the_prompt_end_cleanly_in_a_real_terminal(tiny_run
     parent, child = pty.openpty()
     process = subprocess.Popen([sys.executable, "chat.py", str(tiny_run)], cwd=ROOT, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=lambda: _own_terminal(child))
     os.close(child)
-    shown = read_until(parent, lambda text: b"> " in text.split(b"Ctrl-D ends")[-1])
-    os.write(parent, ending)
-    shown += read_until(parent, lambda text: process.poll() is not None)
-    assert process.wait(20) == 0 and b"Traceback" not in shown and b"\x1b[3" not in shown  # no colours
+    try:
+        shown = read_until(parent, lambda text: b"Ctrl-D ends" in text and b"> " in text.split(b"Ctrl-D ends")[1])
+        time.sleep(0.5)  # the prompt is there before the line editor listens
+        os.write(parent, ending)
+        shown += read_until(parent, lambda text: process.poll() is not None)
+        status = process.wait(20)
+    finally:
+        process.kill()
+    assert status == 0 and b"Traceback" not in shown and b"\x1b[3" not in shown  # no colours
 
 
 def read_until(descriptor, enough, seconds=60):
