@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,21 +62,20 @@ def test_a_file_from_elsewhere_is_summed_up_from_its_scores(save, capsys):
     assert "llm: 3 replies" in capsys.readouterr().out
 
 
-def test_rescoring_a_run_gives_the_same_numbers(tmp_path, capsys):
+def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
     """The evaluators of a real (tiny) run judge again what they have judged, and a stranger's file."""
-    from scripts import pipeline
+    import gen_cvae
 
-    quick = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
-    pipeline.main(["--outs", str(tmp_path), "--run", "r", "--limit", "4", *quick, "--generation.sweep_weights", "1,5", *SCHEMA])
-    run = tmp_path / "r"
+    run = Path(shutil.copytree(tiny_run, tmp_path / "r"))
+    gen_cvae.main(["--outs", str(tmp_path), "--run", "r", "--limit", "6", "--sweep_weights", "1,5", *SCHEMA])
     before = json.loads((run / "results.json").read_text())
     latents = json.loads((run / "results" / "control.latents.json").read_text())
-    assert len(latents["points"]) == 32 and len(latents["time"]) == len(latents["energy"]["mean"]) == 17
+    assert len(latents["points"]) == 48 and len(latents["time"]) == len(latents["energy"]["mean"]) == 17
     assert latents["energy"]["mean"][-1] < latents["energy"]["mean"][0] and latents["time"][-1] == pytest.approx(5.025)
     sweep = json.loads((run / "results" / "control.sweep.json").read_text())["points"]
-    assert [point["weight"] for point in sweep] == [1, 5] and sweep[0]["overall"]["n"] == 32
+    assert [point["weight"] for point in sweep] == [1, 5] and sweep[0]["overall"]["n"] == 48
     judge = before["evaluators"]["attitude"]
-    assert sum(map(sum, judge["confusion"]["counts"])) == 4 and 0 <= judge["calibration"]["ece"] <= 1 and "audit" in before["evaluators"]["nli"]
+    assert sum(map(sum, judge["confusion"]["counts"])) == 6 and 0 <= judge["calibration"]["ece"] <= 1 and "audit" in before["evaluators"]["nli"]
 
     assert score.main([str(run), *SCHEMA]) == 0
     after = json.loads((run / "results.json").read_text())
@@ -230,3 +230,19 @@ def test_the_trace_s_times_are_those_of_its_points():
     path, _ = integrate(settings, torch.zeros(1, 2), prior, lambda z: (z * pull).sum(1), 4 * trace.POINTS, trace.POINTS)
     assert path[:, 0, 0].tolist() == pytest.approx(trace.times(), abs=1e-4)
     assert trace.times()[-1] == pytest.approx(PSEUDO_TIME)
+
+
+def test_a_stranger_s_file_does_not_take_the_place_of_the_run_s_own(tiny_run, tmp_path, save):
+    run = Path(shutil.copytree(tiny_run, tmp_path / "r"))
+    before = (run / "generations.jsonl").read_bytes()
+    with pytest.raises(InputError, match="replies of its own called 'control'"):
+        score.main([str(save("control.jsonl", rows(0, 2))), "--run", str(run), *SCHEMA])
+    assert (run / "generations.jsonl").read_bytes() == before
+
+
+def test_replies_no_better_than_random_ones_are_a_warning():
+    from scoring.results import floor_warnings
+
+    audit = {"real": 0.8, "random": 0.14}
+    assert "no better than random" in floor_warnings(0.15, audit)[0]
+    assert floor_warnings(0.5, audit) == floor_warnings(None, audit) == floor_warnings(0.1, None) == []

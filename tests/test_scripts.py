@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,9 @@ ONE_EPOCH = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{s
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A whole demo pipeline on six rows of every file, run once for all tests here."""
-    outs = tmp_path_factory.mktemp("outs")
-    assert pipeline.main(["--outs", str(outs), "--run", "r", *QUICK, *ONE_EPOCH]) == 0
-    return outs / "r"
+def run(tiny_run, tmp_path_factory):
+    """A whole demo pipeline on six rows of every file; a copy, which the tests here may add to."""
+    return Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("outs") / "r"))
 
 
 def test_pipeline_leaves_the_run_folder_of_the_contracts(run):
@@ -193,3 +192,16 @@ def test_report_to_goes_to_the_trainings_and_is_off_by_default(monkeypatch, tmp_
     train_classifier.main([*arguments, "off"])
     assert list((tmp_path / "on" / "classifier" / "logs" / "attitude").glob("*tfevents*"))
     assert not list((tmp_path / "off").rglob("*tfevents*"))
+
+
+def test_other_replies_do_not_take_the_place_of_the_main_ones():
+    import dataclasses
+
+    what, control = gen_cvae.GenerationArguments(), gen_cvae.ControlArguments()
+    none = dataclasses.replace(control, algorithm="none")
+    assert (gen_cvae.name_of(what, control), gen_cvae.name_of(what, none)) == ("control", "none")
+    assert gen_cvae.name_of(dataclasses.replace(what, target="tags"), control) == "custom"
+    assert gen_cvae.name_of(dataclasses.replace(what, contexts="my.jsonl"), none) == "custom"
+    for name, settings in (("control", none), ("none", control)):
+        with pytest.raises(InputError, match="choose another name"):
+            gen_cvae.name_of(dataclasses.replace(what, name=name), settings)

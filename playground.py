@@ -1,0 +1,49 @@
+"""The browser playground: ``python playground.py outs/demo``, then open the address that it prints. Needs ``pip install gradio``."""
+
+import argparse
+import os
+from pathlib import Path
+
+from schema import InputError
+from scripts.entry import Parser, prepare_libraries, run_main
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+prepare_libraries()
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; raises `InputError`."""
+    parser = Parser(description="Try a run in the browser. Serves this machine only.")
+    parser.add_argument("folder", nargs="?", type=Path, help="the run's folder (outs/demo)")
+    parser.add_argument("--run", help="the same by its name under outs/")
+    parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run, for the tab with both")
+    parser.add_argument("--port", type=int, default=7860, help="where to listen on 127.0.0.1 (%(default)s)")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="append questions and replies as JSON Lines; without it nothing typed is kept"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until Ctrl-C; returns the exit status.
+
+    Raises:
+        InputError: without gradio, without a trained run, or where the port is taken.
+    """
+    given = arguments(argv)
+    try:
+        from playground.page import serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise InputError("the playground needs gradio: python -m pip install gradio") from None
+    from miracle import Miracle
+
+    folders = [given.folder or Path("outs") / (given.run or "demo"), *([given.compare] if given.compare else [])]
+    runs = [(folder.resolve().name, Miracle.from_run(folder)) for folder in folders]
+    serve(runs, folders[0], given.port, given.log)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

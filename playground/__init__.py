@@ -1,0 +1,1 @@
+"""The browser playground: pages made of `miracle.Miracle` and gradio."""
