@@ -78,10 +78,12 @@ def requests_for(dialogues: list[Dialogue], schema: Schema, target: str, limit: 
     return [Request(id, context, t, references.get((context, target_name(t)))) for context, id in chosen for t in targets]
 
 
+OPTIONS = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; returns the exit status."""
-    types = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
-    common, what, control, decoding = parse_arguments(types, "generation", argv, __doc__)
+    common, what, control, decoding = parse_arguments(OPTIONS, "generation", argv, __doc__)
     what = dataclasses.replace(what, name=name_of(what, control))
     schema = load_schema(common.schema)
     path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)

@@ -57,10 +57,12 @@ def train_attribute(
     return record
 
 
+OPTIONS = (CommonArguments, AttributeArguments, EvaluatorArguments, TrainingArguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train one or all classifiers; returns the exit status."""
-    types = (CommonArguments, AttributeArguments, EvaluatorArguments, TrainingArguments)
-    common, which, options, training = parse_arguments(types, "classifier", argv, __doc__)
+    common, which, options, training = parse_arguments(OPTIONS, "classifier", argv, __doc__)
     schema = load_schema(common.schema)
     attributes = [schema.attribute(which.attribute)] if which.attribute else schema.attributes
     for attribute in attributes:

@@ -124,10 +124,12 @@ def _portable(config) -> dict:
     return settings
 
 
+OPTIONS = (CommonArguments, ModelArguments, LossArguments, TrainingArguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train into ``outs/<run>/cvae``; returns the exit status."""
-    types = (CommonArguments, ModelArguments, LossArguments, TrainingArguments)
-    common, options, loss, training = parse_arguments(types, "cvae", argv, __doc__)
+    common, options, loss, training = parse_arguments(OPTIONS, "cvae", argv, __doc__)
     schema = load_schema(common.schema)
     files = [path for attribute in schema.attributes for path in (attribute.dialogues, attribute.dev_dialogues)]
     settings = {"schema": schema.aspects, "encoder": common.encoder, "decoder": common.decoder, "limit": common.limit}

@@ -71,10 +71,12 @@ def _held_out(pair: Pair) -> bool:
     return zlib.crc32("\n".join(pair.context).encode()) % 10 == 0
 
 
+OPTIONS = (CommonArguments, NliArguments, EvaluatorArguments, TrainingArguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train into ``outs/<run>/nli`` and audit on degenerate replies; returns the exit status."""
-    types = (CommonArguments, NliArguments, EvaluatorArguments, TrainingArguments)
-    common, pairs_of, options, training = parse_arguments(types, "nli", argv, __doc__)
+    common, pairs_of, options, training = parse_arguments(OPTIONS, "nli", argv, __doc__)
     schema = load_schema(common.schema)
     files: list[Path | None] = [schema.nli, schema.dev_nli]
     if schema.nli is None:

@@ -14,6 +14,7 @@ import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
 from schema import InputError  # noqa: E402
+from scripts.arguments import parse_arguments  # noqa: E402
 
 STAGES = ("classifier", "nli", "cvae", "generation")
 TRAINING_STAGES = STAGES[:3]
@@ -59,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     import train_nli
 
     quiet_transformers()
+    modules = {"classifier": train_classifier, "nli": train_nli, "cvae": train_cvae, "generation": gen_cvae}
+    for stage, module in modules.items():  # a mistake in the last stage's options is found before the first one trains
+        parse_arguments(module.OPTIONS, stage, options[stage], "")
     stages: list[tuple[str, Callable, list[str]]] = [
         ("attribute classifiers", train_classifier.main, options["classifier"]),
         ("coherence model", train_nli.main, options["nli"]),

@@ -142,6 +142,7 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
         (gen_cvae.main, ["--outs", "nowhere", "--no-score"], "train it first: bash train_cvae.sh"),
         (gen_cvae.main, ["--target", "happy"], "unknown aspect 'happy'"),
         (gen_cvae.main, ["--target", "plain,lyrical"], "one aspect per attribute"),
+        (pipeline.main, ["--outs", "/nowhere", "--generation.wieghts", "3"], "unknown option --wieghts 3"),
         (pipeline.main, ["--latent_size", "8"], "others name their stage: --cvae.latent_size"),
     ],
 )
