@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from dataset.jsonl import read_json
-from model.sampler import PSEUDO_TIME, integrate
-from schema import Attribute, InputError, Schema, target_name
+from schema import Attribute, InputError, Schema
 from scoring.scorer import Scorer
 from scripts.entry import quiet_transformers
-from scripts.generation import ControlArguments, DecodingArguments, ReplyGenerator, Request, parse_weights
+from scripts.generation import ControlArguments, DecodingArguments, ReplyGenerator, Request, parse_weights, way_times
 
 Context = str | list[str] | tuple[str, ...]
 Target = str | list[str] | dict[str, str] | None
@@ -38,6 +37,8 @@ class Reply:
         energy_start, energy: E(a | z) before and after the ODE, in nats times weights; low = the latent has the aspects.
         seconds: from the call to the text, shared by the replies of one call.
         finished: False where it was stopped on the way.
+        control: how its latent was found, for `Miracle.explain`.
+        latent: z, [D].
     """
 
     text: str
@@ -52,6 +53,7 @@ class Reply:
     energy: float
     seconds: float
     finished: bool = True
+    control: ControlArguments = field(default=None, repr=False)
     latent: np.ndarray = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -179,7 +181,7 @@ class Miracle:
         turns = [turns_of(context) for context in contexts]
         wanted = [self.target(target) for target in targets]
         texts: list[str] = [""] * len(turns)
-        starts, energies, latents = (np.zeros(len(turns)), np.zeros(len(turns)), [None] * len(turns))
+        starts, energies, latents, used = (np.zeros(len(turns)), np.zeros(len(turns)), [None] * len(turns), [control] * len(turns))
         stopped = False
 
         def watch(chosen: list[int]) -> Callable[[dict[int, str]], bool] | None:
@@ -202,19 +204,19 @@ class Miracle:
                 sample = self.generator.latents(requests, settings, decoding.batch_size)
                 found = self.generator.decode(requests, sample.z, decoding, seed, watch(chosen))
                 for place, i in enumerate(chosen):
-                    texts[i], latents[i] = found[place], sample.z[place].cpu().numpy()
+                    texts[i], latents[i], used[i] = found[place], sample.z[place].cpu().numpy(), settings
                     starts[i], energies[i] = float(sample.energy_start[place]), float(sample.energy[place])
             rows = [{"context": list(turn), "response": text} for turn, text in zip(turns, texts)]
             if self.scorer is not None:
                 self.scorer.score(rows)
         seconds = time.monotonic() - started
-        used = dict(zip(self.schema.names, parse_weights(control.weights, self.schema.names)))
+        strengths = dict(zip(self.schema.names, parse_weights(control.weights, self.schema.names)))
         return [
             Reply(
-                text, turn, target, {name: used[name] for name in target}, seed, row.get("predicted"), row.get("probabilities"), row.get("nli"),
-                float(start), float(energy), seconds, not stopped, latent,
+                text, turn, target, {name: strengths[name] for name in target}, seed, row.get("predicted"), row.get("probabilities"), row.get("nli"),
+                float(start), float(energy), seconds, not stopped, settings, latent,
             )
-            for text, turn, target, seed, row, start, energy, latent in zip(texts, turns, wanted, seeds, rows, starts, energies, latents)
+            for text, turn, target, seed, row, start, energy, settings, latent in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents)
         ]  # fmt: skip
 
     def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options) -> list[Reply]:
@@ -228,21 +230,15 @@ class Miracle:
 
         The way is integrated once more, with `EXPLAINED_POINTS` points that lie closer at the start, where it is steep.
         """
-        weights = ",".join(f"{name}={value}" for name, value in ({name: 1.0 for name in self.schema.names} | reply.weights).items())
-        control = dataclasses.replace(self.control, seed=reply.seed, weights=weights)
-        settings = dataclasses.replace(control.sampler, solver="rk4", steps=EXPLAINED_POINTS, grading=2.0)
+        request = Request("\n".join(reply.context), reply.context, reply.target)
         with self._lock:
-            request = Request("\n".join(reply.context), reply.context, reply.target)
-            problem = self.generator.problem([request], control, 1)
-            energy = problem.make_energy(torch.zeros(1, dtype=torch.long, device=problem.start.device))
-            path, _ = integrate(settings, problem.start, problem.prior, energy, 16 * EXPLAINED_POINTS, EXPLAINED_POINTS)
-            energies = [float(energy(z)[0]) for z in path]
+            problem = self.generator.problem([request], reply.control, 1)
+            path, energies = problem.way(reply.control.sampler, EXPLAINED_POINTS, 16 * EXPLAINED_POINTS)
             chances = [torch.softmax(logits.float(), -1).cpu().numpy() for logits in self.generator.model.heads(path[:, 0])]
-        times = PSEUDO_TIME * (np.arange(EXPLAINED_POINTS + 1) / EXPLAINED_POINTS) ** 2.0
         probabilities = {
             name: {aspect: values[:, i].tolist() for i, aspect in enumerate(aspects)} for (name, aspects), values in zip(self.attributes.items(), chances)
         }
-        return Explanation(times.tolist(), energies, probabilities, path[:, 0].cpu().numpy())
+        return Explanation(way_times(EXPLAINED_POINTS), energies[:, 0].tolist(), probabilities, path[:, 0].cpu().numpy())
 
     def target(self, target: Target) -> dict[str, str]:
         """A target in any of its forms as attribute -> aspect; raises `InputError` for an unknown name."""
@@ -294,5 +290,3 @@ def best_device() -> torch.device:
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
-
-__all__ = ["Explanation", "Miracle", "Reply", "target_name"]

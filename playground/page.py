@@ -1,7 +1,5 @@
 """The page: what is on it, and what happens on a click."""
 
-import copy
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,7 +63,7 @@ class Handlers:
         if not text or (turns and turns[-1]["waiting"]):
             return gr.skip(), gr.skip(), gr.skip()
         self.tickets.new(request.session_hash)
-        turns = [*turns, {"question": text, "note": note, "text": "", "waiting": True, "result": None, "sample": False}]
+        turns = [*turns, {"question": text, "note": note, "text": "", "waiting": True, "result": None}]
         return "", turns, views.chat(turns)
 
     def answer(self, turns: list[dict], request: gr.Request, *values) -> Iterator[tuple]:
@@ -74,7 +72,6 @@ class Handlers:
             yield gr.skip(), gr.skip()
             return
         ticket, settings, entry = self.tickets.of(request.session_hash), Settings.read(self.schema, values), turns[-1]
-        entry["sample"] = settings.sample
         if not ticket.stopped.is_set():
             try:
                 for found in written(self.model, context_of(turns, settings.remember), settings, ticket):
@@ -129,9 +126,7 @@ class Handlers:
         answered = [turn for turn in turns if turn["result"] is not None]
         if not answered:
             return '<p class="note">Ask something in the first tab; this one then shows the latent of the last reply.</p>'
-        model = copy.copy(self.model)  # the same lock and weights; `Miracle.explain` starts where the model's settings say
-        model.control = dataclasses.replace(self.model.control, start="sample" if answered[-1]["sample"] else "mean")
-        return latent_map(model, answered[-1]["result"])
+        return latent_map(self.model, answered[-1]["result"])
 
     def link(self, question: str, *values) -> str:
         """The link to the present settings."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from schema import Schema
-from scripts.generation import parse_weights
 
 NONE = "(none)"  # no aspect can be called so
 LONGEST = 4_000  # characters of a message
@@ -44,8 +43,7 @@ class Settings:
 
     def options(self, model) -> dict:
         """Keyword arguments of `Miracle.reply`; attributes that the model lacks are ignored."""
-        own = dict(zip(model.schema.names, parse_weights(model.control.weights, model.schema.names)))
-        weights = {name: weight * factor(self.strengths.get(name, 0.0)) for name, weight in own.items()}
+        weights = {name: weight * factor(self.strengths.get(name, 0.0)) for name, weight in model.weights.items()}
         return {"weights": weights, "seed": self.seed, "start": "sample" if self.sample else "mean"}
 
     def target_of(self, schema: Schema) -> dict[str, str]:

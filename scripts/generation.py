@@ -1,5 +1,6 @@
 """Replies from a trained CVAE: contexts and targets in, latents by ODE or Langevin, text out."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from model.gaussian import Gaussian
 from model.langevin import sample_langevin
 from model.noise import generators, normal
 from model.prior import COMBINATIONS, combine
-from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, Sample, SamplerSettings, sample_ode
+from model.sampler import ENERGY_TIMES, GEOMETRIES, PSEUDO_TIME, SOLVERS, Sample, SamplerSettings, integrate, sample_ode
 from schema import InputError, Schema, target_name
 
+WAY_GRADING = 2.0  # points of a way that is looked at lie closer at the start, where it is steep
 ALGORITHMS = ("ode", "langevin", "none")
 STARTS = ("sample", "mean")
 ENCODER_TOKENIZER = "encoder_tokenizer"  # folder inside cvae/; the decoder's tokenizer lies in cvae/ itself
@@ -93,6 +95,28 @@ class Problem:
     make_energy: Callable[[torch.Tensor], Energy]
     targets: torch.Tensor
     keys: list[tuple[str, str]]
+
+    def way(self, settings: SamplerSettings, points: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents' ways through the ODE, to be looked at: integrated by rk4 without the halving check.
+
+        Args:
+            settings: geometry and energy over time; its solver, steps and grading do not count.
+            points: of every way, besides its start; they lie at `way_times`.
+            steps: of the solver, a multiple of `points`.
+
+        Returns:
+            (latents [points + 1, B, D], energies [points + 1, B]).
+        """
+        drawn = dataclasses.replace(settings, solver="rk4", grading=WAY_GRADING)
+        energy = self.make_energy(torch.arange(len(self.keys), device=self.start.device))
+        with torch.no_grad():
+            path, _ = integrate(drawn, self.start, self.prior, energy, steps, points)
+            return path, torch.stack([energy(z) for z in path])
+
+
+def way_times(points: int) -> list[float]:
+    """The pseudo-times of `Problem.way`'s points: 0 = prior, 5.025 = end."""
+    return [PSEUDO_TIME * (i / points) ** WAY_GRADING for i in range(points + 1)]
 
 
 def parse_weights(text: str, names: list[str]) -> list[float]:

@@ -1,19 +1,15 @@
 """A sample of the latents' ways through the ODE, small enough to keep: what the report draws."""
 
-import dataclasses
-
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from model.sampler import PSEUDO_TIME, integrate
-from scripts.generation import ControlArguments, ReplyGenerator, Request
+from scripts.generation import ControlArguments, ReplyGenerator, Request, way_times
 
 CONTEXTS = 24
 POINTS = 16  # of every way, besides its start
 PRIOR_SAMPLES = 480
 FINEST = 4  # halvings of the step; the way is drawn, not sampled from
-GRADING = 2.0  # of the points along it, most of them early, where the way is steep
 
 
 def trace(generator: ReplyGenerator, requests: list[Request], control: ControlArguments, batch_size: int) -> dict:
@@ -32,10 +28,7 @@ def trace(generator: ReplyGenerator, requests: list[Request], control: ControlAr
     kept = {contexts[i * len(contexts) // min(CONTEXTS, len(contexts))] for i in range(min(CONTEXTS, len(contexts)))}
     chosen = [request for request in requests if request.context in kept]
     problem = generator.problem(chosen, control, batch_size)
-    settings = dataclasses.replace(control.sampler, solver="rk4", steps=POINTS, grading=GRADING)
-    steps = POINTS * 2 ** min(FINEST, control.max_halvings)
-    energy = problem.make_energy(torch.arange(len(chosen), device=problem.start.device))
-    path, _ = integrate(settings, problem.start, problem.prior, energy, steps, POINTS)  # [points + 1, B, D]
+    path, energies = problem.way(control.sampler, POINTS, POINTS * 2 ** min(FINEST, control.max_halvings))
 
     noise = torch.randn(PRIOR_SAMPLES, path.shape[2], generator=torch.Generator().manual_seed(control.seed)).to(path.device)
     rows = torch.arange(PRIOR_SAMPLES, device=path.device) % len(chosen)
@@ -43,22 +36,16 @@ def trace(generator: ReplyGenerator, requests: list[Request], control: ControlAr
     plane = PCA(n_components=2).fit(samples.cpu().numpy())
     start, end = (plane.transform(path[i].cpu().numpy()) for i in (0, -1))
     with torch.no_grad():
-        energies = np.stack([energy(z).cpu().numpy() for z in path])
         chances = _probabilities(generator, path, problem.targets)
     return {
         "attributes": generator.config.attributes,
         "axes": {"explained": [float(share) for share in plane.explained_variance_ratio_]},
         "prior": _rounded(plane.transform(samples.cpu().numpy())),
         "points": [{"target": r.target, "start": a, "end": b} for r, a, b in zip(chosen, _rounded(start), _rounded(end))],
-        "time": times(),
-        "energy": _band(energies),
+        "time": way_times(POINTS),
+        "energy": _band(energies.cpu().numpy()),
         "probability": {name: _band(values) for name, values in chances.items() if not np.isnan(values).all()},
     }
-
-
-def times() -> list[float]:
-    """The pseudo-times of the points."""
-    return [float(s) for s in PSEUDO_TIME * (np.arange(POINTS + 1) / POINTS) ** GRADING]
 
 
 def _probabilities(generator: ReplyGenerator, path: torch.Tensor, targets: torch.Tensor) -> dict[str, np.ndarray]:

@@ -92,6 +92,16 @@ def test_explain_follows_the_ode_from_the_start_to_the_reply(model):
     assert rising[-1] > rising[0] and sum(values[-1] for values in explained.probabilities["mindchar"].values()) == pytest.approx(1)
 
 
+def test_explain_starts_where_the_reply_started(model):
+    """Alternatives start from samples of the prior, whatever the run's own settings are."""
+    first, second = model.reply(QUESTION, "optimistic", weights=3, n=2, seed=8, max_new_tokens=1)
+    for reply in (first, second):
+        explained = model.explain(reply)
+        assert explained.energy[0] == pytest.approx(reply.energy_start, rel=1e-4)
+        assert np.linalg.norm(explained.path[-1] - reply.latent) / np.linalg.norm(reply.latent) < 0.02
+    assert first.energy_start != pytest.approx(second.energy_start, rel=1e-4)
+
+
 def test_the_cvae_folder_alone_is_enough(tiny_run, tmp_path):
     shutil.copytree(tiny_run / "cvae", tmp_path / "cvae")
     alone = Miracle.from_run(tmp_path / "cvae", "cpu")

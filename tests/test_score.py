@@ -216,20 +216,19 @@ def test_scores_in_the_file_need_no_torch(save):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_trace_s_times_are_those_of_its_points():
-    """Without an energy's pull nothing moves; with a linear one dz/ds is constant, so that places tell the times."""
+def test_the_times_of_a_way_are_those_of_its_points():
+    """With a linear energy and a unit prior dz/ds is constant, so that places tell the times."""
     import torch
 
     from model.gaussian import Gaussian
-    from model.sampler import PSEUDO_TIME, SamplerSettings, integrate
-    from scripts import trace
+    from model.sampler import PSEUDO_TIME, SamplerSettings
+    from scripts.generation import Problem, way_times
 
-    pull = torch.tensor([[-1.0, 0.0]])
-    prior = Gaussian(torch.zeros(1, 2), torch.zeros(1, 2))
-    settings = SamplerSettings(solver="rk4", steps=trace.POINTS, grading=trace.GRADING)
-    path, _ = integrate(settings, torch.zeros(1, 2), prior, lambda z: (z * pull).sum(1), 4 * trace.POINTS, trace.POINTS)
-    assert path[:, 0, 0].tolist() == pytest.approx(trace.times(), abs=1e-4)
-    assert trace.times()[-1] == pytest.approx(PSEUDO_TIME)
+    pull, zeros = torch.tensor([[-1.0, 0.0]]), torch.zeros(1, 2)
+    problem = Problem(zeros, Gaussian(zeros, zeros), lambda rows: lambda z: (z * pull).sum(1), torch.zeros(1, 0), [("0", "")])
+    path, energies = problem.way(SamplerSettings(), 8, 32)
+    assert path[:, 0, 0].tolist() == pytest.approx(way_times(8), abs=1e-4) and energies[:, 0].tolist() == pytest.approx((-path[:, 0, 0]).tolist())
+    assert way_times(8)[-1] == pytest.approx(PSEUDO_TIME)
 
 
 def test_a_stranger_s_file_does_not_take_the_place_of_the_run_s_own(tiny_run, tmp_path, save):
