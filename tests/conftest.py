@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -164,3 +165,27 @@ def tiny_run(tmp_path_factory):
     schema = str(Path(__file__).resolve().parent.parent / "schema.py")
     assert pipeline.main(["--outs", str(outs), "--run", "r", "--schema", schema, "--limit", "6", *quick]) == 0
     return outs / "r"
+
+
+@pytest.fixture(scope="session")
+def open_chromium(tmp_path_factory):
+    """A function that starts a headless Chromium; tests that need one are skipped where there is none, or no selenium.
+
+    Its arguments are the profile's preferences and the logs to keep. Whoever starts one ends it: ``browser.quit()``.
+    """
+    webdriver = pytest.importorskip("selenium.webdriver")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("no chromium with chromedriver")
+
+    def start(preferences=None, logs=("browser",)):
+        options = webdriver.ChromeOptions()
+        options.binary_location = binary
+        flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync disable-dev-shm-usage"
+        for flag in (*flags.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+            options.add_argument(f"--{flag}")
+        options.add_experimental_option("prefs", preferences or {})
+        options.set_capability("goog:loggingPrefs", dict.fromkeys(logs, "ALL"))
+        return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))  # named, so that no driver is looked for online
+
+    return start

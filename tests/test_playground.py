@@ -1,7 +1,6 @@
 """The browser playground in a real browser, on a run trained for seconds: replies, bars, the grid, Stop, and text that stays text."""
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -87,25 +86,14 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """A whole demo pipeline on six rows of every file, with few replies."""
-    from scripts import pipeline
-
-    outs = tmp_path_factory.mktemp("playground")
-    once = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
-    assert pipeline.main(["--outs", str(outs), "--run", "r", "--limit", "6", "--generation.target", "plain", *once]) == 0
-    return outs / "r"
-
-
-@pytest.fixture(scope="session")
-def address(run, tmp_path_factory):
+def address(tiny_run, tmp_path_factory):
     """A server of its own process; a question with the word "slowly" is answered slowly."""
     import urllib.error
     import urllib.request
 
     port, said = free_port(), tmp_path_factory.mktemp("server") / "log"
     with said.open("w") as log:
-        server = subprocess.Popen([sys.executable, "-c", SLOW, str(run), str(port)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen([sys.executable, "-c", SLOW, str(tiny_run), str(port)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     for _ in range(300):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
@@ -120,22 +108,9 @@ def address(run, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory):
-    """Headless Chromium; the tests that need it are skipped where there is none."""
-    selenium = pytest.importorskip("selenium.webdriver")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("no chromium")
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    flags = (
-        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    )
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    running = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+def chromium(open_chromium):
+    """A browser that keeps the log of its requests."""
+    running = open_chromium(logs=("browser", "performance"))
     running.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1180, "height": 900, "deviceScaleFactor": 1, "mobile": False})
     yield running
     running.quit()

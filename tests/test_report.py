@@ -470,24 +470,9 @@ def test_a_comparison_of_nothing_or_of_unknown_metrics_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Headless Chromium; the tests that need it are skipped where there is none."""
-    selenium = pytest.importorskip("selenium.webdriver")
-    import shutil
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    flags = (
-        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
-    )
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    running = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
+def browser(open_chromium):
+    """One browser for all tests here."""
+    running = open_chromium()
     yield running
     running.quit()
 

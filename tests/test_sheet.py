@@ -537,28 +537,10 @@ def test_unusable_keys_are_named(tmp_path, answers):
 
 # --- the form in a browser -------------------------------------------------------------------------------------------
 
-CHROMIUM_OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-)  # fmt: skip
-
-
 @pytest.fixture
-def browser(tmp_path):
-    """A headless Chromium that downloads into ``tmp_path/downloads``; without one the test is skipped."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium with chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for option in (*CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(option)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))  # the driver is named, so that none is looked for online
+def browser(open_chromium, tmp_path):
+    """A browser that downloads into ``tmp_path/downloads``."""
+    started = open_chromium({"download.default_directory": str(tmp_path / "downloads")})
     yield started
     started.quit()
 
