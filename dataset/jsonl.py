@@ -8,26 +8,15 @@ from pathlib import Path
 from schema import InputError
 
 
-def read_jsonl(path: Path, mistakes: list[str] | None = None) -> Iterator[tuple[str, dict]]:
+def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
     """Yield ``("file.jsonl:12", row)`` for every non-blank line.
 
-    Args:
-        mistakes: a list to add the messages of unusable lines to, and go on; None: the first one is raised.
-
-    Raises:
-        InputError: for a missing or empty file and, without `mistakes`, a line that is no JSON object.
+    Raises `InputError` for a missing or empty file, a line that is not JSON, or a row that is not an object.
     """
     empty = True
     for where, line in read_lines(path):
         empty = False
-        try:
-            row = parse_line(line, where)
-        except InputError as error:
-            if mistakes is None:
-                raise
-            mistakes.append(str(error))
-            continue
-        yield where, row
+        yield where, parse_line(line, where)
     if empty:
         raise InputError(f"{path}: the file has no rows")
 

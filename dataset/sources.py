@@ -11,8 +11,6 @@ from dataset.jsonl import parse_line, read_lines
 from dataset.nli import parse_pair
 from dataset.texts import parse_text
 
-SPLITS = ("train", "dev", "test")
-
 
 @dataclass(frozen=True)
 class Source:

@@ -141,7 +141,7 @@ def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, e
     return (path if points else path[-1]), drift.evaluations
 
 
-def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, n_examples: int | None = None) -> Sample:
+def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy) -> Sample:
     """Move latents from the prior to where their target's energy is low.
 
     Args:
