@@ -13,7 +13,7 @@ def checkpoint_layers(module: nn.Module) -> int:
 
     The switch that `transformers` has for this drops ``past_key_values`` in training without an error, and the prefix
     with it, because recomputing a layer would append its keys to the cache twice. Here the layers' own ``forward`` is
-    wrapped, and `model.decoder.PrefixLayer` has nothing to append to, so recomputing is harmless.
+    wrapped, and `model.cache.PrefixLayer` has nothing to append to, so recomputing is harmless.
     """
     count = 0
     for layer in module.modules():

@@ -9,10 +9,10 @@ key/value caches works.
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from model.cache import PrefixLayer, RoomCache
 from model.encoder import encoder_config as decoder_config
 
 COMPRESSED_CACHE_KEYS = ("kv_lora_rank", "qk_rope_head_dim")  # multi-head latent attention caches no plain keys
@@ -39,22 +39,9 @@ def check_plain_cache(config: PreTrainedConfig) -> None:
         )
 
 
-class PrefixLayer(DynamicLayer):
-    """A layer's cache that holds the prefix and stores nothing more.
-
-    `transformers` drops a cache under gradient checkpointing, because recomputing a layer would append its keys twice.
-    This one has nothing to append to, so a layer can be recomputed and still see the prefix.
-    """
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prefix and new states together; the cache stays as it is."""
-        keys = torch.cat([self.keys.to(key_states.dtype), key_states], dim=-2)
-        return keys, torch.cat([self.values.to(value_states.dtype), value_states], dim=-2)
+def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Positions [B, T] that count real tokens from 0, so that a pre-trained position table is met where it was trained."""
+    return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
 
 
 class LatentDecoder(nn.Module):
@@ -98,39 +85,30 @@ class LatentDecoder(nn.Module):
             logits_to_keep: only those of the last so many positions; 0: all.
         """
         cache = Cache(layers=[PrefixLayer(keys, values) for keys, values in self.prefix(z)])
-        logits = self.run(self.embed(input_ids, self.to_offset(z)), attention_mask, attention_mask, cache, logits_to_keep=logits_to_keep)
+        seen = torch.cat([attention_mask.new_ones(attention_mask.shape[0], self.n_prefix), attention_mask], dim=1)
+        positions = positions_of(attention_mask)
+        logits = self.call(self.embed(input_ids, self.to_offset(z)), seen, positions, cache, logits_to_keep=logits_to_keep)
         return logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1)
 
-    def run(self, embeddings: torch.Tensor, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: Cache, **options) -> torch.Tensor:
+    def call(self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache, **options) -> torch.Tensor:
         """One call of the language model behind a cache that begins with the prefix.
 
-        Positions count real tokens from 0, so that a pre-trained position table is met where it was trained.
-
         Args:
-            embeddings: [B, T, H], the new tokens.
-            attention_mask: [B, T], 1 for real new tokens.
-            past_mask: [B, S + T], 1 for real tokens behind the prefix, the new ones included (S: cached tokens).
+            embeddings: [B, T, H].
+            mask: [B, keys], 1 for real ones, or what each token may see, [B, 1, T, keys] (bool).
+            position_ids: [B, T].
 
         Returns:
             Logits [B, T, V].
         """
-        length = embeddings.shape[1]
-        position_ids = (past_mask.long().cumsum(1) - 1).clamp_min(0)[:, -length:]
-        seen = torch.cat([past_mask.new_ones(past_mask.shape[0], self.n_prefix), past_mask], dim=1)
-        output = self.lm(
-            inputs_embeds=embeddings.to(self.lm.get_input_embeddings().weight.dtype),
-            attention_mask=seen,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-        )
+        dtype = self.lm.get_input_embeddings().weight.dtype
+        if mask.ndim == 4 and self.lm.config._attn_implementation != "sdpa":  # others add their masks to the scores
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        output = self.lm(inputs_embeds=embeddings.to(dtype), attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, **options)
         return output.logits
 
-    def start_cache(self, z: torch.Tensor) -> DynamicCache:
-        """A growing cache that begins with the prefix of z [B, D], for generation."""
-        cache = DynamicCache()
+    def start_cache(self, z: torch.Tensor, room: int) -> RoomCache:
+        """A cache with room for so many tokens behind the prefix of z [B, D], for generation."""
         dtype = self.lm.dtype
-        for index, (keys, values) in enumerate(self.prefix(z)):
-            cache.update(keys.to(dtype), values.to(dtype), index)
-        return cache
+        prefix = [(keys.to(dtype), values.to(dtype)) for keys, values in self.prefix(z)]
+        return RoomCache(prefix, -(-(self.n_prefix + room) // 8) * 8)  # attention kernels want masks whose rows are a multiple of 8

@@ -1,33 +1,106 @@
 """Cached, batched decoding of replies, greedy or by nucleus (top-p) sampling."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from transformers.generation.logits_process import LogitsProcessorList, NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from model.decoder import LatentDecoder
+from model.choice import UNWRITTEN, ban_repeated_ngrams, nucleus_choice, penalise_repetition
+from model.decoder import LatentDecoder, positions_of
+from model.graphs import recorded
 from model.noise import uniform
 
 DECODINGS = ("greedy", "top_p")
+LOOK_EVERY = 8  # steps on a GPU between two looks at which replies have ended: looking waits for the device
 
 
-def nucleus_choice(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, temperature: float) -> torch.Tensor:
-    """One token per row from the smallest set of tokens whose probability reaches `top_p` (Holtzman et al., 2020).
+@dataclass(frozen=True)
+class Rules:
+    """How the next token is chosen; see `generate`."""
 
-    Args:
-        logits: [B, V].
-        uniforms: [B] in [0, 1), the randomness.
-        top_p: in (0, 1].
-        temperature: over 0; divides the logits.
+    eos_token_id: int
+    decoding: str
+    top_p: float
+    temperature: float
+    no_repeat_ngram_size: int
+    repetition_penalty: float
 
-    Returns:
-        Token ids, [B].
+
+class Replies:
+    """The replies of a batch while they are written.
+
+    All tensors stay where they are from step to step, and a step reads nothing back, so that it can be recorded as a CUDA
+    graph (`model.graphs`); only `keep` moves them.
+
+    Attributes:
+        rows: which reply of the batch each row writes, [live rows].
+        written: tokens so far, `UNWRITTEN` behind them, [live rows, longest reply].
+        ended: [live rows].
     """
-    probabilities, order = torch.softmax(logits.float() / temperature, dim=-1).sort(dim=-1, descending=True)
-    cumulative = probabilities.cumsum(-1)
-    kept = torch.where(cumulative - probabilities < top_p, probabilities, torch.zeros_like(probabilities)).cumsum(-1)
-    position = torch.searchsorted(kept, (uniforms.to(kept) * kept[:, -1]).unsqueeze(1), right=True)
-    return order.gather(1, position.clamp_max(order.shape[1] - 1)).squeeze(1)
+
+    def __init__(self, decoder: LatentDecoder, z: torch.Tensor, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, longest: int, rules: Rules, uniforms: torch.Tensor | None):
+        """Reads the prompts and writes the first token; arguments as for `generate`, and the randomness [B, longest]."""
+        self.decoder, self.rules, self.uniforms = decoder, rules, uniforms
+        (batch, length), device, prefix = prompt_ids.shape, z.device, decoder.n_prefix
+        self.offset = decoder.to_offset(z)
+        self.lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]
+        self.cache = decoder.start_cache(z, length + longest)
+        room = self.cache.layers[0].keys.shape[2]
+        self.rows = torch.arange(batch, device=device)
+        self.written = torch.full((batch, longest), UNWRITTEN, device=device)
+        self.ended = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.used: torch.Tensor | None = None  # [B, V]
+        self.tokens = torch.zeros(batch, dtype=torch.long, device=device)
+        self.count = torch.zeros(1, dtype=torch.long, device=device)  # tokens that every reply has
+
+        seen = torch.cat([prompt_mask.new_ones(batch, prefix), prompt_mask], dim=1).bool()
+        causal = torch.ones(length, prefix + length, dtype=torch.bool, device=device).tril(prefix)
+        positions = positions_of(prompt_mask)
+        self.cache.aim(torch.arange(prefix, prefix + length, device=device), prefix + length)
+        self._choose(decoder.call(decoder.embed(prompt_ids, self.offset), (seen[:, None] & causal)[:, None], positions, self.cache, logits_to_keep=1))
+
+        self.mask = torch.zeros(batch, 1, 1, room, dtype=torch.bool, device=device)  # what the next token sees
+        self.mask[:, 0, 0, : prefix + length] = seen
+        self.column = torch.full((1,), prefix + length, device=device)  # where it goes in the cache
+        self.position = positions[:, -1:] + 1
+        self.room, self.filled = room, prefix + length
+
+    def step(self, visible: int | None = None) -> None:
+        """Write one more token of every reply; attention reads the first `visible` columns of the cache (None: all)."""
+        visible = visible or self.room
+        self.mask.index_fill_(3, self.column, True)
+        self.cache.aim(self.column, visible)
+        embeddings = self.decoder.embed(self.tokens.unsqueeze(1), self.offset)
+        self._choose(self.decoder.call(embeddings, self.mask[..., :visible], self.position, self.cache, logits_to_keep=1))
+        self.column += 1
+        self.position += 1
+
+    def _choose(self, logits: torch.Tensor) -> None:
+        rules, logits = self.rules, logits[:, -1]
+        logits = logits if self.lexical is None else logits + self.lexical
+        if rules.no_repeat_ngram_size:
+            logits = ban_repeated_ngrams(logits, self.written, self.count, rules.no_repeat_ngram_size)
+        if rules.repetition_penalty != 1.0:
+            if self.used is None:
+                self.used = torch.zeros_like(logits, dtype=torch.bool)
+            logits = penalise_repetition(logits, self.used, rules.repetition_penalty)
+        if rules.decoding == "greedy":
+            tokens = logits.argmax(-1)
+        else:
+            tokens = nucleus_choice(logits, self.uniforms.index_select(1, self.count).squeeze(1), rules.top_p, rules.temperature)
+        self.ended |= tokens == rules.eos_token_id
+        self.tokens.copy_(tokens)
+        if self.used is not None:
+            self.used.scatter_(1, tokens.unsqueeze(1), True)
+        self.written.index_copy_(1, self.count, torch.where(self.ended, UNWRITTEN, tokens).unsqueeze(1))
+        self.count += 1
+
+    def keep(self, live: torch.Tensor) -> None:
+        """Only these rows, [n], go on."""
+        self.cache.keep(live)
+        for name in ("rows", "written", "ended", "used", "tokens", "offset", "lexical", "uniforms", "mask", "position"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value[live])
 
 
 @torch.no_grad()
@@ -47,6 +120,7 @@ def generate(
     no_repeat_ngram_size: int = 0,
     repetition_penalty: float = 1.0,
     on_step: Callable[[torch.Tensor], bool] | None = None,
+    graphs: bool = True,
 ) -> list[list[int]]:
     """Decode one reply per latent; rows that have ended leave the batch.
 
@@ -58,9 +132,9 @@ def generate(
             depend on the batch it is decoded in.
         no_repeat_ngram_size: no n-gram of that size twice in a reply; 0 allows all.
         repetition_penalty: over 1, tokens that the reply has already become less likely (Keskar et al., 2019); 1 is off.
-
         on_step: called after every step with all rows' tokens so far, [B, steps], padded where a row has ended; where it
             returns False, decoding ends there.
+        graphs: record the step as a CUDA graph where there is a GPU.
 
     Returns:
         Token ids per row without the end-of-sequence token.
@@ -72,44 +146,39 @@ def generate(
         raise ValueError(f"decoding must be one of {DECODINGS}, got {decoding!r}")
     if decoding == "top_p" and sources is None:
         raise ValueError("top_p decoding needs one generator per row in `sources`")
-    batch = z.shape[0]
-    uniforms = uniform(sources, max_new_tokens, z.device) if decoding == "top_p" else None  # [B, max_new_tokens]
-    processors = LogitsProcessorList([NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)] if no_repeat_ngram_size else [])
-    if repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
-
-    offset, cache = decoder.to_offset(z), decoder.start_cache(z)
-    lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]
-    rows = torch.arange(batch, device=z.device)  # which reply each live row writes
-    written = torch.full((batch, max_new_tokens), pad_token_id, device=z.device)
-    past_mask, step_mask = prompt_mask, prompt_mask
-    embeddings = decoder.embed(prompt_ids, offset)
-    for step in range(max_new_tokens):
-        logits = decoder.run(embeddings, step_mask, past_mask, cache, logits_to_keep=1)[:, -1]
-        logits = logits if lexical is None else logits + lexical[rows]
-        logits = processors(written[rows, :step], logits)
-        if decoding == "greedy":
-            tokens = logits.argmax(-1)
+    if max_new_tokens < 1:
+        return [[] for _ in range(z.shape[0])]
+    graphs = graphs and z.is_cuda
+    uniforms = uniform(sources, max_new_tokens, z.device) if decoding == "top_p" else None
+    rules = Rules(eos_token_id, decoding, top_p, temperature, no_repeat_ngram_size, repetition_penalty)
+    replies = Replies(decoder, z, prompt_ids, prompt_mask, max_new_tokens, rules, uniforms)
+    whole = torch.full((z.shape[0], max_new_tokens), UNWRITTEN, device=z.device)  # all replies, those that have ended included
+    replay: Callable[[], None] | None = None
+    for step in range(1, max_new_tokens + 1):  # `step` tokens are written
+        if on_step is not None:
+            whole[replies.rows] = replies.written
+            if not on_step(torch.where(whole[:, :step] == UNWRITTEN, pad_token_id, whole[:, :step])):
+                break
+        if step == max_new_tokens:
+            break
+        if not graphs or step % LOOK_EVERY == 0:
+            live = (~replies.ended).nonzero().squeeze(1)
+            if live.numel() == 0:
+                break
+            if live.numel() <= replies.rows.numel() * (0.5 if graphs else 0.85):  # moving the rest costs as much as some steps
+                whole[replies.rows] = replies.written
+                replies.keep(live)
+                replay = None
+        if replay is not None:
+            replay()
         else:
-            tokens = nucleus_choice(logits, uniforms[rows, step], top_p, temperature)
-        written[rows, step] = torch.where(tokens == eos_token_id, pad_token_id, tokens)
-        if on_step is not None and not on_step(written[:, : step + 1]):
-            break
-        alive = (tokens != eos_token_id).nonzero().squeeze(1)
-        if alive.numel() == 0:
-            break
-        if alive.numel() < rows.numel():
-            cache.batch_select_indices(alive)
-            rows, tokens, offset, past_mask = rows[alive], tokens[alive], offset[alive], past_mask[alive]
-        step_mask = past_mask.new_ones(rows.numel(), 1)
-        past_mask = torch.cat([past_mask, step_mask], dim=1)
-        embeddings = decoder.embed(tokens.unsqueeze(1), offset)
-    return _until_padding(written, pad_token_id)
+            replies.step(None if graphs else replies.filled + step)
+            if graphs and step + LOOK_EVERY < max_new_tokens:
+                replay = recorded(replies.step)
+    whole[replies.rows] = replies.written
+    return _until_end(whole)
 
 
-def _until_padding(written: torch.Tensor, pad_token_id: int) -> list[list[int]]:
-    replies = []
-    for row in written.tolist():
-        end = row.index(pad_token_id) if pad_token_id in row else len(row)
-        replies.append(row[:end])
-    return replies
+def _until_end(written: torch.Tensor) -> list[list[int]]:
+    lengths = (written != UNWRITTEN).sum(1).tolist()
+    return [row[:length] for row, length in zip(written.tolist(), lengths)]

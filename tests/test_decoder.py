@@ -5,7 +5,8 @@ import torch
 from conftest import decoder_settings
 from transformers import AutoConfig, Cache, DynamicCache, GPT2Config, LlamaConfig, Qwen2Config
 
-from model.decoder import LatentDecoder, PrefixLayer, check_plain_cache
+from model.cache import PrefixLayer
+from model.decoder import LatentDecoder, check_plain_cache
 
 KINDS = ("gpt2", "llama")
 
@@ -73,13 +74,25 @@ def test_prefix_layer_gives_all_and_stores_nothing():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_growing_cache_gives_the_logits_of_the_whole(kind, make_decoder):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_cache_with_room_gives_the_logits_of_the_whole(kind, attention, make_decoder):
+    """Token by token into its columns, with unused columns behind them, which are as good as not there."""
     decoder, z, ids = make_decoder(kind), torch.randn(2, 8), torch.randint(4, 320, (2, 7))
-    mask, cache = torch.ones_like(ids), decoder.start_cache(z)
+    decoder.lm.set_attn_implementation(attention)
+    cache, prefix = decoder.start_cache(z, 7), decoder.n_prefix
+    room = cache.layers[0].keys.shape[2]
+    assert room % 8 == 0 and room >= prefix + 7
+    for layer in cache.layers:
+        layer.keys[:, :, prefix:], layer.values[:, :, prefix:] = 1e4, 1e4
     with torch.no_grad():
-        embeddings = decoder.embed(ids, decoder.to_offset(z))
-        parts = [decoder.run(embeddings[:, a:b], mask[:, a:b], mask[:, :b], cache) for a, b in ((0, 4), (4, 5), (5, 7))]
-        torch.testing.assert_close(torch.cat(parts, 1), decoder(ids, mask, z), atol=1e-5, rtol=1e-5)
+        embeddings, parts = decoder.embed(ids, decoder.to_offset(z)), []
+        for begin, end, visible in ((0, 4, prefix + 4), (4, 5, room), (5, 7, room)):
+            cache.aim(torch.arange(prefix + begin, prefix + end), visible)
+            mask = torch.arange(visible) <= prefix + torch.arange(begin, end).unsqueeze(1)
+            positions = torch.arange(begin, end).expand(2, -1)
+            parts.append(decoder.call(embeddings[:, begin:end], mask.expand(2, 1, -1, -1), positions, cache))
+        whole = decoder(ids, torch.ones_like(ids), z)
+        torch.testing.assert_close(torch.cat(parts, 1), whole if decoder.to_logits is None else whole - decoder.to_logits(z).unsqueeze(1), atol=1e-5, rtol=1e-5)
 
 
 def test_token_dropout_leaves_the_offset_alone_where_it_zeroes(make_decoder):

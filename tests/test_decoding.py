@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from model.decoding import generate, nucleus_choice
+from model.choice import nucleus_choice
+from model.decoding import generate
 from model.noise import generators
 
 KINDS = ("gpt2", "llama")

@@ -1,0 +1,55 @@
+"""Which token comes next: penalties on what the reply already says, then the largest logit or a draw from the nucleus."""
+
+import torch
+
+UNWRITTEN = -1  # in a reply's tokens: nothing there (yet)
+
+
+def nucleus_choice(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, temperature: float) -> torch.Tensor:
+    """One token per row from the smallest set of tokens whose probability reaches `top_p` (Holtzman et al., 2020).
+
+    Args:
+        logits: [B, V].
+        uniforms: [B] in [0, 1), the randomness.
+        top_p: in (0, 1].
+        temperature: over 0; divides the logits.
+
+    Returns:
+        Token ids, [B].
+    """
+    probabilities, order = torch.softmax(logits.float() / temperature, dim=-1).sort(dim=-1, descending=True)
+    cumulative = probabilities.cumsum(-1)
+    kept = torch.where(cumulative - probabilities < top_p, probabilities, torch.zeros_like(probabilities)).cumsum(-1)
+    position = torch.searchsorted(kept, (uniforms.to(kept) * kept[:, -1]).unsqueeze(1), right=True)
+    return order.gather(1, position.clamp_max(order.shape[1] - 1)).squeeze(1)
+
+
+def ban_repeated_ngrams(logits: torch.Tensor, written: torch.Tensor, step: torch.Tensor, size: int) -> torch.Tensor:
+    """Logits with -inf for every token that would complete an n-gram which the reply has already.
+
+    The same rule as `transformers`' ``NoRepeatNGramLogitsProcessor``, which loops over rows and tokens in Python.
+
+    Args:
+        logits: [B, V].
+        written: [B, N] tokens so far, `UNWRITTEN` behind them.
+        step: [1], how many tokens each reply has.
+        size: of the n-gram, at least 1.
+    """
+    if written.shape[1] < size:
+        return logits
+    ngrams = written.unfold(1, size, 1)  # [B, N - size + 1, size]
+    last = (step - (size - 1) + torch.arange(size - 1, device=step.device)).clamp_min(0)  # columns of the tokens that an n-gram would begin with
+    begun = (ngrams[..., :-1] == written[:, last].unsqueeze(1)).all(-1) & (ngrams[..., -1] != UNWRITTEN) & (step >= size - 1)
+    ban = torch.where(begun, -torch.inf, 0.0).to(logits.dtype)
+    return logits.scatter_add(1, ngrams[..., -1].clamp_min(0), ban)
+
+
+def penalise_repetition(logits: torch.Tensor, used: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Logits of tokens that the reply has, divided by the penalty where positive and multiplied where negative (Keskar et al., 2019).
+
+    Args:
+        logits: [B, V].
+        used: [B, V], True for tokens that the reply has.
+        penalty: over 1.
+    """
+    return torch.where(used, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
