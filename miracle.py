@@ -233,7 +233,7 @@ class Miracle:
         request = Request("\n".join(reply.context), reply.context, reply.target)
         with self._lock:
             problem = self.generator.problem([request], reply.control, 1)
-            path, energies = problem.way(reply.control.sampler, EXPLAINED_POINTS, 16 * EXPLAINED_POINTS)
+            path, energies = problem.way(reply.control.sampler, EXPLAINED_POINTS)
             chances = [torch.softmax(logits.float(), -1).cpu().numpy() for logits in self.generator.model.heads(path[:, 0])]
         probabilities = {
             name: {aspect: values[:, i].tolist() for i, aspect in enumerate(aspects)} for (name, aspects), values in zip(self.attributes.items(), chances)

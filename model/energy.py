@@ -33,7 +33,7 @@ class AspectEnergy:
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """E(a | z), [B], of z [B, D]."""
-        log_probabilities, _ = self.heads.log_probabilities(z)
+        log_probabilities = self.heads.log_probabilities(z)
         own = log_probabilities.gather(2, self.targets.clamp_min(0).T.unsqueeze(-1))  # [K, B, 1]
         return -(self.weights * own).sum((0, 2))
 

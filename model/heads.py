@@ -69,14 +69,9 @@ class StackedHeads:
                 biases = [F.pad(bias, (0, widest - bias.shape[0]), value=-math.inf) for bias in biases]
             self.layers.append((torch.stack(weights), torch.stack(biases).unsqueeze(1)))
 
-    def log_probabilities(self, z: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Log-probabilities of every head's aspects [K, B, aspects], -inf beyond a head's own, and the hidden layers' inputs to GELU."""
-        states, hidden = z.unsqueeze(0).expand(len(self.sizes), -1, -1), []
-        for weight, bias in self.layers[:-1]:
-            hidden.append(torch.baddbmm(bias, states, weight.transpose(1, 2)))
-            states = F.gelu(hidden[-1])
-        weight, bias = self.layers[-1]
-        return torch.log_softmax(torch.baddbmm(bias, states, weight.transpose(1, 2)), dim=-1), hidden
+    def log_probabilities(self, z: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of every head's aspects [K, B, aspects], -inf beyond a head's own."""
+        return self._forward(z)[0]
 
     def gradient(self, z: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """d/dz of sum_k w_k * (-log p_k(wanted)), [B, D].
@@ -86,10 +81,20 @@ class StackedHeads:
             wanted: one-hot [K, B, aspects]; all 0 where an attribute is not named.
             weights: [K, B, 1], 0 where not named.
         """
-        log_probabilities, hidden = self.log_probabilities(z)
-        states = weights * (log_probabilities.exp() - wanted)  # [K, B, aspects]
-        for (weight, _), inputs in zip(reversed(self.layers[1:]), reversed(hidden)):
-            density = torch.exp(-0.5 * inputs * inputs) / math.sqrt(2 * math.pi)
-            slope = 0.5 * (1.0 + torch.erf(inputs / math.sqrt(2))) + inputs * density  # of GELU
-            states = torch.bmm(states, weight) * slope
-        return torch.bmm(states, self.layers[0][0]).sum(0)
+        log_probabilities, slopes = self._forward(z)
+        states = log_probabilities.exp_().sub_(wanted).mul_(weights)  # [K, B, aspects]
+        for (weight, _), slope in zip(reversed(self.layers[1:]), reversed(slopes)):
+            states = torch.bmm(states, weight).mul_(slope)
+        count, size = len(self.sizes), z.shape[1]
+        return states.transpose(0, 1).reshape(z.shape[0], -1) @ self.layers[0][0].view(-1, size) if count > 1 else states[0] @ self.layers[0][0][0]
+
+    def _forward(self, z: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Log-probabilities, and the slopes of GELU at every hidden layer's inputs."""
+        states, slopes = z.unsqueeze(0).expand(len(self.sizes), -1, -1), []
+        for weight, bias in self.layers[:-1]:
+            inputs = torch.baddbmm(bias, states, weight.transpose(1, 2))
+            share = torch.erf(inputs * math.sqrt(0.5)).add_(1.0).mul_(0.5)  # of the normal distribution below: GELU is inputs * share
+            states = inputs * share
+            slopes.append(inputs.square().mul_(-0.5).exp_().mul_(inputs).mul_(1 / math.sqrt(2 * math.pi)).add_(share))
+        weight, bias = self.layers[-1]
+        return torch.log_softmax(torch.baddbmm(bias, states, weight.transpose(1, 2)), dim=-1), slopes

@@ -11,12 +11,12 @@ the drift and makes uniform steps harmless at t = 1, where beta is 20. With an e
 - ``normal`` (published variant): dz/ds = ((var - 1) z + mean) / var - grad E(z), with the score of t = 0 at every t. Even
   without an energy it ends at mean / (1 - var) instead of in the prior; kept for reproduction.
 
-A fixed-step solver gives every example a result that does not depend on its batch. A stiff example (strong weights,
-wide prior, sharp heads) overshoots at a given step, and overshooting lowers the energy, so it looks like success: each
-example's step is therefore halved until halving changes its latent by less than a tolerance.
+The default solver, ``rowwise``, is adaptive with a step of its own for every example (`model.rowwise`), so that a result
+does not depend on its batch. The others are torchdiffeq's. With a fixed step, a stiff example (strong weights, wide
+prior, sharp heads) overshoots, and overshooting lowers the energy, so it looks like success: each example's step is
+therefore halved until halving changes its latent by less than a tolerance.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +24,14 @@ from torchdiffeq import odeint
 
 from model.energy import Energy, energy_gradient
 from model.gaussian import Gaussian
+from model.rowwise import solve_rowwise
 from model.schedule import tau
 
 GEOMETRIES = ("standard", "whitened", "normal")
 ENERGY_TIMES = ("static", "tweedie")
 FIXED_STEP_SOLVERS = ("rk4", "midpoint", "euler")
-SOLVERS = FIXED_STEP_SOLVERS + ("dopri5",)
+SOLVERS = ("rowwise",) + FIXED_STEP_SOLVERS + ("dopri5",)
+CHUNK = {"cpu": 256, "cuda": 65536}  # examples that ``rowwise`` solves at once: what fits a CPU's cache, a GPU's memory
 PSEUDO_TIME = tau(1.0)
 
 
@@ -39,22 +41,24 @@ class SamplerSettings:
 
     Attributes:
         geometry, energy_time: see the module's text; `energy_time` matters to ``whitened`` alone.
-        solver: ``rk4``, ``midpoint``, ``euler`` with `steps` steps in pseudo-time, or ``dopri5``, the adaptive
-            reference, run one example at a time because its step would otherwise be shared over the batch.
+        solver: ``rowwise``, adaptive; ``rk4``, ``midpoint``, ``euler`` with `steps` steps in pseudo-time; or ``dopri5``,
+            the adaptive reference, run one example at a time because its step would otherwise be shared over the batch.
+        tolerance: of ``rowwise``: error of a step, relative and absolute.
         grading: step i of N ends at pseudo-time 5.025 (i / N) ** grading; over 1, steps are short at the start, where a
             strong energy is steep, and long at the end, where it is flat.
         max_halvings: how often an example's step may be halved; 0 takes the step as it is and only reports.
-        tolerance: relative change of latent under halving that ends it.
+        halving_tolerance: relative change of latent under halving that ends it.
         atol, rtol: of ``dopri5``.
     """
 
     geometry: str = "whitened"
     energy_time: str = "static"
-    solver: str = "rk4"
+    solver: str = "rowwise"
+    tolerance: float = 1e-3
     steps: int = 16
     grading: float = 1.0
     max_halvings: int = 4
-    tolerance: float = 0.01
+    halving_tolerance: float = 0.01
     atol: float = 1e-5
     rtol: float = 1e-5
 
@@ -62,6 +66,8 @@ class SamplerSettings:
         for name, valid in (("geometry", GEOMETRIES), ("energy_time", ENERGY_TIMES), ("solver", SOLVERS)):
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name} must be one of {valid}, got {getattr(self, name)!r}")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}")
         if not self.grading > 0:
             raise ValueError(f"grading must be over 0, got {self.grading}")
         if self.steps < 1 or self.max_halvings < 0:
@@ -76,8 +82,9 @@ class Sample:
         z: [B, D].
         energy_start, energy: E before and after, [B], nats times weights.
         nfe: evaluations of the drift per example, [B], all refinements and the last check included.
-        latent_change: relative change of z when the final step was halved, [B]; None for ``dopri5``.
+        latent_change: relative change of z when the final step was halved, [B]; None for the adaptive solvers.
         energy_change: change of E in that halving, relative to E or to 1 nat where E is smaller, [B].
+        settled: False where the adaptive solver gave an example up, [B]; None for the others.
     """
 
     z: torch.Tensor
@@ -86,6 +93,7 @@ class Sample:
     nfe: torch.Tensor
     latent_change: torch.Tensor | None = None
     energy_change: torch.Tensor | None = None
+    settled: torch.Tensor | None = None
 
 
 class _Drift:
@@ -93,21 +101,21 @@ class _Drift:
 
     def __init__(self, settings: SamplerSettings, prior: Gaussian, energy: Energy):
         self.settings, self.prior, self.energy = settings, prior, energy
-        self.evaluations = 0
+        self.std, self.evaluations = prior.std, 0
 
     def to_coordinates(self, z: torch.Tensor) -> torch.Tensor:
-        return (z - self.prior.mean) / self.prior.std if self.settings.geometry == "whitened" else z
+        return (z - self.prior.mean) / self.std if self.settings.geometry == "whitened" else z
 
     def to_latents(self, state: torch.Tensor) -> torch.Tensor:
         return self.prior.sample(state) if self.settings.geometry == "whitened" else state
 
     def __call__(self, s: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """The change of the state over pseudo-time at s, one for all or one each, [B, 1], of states [B, D]."""
         self.evaluations += 1
         prior, geometry = self.prior, self.settings.geometry
         if geometry == "whitened":
-            share = math.exp(float(s) - PSEUDO_TIME) if self.settings.energy_time == "tweedie" else 1.0  # alpha_t
-            gradient = energy_gradient(self.energy, prior.mean + prior.std * (share * state))
-            return -share * prior.std * gradient
+            scale = self.std if self.settings.energy_time == "static" else self.std * torch.exp(s - PSEUDO_TIME)  # times alpha_t
+            return -scale * energy_gradient(self.energy, torch.addcmul(prior.mean, scale, state))
         gradient = energy_gradient(self.energy, state)
         if geometry == "standard":
             return -gradient
@@ -115,30 +123,27 @@ class _Drift:
         return ((variance - 1.0) * state + prior.mean) / variance - gradient
 
 
-def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, energy: Energy, steps: int, points: int = 0):
-    """Solve the ODE once with `steps` equal steps in pseudo-time.
+def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, energy: Energy, steps: int) -> tuple[torch.Tensor, int]:
+    """Solve the ODE once by a solver of torchdiffeq, in `steps` steps if their number is fixed.
 
     Args:
         start: z at t = 1, [B, D].
-        points: 0 for the end alone; n > 0 for n + 1 states, at every (steps / n)-th step (`steps` a multiple of n).
 
     Returns:
-        (z at t = 0 [B, D] or the path [n + 1, B, D], evaluations of the drift per example).
+        (z at t = 0 [B, D], evaluations of the drift per example).
     """
     drift = _Drift(settings, prior, energy)
 
     def grid(*_) -> torch.Tensor:
         return PSEUDO_TIME * torch.linspace(0.0, 1.0, steps + 1, dtype=start.dtype, device=start.device) ** settings.grading
 
-    times = grid()[:: steps // (points or 1)]
     if settings.solver == "dopri5":
         options = {"method": "dopri5", "atol": settings.atol, "rtol": settings.rtol}
     else:
         options = {"method": settings.solver, "options": {"grid_constructor": grid}}  # a step_size may round to one step more
     with torch.no_grad():
-        states = odeint(drift, drift.to_coordinates(start), times, **options)
-        path = torch.stack([drift.to_latents(state) for state in states])
-    return (path if points else path[-1]), drift.evaluations
+        end = odeint(drift, drift.to_coordinates(start), grid()[[0, -1]], **options)[-1]
+        return drift.to_latents(end), drift.evaluations
 
 
 def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy) -> Sample:
@@ -153,6 +158,8 @@ def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, 
         A `Sample`; with a fixed-step solver each row depends on nothing but itself.
     """
     everyone = torch.arange(start.shape[0], device=start.device)
+    if settings.solver == "rowwise":
+        return _rowwise(settings, start, prior, make_energy, everyone)
     if settings.solver == "dopri5":
         return _one_by_one(settings, start, prior, make_energy, everyone)
     energy = make_energy(everyone)
@@ -177,13 +184,39 @@ def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, 
         energy_change[rows] = (after - before).abs() / after.abs().clamp_min(1.0)
         if settings.max_halvings:
             result[rows] = fine
-        unsettled = ~(change <= settings.tolerance)  # a NaN is unsettled
+        unsettled = ~(change <= settings.halving_tolerance)  # a NaN is unsettled
         rows, coarse = rows[unsettled], fine[unsettled]
         if rows.numel() == 0:
             break
     with torch.no_grad():
         final = make_energy(everyone)(result)
     return Sample(result, energy_start, final, nfe, latent_change, energy_change)
+
+
+def follow(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, times: list[float]) -> torch.Tensor:
+    """The ways of the latents: where they are at each of these pseudo-times, rising and over 0, [times, B, D] (by ``rowwise``)."""
+    path, _, _ = _walk(settings, start, prior, make_energy, torch.arange(start.shape[0], device=start.device), times)
+    return path
+
+
+def _walk(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, rows: torch.Tensor, times: list[float]):
+    """Latents at the times, evaluations and whether they settled, of some rows."""
+
+    def drift_of(chosen: torch.Tensor) -> _Drift:
+        return _Drift(settings, Gaussian(prior.mean[rows[chosen]], prior.logvar[rows[chosen]]), make_energy(rows[chosen]))
+
+    whole = drift_of(torch.arange(rows.numel(), device=rows.device))
+    with torch.no_grad():
+        found = solve_rowwise(drift_of, whole.to_coordinates(start[rows]), times, settings.tolerance, graphs=hasattr(whole.energy, "gradient"))
+    return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.settled
+
+
+def _rowwise(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor) -> Sample:
+    parts = [_walk(settings, start, prior, make_energy, rows, [PSEUDO_TIME]) for rows in everyone.split(CHUNK.get(start.device.type, CHUNK["cuda"]))]
+    paths, costs, settled = zip(*parts)
+    z, energy = torch.cat([path[-1] for path in paths]), make_energy(everyone)
+    with torch.no_grad():
+        return Sample(z, energy(start), energy(z), torch.cat(costs), settled=torch.cat(settled))
 
 
 def _one_by_one(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor) -> Sample:

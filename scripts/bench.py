@@ -235,7 +235,7 @@ class Bench:
         prior = Gaussian(mean, torch.full_like(mean, -1.0))
         targets = torch.tensor([[(i >> k) & 1 for k in range(3)] for i in range(batch)], device=self.device)
         weights, stacked = torch.full((3,), WEIGHT, device=self.device), model.stacked()
-        settings = SamplerSettings(grading=3.0)
+        settings = SamplerSettings()
         evaluations = []
 
         def work() -> None:

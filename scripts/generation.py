@@ -19,7 +19,7 @@ from model.gaussian import Gaussian
 from model.langevin import sample_langevin
 from model.noise import generators, normal
 from model.prior import COMBINATIONS, combine
-from model.sampler import ENERGY_TIMES, GEOMETRIES, PSEUDO_TIME, SOLVERS, Sample, SamplerSettings, integrate, sample_ode
+from model.sampler import ENERGY_TIMES, GEOMETRIES, PSEUDO_TIME, SOLVERS, Sample, SamplerSettings, follow, sample_ode
 from schema import InputError, Schema, target_name
 
 WAY_GRADING = 2.0  # points of a way that is looked at lie closer at the start, where it is steep
@@ -38,7 +38,8 @@ class ControlArguments:
     start: str = field(default="sample", metadata={"help": "start from a sample of the prior or from its mean", "choices": STARTS})
     geometry: str = field(default="whitened", metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES})
     energy_time: str = field(default="static", metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES})
-    solver: str = field(default="rk4", metadata={"help": "fixed-step solver, or dopri5 as the reference", "choices": SOLVERS})
+    solver: str = field(default="rowwise", metadata={"help": "rowwise: adaptive, every reply its own steps; rk4, midpoint, euler: fixed steps; dopri5: the reference", "choices": SOLVERS})
+    tolerance: float = field(default=1e-3, metadata={"help": "error that rowwise allows in a step"})
     steps: int = field(default=16, metadata={"help": "steps of a fixed-step solver before any halving"})
     grading: float = field(default=3.0, metadata={"help": "over 1: shorter steps at the start, where strong weights make the energy steep"})
     max_halvings: int = field(default=4, metadata={"help": "how often an example's step may be halved; 0: report only"})
@@ -50,7 +51,7 @@ class ControlArguments:
     @property
     def sampler(self) -> SamplerSettings:
         """The ODE's settings among these."""
-        names = ("geometry", "energy_time", "solver", "steps", "grading", "max_halvings")
+        names = ("geometry", "energy_time", "solver", "tolerance", "steps", "grading", "max_halvings")
         return SamplerSettings(**{name: getattr(self, name) for name in names})
 
 
@@ -96,21 +97,20 @@ class Problem:
     targets: torch.Tensor
     keys: list[tuple[str, str]]
 
-    def way(self, settings: SamplerSettings, points: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents' ways through the ODE, to be looked at: integrated by rk4 without the halving check.
+    def way(self, settings: SamplerSettings, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents' ways through the ODE, to be looked at, whatever solver found their ends.
 
         Args:
-            settings: geometry and energy over time; its solver, steps and grading do not count.
+            settings: geometry and energy over time.
             points: of every way, besides its start; they lie at `way_times`.
-            steps: of the solver, a multiple of `points`.
 
         Returns:
             (latents [points + 1, B, D], energies [points + 1, B]).
         """
-        drawn = dataclasses.replace(settings, solver="rk4", grading=WAY_GRADING)
+        path = follow(settings, self.start, self.prior, self.make_energy, way_times(points)[1:])
+        path = torch.cat([self.start.unsqueeze(0), path])
         energy = self.make_energy(torch.arange(len(self.keys), device=self.start.device))
         with torch.no_grad():
-            path, _ = integrate(drawn, self.start, self.prior, energy, steps, points)
             return path, torch.stack([energy(z) for z in path])
 
 
@@ -272,10 +272,13 @@ class ReplyGenerator:
 
 
 def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
-    """What the step-halving check says against the latents; empty where it holds or was not made."""
-    if sample.latent_change is None:
-        return []
+    """What the solver's own check says against the latents; empty where it holds or was not made."""
     found = []
+    if sample.settled is not None and not sample.settled.all():
+        lost = float((~sample.settled).float().mean())
+        found.append(f"sampler: the ODE could not be followed to its end in {lost:.1%} of replies (steps too small or too many); lower --weights or raise --tolerance")
+    if sample.latent_change is None:
+        return found
     for name, change in (("latent", sample.latent_change), ("energy", sample.energy_change)):
         over = float((~(change <= tolerance)).float().mean())
         if over > 0:
@@ -284,7 +287,7 @@ def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
 
 
 def sampling_record(sample: Sample) -> dict:
-    """What the results say about the sampler: cost, energies and the step-halving check."""
+    """What the results say about the sampler: cost, energies and the solver's own check."""
 
     def mean(values: torch.Tensor | None) -> float | None:
         return None if values is None else float(values.float().mean())
@@ -293,6 +296,7 @@ def sampling_record(sample: Sample) -> dict:
         "nfe": mean(sample.nfe),
         "energy_start": mean(sample.energy_start),
         "energy": mean(sample.energy),
+        "settled": mean(sample.settled),
         "halving_latent_change": mean(sample.latent_change),
         "halving_energy_change": mean(sample.energy_change),
     }

@@ -9,7 +9,6 @@ from scripts.generation import ControlArguments, ReplyGenerator, Request, way_ti
 CONTEXTS = 24
 POINTS = 16  # of every way, besides its start
 PRIOR_SAMPLES = 480
-FINEST = 4  # halvings of the step; the way is drawn, not sampled from
 
 
 def trace(generator: ReplyGenerator, requests: list[Request], control: ControlArguments, batch_size: int) -> dict:
@@ -28,7 +27,7 @@ def trace(generator: ReplyGenerator, requests: list[Request], control: ControlAr
     kept = {contexts[i * len(contexts) // min(CONTEXTS, len(contexts))] for i in range(min(CONTEXTS, len(contexts)))}
     chosen = [request for request in requests if request.context in kept]
     problem = generator.problem(chosen, control, batch_size)
-    path, energies = problem.way(control.sampler, POINTS, POINTS * 2 ** min(FINEST, control.max_halvings))
+    path, energies = problem.way(control.sampler, POINTS)
 
     noise = torch.randn(PRIOR_SAMPLES, path.shape[2], generator=torch.Generator().manual_seed(control.seed)).to(path.device)
     rows = torch.arange(PRIOR_SAMPLES, device=path.device) % len(chosen)

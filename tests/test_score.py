@@ -226,7 +226,7 @@ def test_the_times_of_a_way_are_those_of_its_points():
 
     pull, zeros = torch.tensor([[-1.0, 0.0]]), torch.zeros(1, 2)
     problem = Problem(zeros, Gaussian(zeros, zeros), lambda rows: lambda z: (z * pull).sum(1), torch.zeros(1, 0), [("0", "")])
-    path, energies = problem.way(SamplerSettings(), 8, 32)
+    path, energies = problem.way(SamplerSettings(), 8)
     assert path[:, 0, 0].tolist() == pytest.approx(way_times(8), abs=1e-4) and energies[:, 0].tolist() == pytest.approx((-path[:, 0, 0]).tolist())
     assert way_times(8)[-1] == pytest.approx(PSEUDO_TIME)
 
