@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
-    generator = ReplyGenerator(common.run_folder / "cvae", device, schema)
+    generator = ReplyGenerator(common.run_folder / "cvae", device, schema, decoding.precision)
 
     seconds: dict[str, float] = {}
     sample = timed(seconds, "latents", generator.latents, requests, control, decoding.batch_size)

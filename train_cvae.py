@@ -20,7 +20,7 @@ from model.cvae import Miracle  # noqa: E402
 from model.schedule import KL_SCHEDULES  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
-from scripts.cvae_trainer import CvaeTrainer  # noqa: E402
+from scripts.cvae_trainer import SHAPES, CvaeTrainer, can_record  # noqa: E402
 from scripts.generation import ENCODER_TOKENIZER  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
 from scripts.training import PRECISIONS, Stage, compared_settings, run_trainer, settled  # noqa: E402
@@ -67,6 +67,7 @@ class LossArguments:
     context_weight: float = field(default=0.0, metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"})
     new_learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of layers that come from no base"})
     precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
+    graphs: bool = field(default=True, metadata={"help": "record training steps as CUDA graphs, on a single GPU without gradient checkpointing"})
 
 
 def build(
@@ -149,12 +150,15 @@ def main(argv: list[str] | None = None) -> int:
     model, encoder_tokenizer, decoder_tokenizer = build(common, options, schema, [d for ds in train.values() for d in ds])
     template = DialogueTemplate(**model.config.template)
     how = (encoder_tokenizer, decoder_tokenizer, template, options.encoder_length, options.decoder_length, options.use_context)
+    arguments = settled(training, stage, loss.precision, label_names=["labels"])
+    graphs = loss.graphs and can_record(arguments)
     trainer = CvaeTrainer(
         model=model,
-        args=settled(training, stage, loss.precision, label_names=["labels"]),
+        args=arguments,
         train_dataset=cvae_dataset(train, schema, *how),
         eval_dataset=cvae_dataset(dev, schema, *how),
-        data_collator=CvaeCollator(encoder_tokenizer.pad_token_id, decoder_tokenizer.pad_token_id),
+        data_collator=CvaeCollator(encoder_tokenizer.pad_token_id, decoder_tokenizer.pad_token_id, SHAPES if graphs else 1, options.encoder_length),
+        graphs=graphs,
         settings=loss,
         new_learning_rate=loss.new_learning_rate,
     )

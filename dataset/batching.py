@@ -12,9 +12,14 @@ from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, DialogueTemplate, encode_contexts, encode_for_decoder
 
 
-def pad(rows: list[list[int]], value: int, side: str = "right") -> torch.Tensor:
-    """Rows of unequal length as one [B, T] tensor, filled with `value` on the given side."""
-    length = max(map(len, rows))
+def round_up(length: int, multiple: int) -> int:
+    """The next multiple of `multiple`."""
+    return -(-length // multiple) * multiple
+
+
+def pad(rows: list[list[int]], value: int, side: str = "right", length: int = 0) -> torch.Tensor:
+    """Rows of unequal length as one [B, T] tensor, filled with `value` on the given side; T is at least `length`."""
+    length = max(length, max(map(len, rows)))
     filled = [row + [value] * (length - len(row)) if side == "right" else [value] * (length - len(row)) + row for row in rows]
     return torch.tensor(filled, dtype=torch.long)
 
@@ -86,19 +91,29 @@ def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding
 
 
 class CvaeCollator:
-    """Rows of `cvae_rows` -> the keyword arguments of `model.cvae.Miracle.forward`."""
+    """Rows of `cvae_rows` -> the keyword arguments of `model.cvae.Miracle.forward`.
 
-    def __init__(self, encoder_pad: int, decoder_pad: int):
-        self.encoder_pad, self.decoder_pad = encoder_pad, decoder_pad
+    Args:
+        encoder_pad, decoder_pad: padding tokens.
+        multiple: lengths are multiples of it, so that batches have few different shapes (`scripts.graphed_step`).
+        longest: an encoder's longest input; padding does not go beyond it, as the encoder's position table may end there.
+    """
+
+    def __init__(self, encoder_pad: int, decoder_pad: int, multiple: int = 1, longest: int = 0):
+        self.encoder_pad, self.decoder_pad, self.multiple, self.longest = encoder_pad, decoder_pad, multiple, longest
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor | int]:
         """The decoder's columns are padded on the left, so that all responses end in the last column."""
 
+        def length(key: str) -> int:
+            rounded = round_up(max(len(row[key]) for row in rows), self.multiple)
+            return rounded if key in ("decoder_ids", "labels") else min(rounded, self.longest)
+
         def padded(key: str, value: int, side: str = "right") -> torch.Tensor:
-            return pad([row[key] for row in rows], value, side)
+            return pad([row[key] for row in rows], value, side, length(key))
 
         def mask(key: str, side: str = "right") -> torch.Tensor:
-            return pad([[1] * len(row[key]) for row in rows], 0, side)
+            return pad([[1] * len(row[key]) for row in rows], 0, side, length(key))
 
         return {
             "context_ids": padded("context_ids", self.encoder_pad),
@@ -109,7 +124,7 @@ class CvaeCollator:
             "decoder_ids": padded("decoder_ids", self.decoder_pad, "left"),
             "decoder_mask": mask("decoder_ids", "left"),
             "labels": padded("labels", IGNORED, "left"),
-            "response_length": max(sum(label != IGNORED for label in row["labels"]) for row in rows),
+            "response_length": round_up(max(sum(label != IGNORED for label in row["labels"]) for row in rows), self.multiple),
             "attribute": torch.tensor([row["attribute"] for row in rows]),
             "aspect": torch.tensor([row["aspect"] for row in rows]),
         }

@@ -7,14 +7,18 @@ offset on the next-token logits, the direct path from z to word choice. Only the
 key/value caches works.
 """
 
+import functools
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from model.cache import PrefixLayer, RoomCache
 from model.encoder import encoder_config as decoder_config
 
+ALIGNED = 64  # columns
 COMPRESSED_CACHE_KEYS = ("kv_lora_rank", "qk_rope_head_dim")  # multi-head latent attention caches no plain keys
 
 
@@ -44,14 +48,41 @@ def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
 
 
+def align_head(head: nn.Linear) -> None:
+    """Let the product over the vocabulary have a multiple of `ALIGNED` columns where it is large and on a GPU.
+
+    Matrix products of an odd number of columns, such as GPT-2's 50,257 tokens, cannot use the fast kernels.
+    """
+    head.plain_forward = head.forward
+    head.forward = functools.partial(_aligned, head)
+
+
+def _aligned(head: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+    if head.out_features % ALIGNED == 0 or not states.is_cuda or states.shape[:-1].numel() < ALIGNED:
+        return head.plain_forward(states)
+    return padded_product(head, states, torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else states.dtype)
+
+
+def padded_product(head: nn.Linear, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What the linear layer makes of states [..., H], computed in `dtype` with columns of zeros behind the last."""
+    rest = -head.out_features % ALIGNED
+    weight = F.pad(head.weight.to(dtype), (0, 0, 0, rest))
+    bias = None if head.bias is None else F.pad(head.bias.to(dtype), (0, rest))
+    return F.linear(states.to(dtype), weight, bias)[..., : head.out_features]
+
+
 class LatentDecoder(nn.Module):
     """A causal LM conditioned on z."""
 
     def __init__(self, settings: dict, latent_size: int, n_prefix: int, token_dropout: float, lexical_offset: bool = False):
         super().__init__()
         config = decoder_config(settings)
+        if getattr(config, "activation_function", None) == "gelu_new":
+            config.activation_function = "gelu_pytorch_tanh"  # the same function in one kernel instead of eight
         check_plain_cache(config)
         self.lm = AutoModelForCausalLM.from_config(config)
+        if isinstance(head := self.lm.get_output_embeddings(), nn.Linear):
+            align_head(head)
         self.n_prefix, self.token_dropout = n_prefix, token_dropout
         self.n_layers = config.num_hidden_layers
         self.n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

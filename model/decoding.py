@@ -11,6 +11,8 @@ from model.graphs import recorded
 from model.noise import uniform
 
 DECODINGS = ("greedy", "top_p")
+WIDEN_BY = 16  # columns of the cache that a large batch's recorded step reads more, once they are reached
+LARGE = 256  # replies
 LOOK_EVERY = 8  # steps on a GPU between two looks at which replies have ended: looking waits for the device
 
 
@@ -65,9 +67,14 @@ class Replies:
         self.position = positions[:, -1:] + 1
         self.room, self.filled = room, prefix + length
 
-    def step(self, visible: int | None = None) -> None:
-        """Write one more token of every reply; attention reads the first `visible` columns of the cache (None: all)."""
-        visible = visible or self.room
+    def columns(self, needed: int, graphs: bool) -> int:
+        """How many columns of the cache a step reads: those that it needs, or more, so that a recorded step serves longer."""
+        if not graphs:
+            return needed
+        return self.room if self.rows.numel() < LARGE else min(self.room, -(-needed // WIDEN_BY) * WIDEN_BY)
+
+    def step(self, visible: int) -> None:
+        """Write one more token of every reply; attention reads the first `visible` columns of the cache."""
         self.mask.index_fill_(3, self.column, True)
         self.cache.aim(self.column, visible)
         embeddings = self.decoder.embed(self.tokens.unsqueeze(1), self.offset)
@@ -154,6 +161,7 @@ def generate(
     replies = Replies(decoder, z, prompt_ids, prompt_mask, max_new_tokens, rules, uniforms)
     whole = torch.full((z.shape[0], max_new_tokens), UNWRITTEN, device=z.device)  # all replies, those that have ended included
     replay: Callable[[], None] | None = None
+    recorded_columns = 0
     for step in range(1, max_new_tokens + 1):  # `step` tokens are written
         if on_step is not None:
             whole[replies.rows] = replies.written
@@ -169,12 +177,15 @@ def generate(
                 whole[replies.rows] = replies.written
                 replies.keep(live)
                 replay = None
-        if replay is not None:
+        columns = replies.columns(replies.filled + step, graphs)
+        if replay is not None and columns == recorded_columns:
             replay()
         else:
-            replies.step(None if graphs else replies.filled + step)
+            replies.step(columns)
+            replay, recorded_columns = None, columns
             if graphs and step + LOOK_EVERY < max_new_tokens:
-                replay = recorded(replies.step)
+                replay = recorded(lambda: replies.step(recorded_columns))
+                graphs = replay is not None
     whole[replies.rows] = replies.written
     return _until_end(whole)
 

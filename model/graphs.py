@@ -1,6 +1,7 @@
 """CUDA graphs: work that is the same every time is recorded once and launched as one."""
 
 import logging
+import threading
 from collections.abc import Callable
 
 import torch
@@ -8,25 +9,37 @@ import torch
 logger = logging.getLogger(__name__)
 
 
-def recorded(work: Callable[[], None], pool: tuple[int, int] | None = None) -> Callable[[], None]:
-    """`work` as a CUDA graph; where it cannot be recorded, `work` itself.
+class _Place(threading.local):
+    """Where a thread records: one stream and one pool of memory, as it replays its graphs one after the other."""
+
+    def __init__(self):
+        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+
+
+_place: _Place | None = None
+
+
+def recorded(work: Callable[[], object]) -> Callable[[], None] | None:
+    """`work` as a CUDA graph, or None where it cannot be recorded; the log then says why.
 
     A small kernel is done before the next one has been asked for, so a model's step of a thousand kernels takes as long
     as Python needs to ask. A graph asks once.
 
     Args:
         work: launches kernels on tensors that stay where they are, reads nothing back from the device, and has been run
-            at least once. Recording does not run it.
-        pool: memory shared with other graphs that are never replayed at the same time, ``torch.cuda.graph_pool_handle()``.
+            at least once. Recording does not run it. What it writes counts until the thread's next graph is run: its
+            intermediate tensors share their memory with those of other graphs.
 
     Returns:
-        What runs the work; it keeps the graph, and with it the memory of the work's intermediate tensors.
+        What runs the work. It belongs to this thread.
     """
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    global _place
+    _place = _place or _Place()
+    graph, stream = torch.cuda.CUDAGraph(), _place.stream
     stream.wait_stream(torch.cuda.current_stream())
     try:
         with torch.cuda.stream(stream):
-            graph.capture_begin(*(() if pool is None else (pool,)), capture_error_mode="thread_local")  # other threads may go on allocating
+            graph.capture_begin(pool=_place.pool, capture_error_mode="thread_local")  # other threads may go on allocating
             try:
                 work()
             finally:
@@ -34,6 +47,7 @@ def recorded(work: Callable[[], None], pool: tuple[int, int] | None = None) -> C
     except RuntimeError as error:
         logger.warning("a step could not be recorded as a CUDA graph and is slower for it: %s", str(error).splitlines()[0])
         torch.cuda.synchronize()
-        return work
+        torch.cuda.empty_cache()
+        return None
     torch.cuda.current_stream().wait_stream(stream)
     return graph.replay

@@ -49,7 +49,7 @@ def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Mean over the first dimension of all processes' values: [B, ...] -> [...]."""
-    count = sum_over_processes(values.new_tensor(float(values.shape[0])))
+    count = sum_over_processes(values.new_full((), float(values.shape[0])))
     return sum_over_processes(values.sum(0)) / count
 
 

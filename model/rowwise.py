@@ -130,6 +130,7 @@ def solve_rowwise(
             else:
                 walk.attempt()
                 replay = recorded(walk.attempt) if graphs else None
+                graphs = replay is not None
         _store(walk, everyone)
         states.append(everyone.state.clone())
     return Solution(torch.stack(states), everyone.nfe, (everyone.end - everyone.time <= ARRIVED * everyone.whole).squeeze(1))

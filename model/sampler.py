@@ -31,7 +31,7 @@ GEOMETRIES = ("standard", "whitened", "normal")
 ENERGY_TIMES = ("static", "tweedie")
 FIXED_STEP_SOLVERS = ("rk4", "midpoint", "euler")
 SOLVERS = ("rowwise",) + FIXED_STEP_SOLVERS + ("dopri5",)
-CHUNK = {"cpu": 256, "cuda": 65536}  # examples that ``rowwise`` solves at once: what fits a CPU's cache, a GPU's memory
+CHUNK = {"cpu": 256, "cuda": 16384}  # examples that ``rowwise`` solves at once: what fits a CPU's cache, a GPU's memory
 PSEUDO_TIME = tau(1.0)
 
 

@@ -1,6 +1,7 @@
 """Speed and memory beside their floors, with random weights and fixed work. ``python -m scripts.bench train --size paper``
 
-train: optimizer steps; encode: contexts to priors; ode: latents at weight 10; generate: tokens of greedy replies. Every
+train: optimizer steps; encode: contexts to priors; ode: latents at weight 10 of heads that were fitted to two
+Gaussians per attribute; generate: tokens of greedy replies; pipeline: contexts to replies in all combinations. Every
 figure is the median of several repeats after a warm-up. The floor of a figure is its arithmetic over the rate of matrix
 products, for train plus and for generate against (the larger counts) its bytes over the bandwidth of copies; both rates
 are measured on this machine in the same run.
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+from torch.nn import functional as F
 from transformers import BertConfig, GPT2Config
 
 from model.config import MiracleConfig
@@ -23,8 +25,10 @@ from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.heads import LatentHeads
 from model.losses import LossWeights
+from model.prior import combine
 from model.sampler import SamplerSettings, sample_ode
 from scripts.entry import Parser, run_main
+from scripts.graphed_step import GraphedStep
 from scripts.runs import device_name, package_versions
 
 ATTRIBUTES = {"languagestyle": ["plain", "lyrical"], "attitude": ["pessimistic", "optimistic"], "mindchar": ["emotional", "critical"]}
@@ -46,7 +50,7 @@ class Size:
 SIZES = {
     "demo": Size((1, 128, 4, 4000), (2, 128, 4, 4000), 32, 2),
     "small": Size((6, 384, 6, 8192), (6, 384, 6, 8192), 128),
-    "paper": Size((12, 768, 12, 30522), (24, 1024, 16, 50257), 768),  # BERT-base and DialoGPT-medium
+    "paper": Size((12, 768, 12, 30522), (24, 1024, 16, 50257), 768, 1),  # BERT-base and DialoGPT-medium
 }
 
 
@@ -58,6 +62,7 @@ class Figure:
         rate, unit: how many of what per second.
         floor_rate: what the machine's own ceilings would allow; None where it was not counted.
         seconds: of one repeat, median.
+        first_seconds: of the first repeat, which compiles, records and allocates.
         allocated_gb, reserved_gb: peak memory of the accelerator; None on the CPU.
     """
 
@@ -67,6 +72,7 @@ class Figure:
     rate: float
     unit: str
     seconds: float
+    first_seconds: float
     floor_rate: float | None = None
     allocated_gb: float | None = None
     reserved_gb: float | None = None
@@ -88,7 +94,8 @@ def build(size: Size, device: torch.device, use_context: bool) -> Miracle:
         use_context=use_context, head_width=128, head_layers=2,
     )  # fmt: skip
     torch.manual_seed(0)
-    return Miracle(config).to(device)
+    with device:  # weights are drawn where they are needed
+        return Miracle(config)
 
 
 def example_batch(size: Size, batch: int, use_context: bool, device: torch.device) -> dict[str, torch.Tensor]:
@@ -127,24 +134,41 @@ def bandwidth(device: torch.device) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 5, warm_up: int = 2) -> float:
-    """Median seconds of one call; CUDA events on a GPU."""
+    """Median seconds of one call, after a warm-up."""
     for _ in range(warm_up):
         work()
-    found = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            torch.cuda.synchronize()
-            start.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            found.append(start.elapsed_time(end) / 1000)
-        else:
-            before = time.perf_counter()
-            work()
-            found.append(time.perf_counter() - before)
-    return statistics.median(found)
+    return statistics.median(seconds_once(work, device) for _ in range(repeats))
+
+
+def seconds_once(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call; CUDA events on a GPU."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    before = time.perf_counter()
+    work()
+    return time.perf_counter() - before
+
+
+def profile(work: Callable[[], object], device: torch.device, rows: int = 16) -> str:
+    """Which kernels a call spends its time in, and how long the device is busy."""
+    from torch.profiler import ProfilerActivity
+
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
+    with torch.profiler.profile(activities=activities) as found:
+        wall = seconds_once(work, device)
+    events = found.key_averages()
+    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    busy = sum(getattr(event, order) for event in events) / 1e6
+    lines = [f"{wall:.4f} s by the clock, {busy:.4f} s in kernels, {sum(event.count for event in events if getattr(event, order) > 0)} of them"]
+    for event in sorted(events, key=lambda event: -getattr(event, order))[:rows]:
+        lines.append(f"{getattr(event, order) / 1e3:9.2f} ms {event.count:6d} x {event.key[:110]}")
+    return "\n".join(lines)
 
 
 def layer_operations(layers: int, width: int, tokens: int, keys: int) -> float:
@@ -173,6 +197,8 @@ class Bench:
     use_context: bool
     repeats: int
     compiled: str | None = None  # mode of torch.compile for the training step
+    graphs: bool = True
+    profiled: bool = False
 
     def __post_init__(self):
         self.size = SIZES[self.size_name]
@@ -186,77 +212,108 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+        first = seconds_once(work, self.device)
         seconds = seconds_of(work, self.device, self.repeats)
         memory = (torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9) if self.device.type == "cuda" else (None, None)
+        if self.profiled:
+            print(profile(work, self.device), flush=True)
         floor = per_call / floor_seconds if floor_seconds else None
-        return Figure(what, self.size_name, batch, per_call / seconds, unit, seconds, floor, *memory)
+        return Figure(what, self.size_name, batch, per_call / seconds, unit, seconds, first, floor, *memory)
 
     def train(self, batch: int) -> Figure:
         """Optimizer steps: forward, backward, clipping, AdamW."""
         model = build(self.size, self.device, self.use_context).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        parameters = list(model.parameters())
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
         rows = example_batch(self.size, batch, self.use_context, self.device)
-        weights = LossWeights(0.05, 1.0, 0.1, 0.05)
         if self.compiled:
             model.compile(mode=self.compiled)
 
-        def step() -> None:
+        def forward(batch: dict, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                loss = model(**rows, weights=weights).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                terms = model(**batch, weights=LossWeights(kl, 1.0, 0.1, 0.05))
+            return terms.loss, torch.stack([term.detach().float() for term in terms])
+
+        gradients = GraphedStep(forward, parameters, self.device)
+        gradients.records &= self.graphs
+
+        def step() -> None:
+            gradients(rows, 0.05)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        parameters = sum(p.numel() for p in model.parameters())
         arithmetic = 3 * batch * forward_operations(self.size, self.use_context) / self.rate
-        moved = parameters * 4 * 7 / self.bandwidth  # AdamW reads weights, gradients, two moments, and writes three of them
+        moved = sum(p.numel() for p in parameters) * 4 * 7 / self.bandwidth  # AdamW reads weights, gradients, two moments, and writes three of them
         return self.measured("train", batch, "examples/s", batch, step, arithmetic + moved)
+
+    def prior_of(self, model: Miracle, context: torch.Tensor) -> Gaussian:
+        """The priors of contexts [B, T] without padding, in the bench's precision."""
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return model.encode_prior(context, torch.ones_like(context))
 
     def encode(self, batch: int) -> Figure:
         """Contexts to the priors of all attributes."""
-        model = build(self.size, self.device, self.use_context).eval().to(self.dtype)
-        rows = example_batch(self.size, batch, self.use_context, self.device)
-        model.prior.float()  # the encoding comes in fp32
-
-        def work() -> None:
-            with torch.no_grad():
-                model.encode_prior(rows["context_ids"], rows["context_mask"])
-
+        model = build(self.size, self.device, self.use_context).eval()
+        context = example_batch(self.size, batch, self.use_context, self.device)["context_ids"]
         floor = batch * layer_operations(self.size.encoder[0], self.size.encoder[1], CONTEXT, CONTEXT) / self.rate
-        return self.measured("encode", batch, "contexts/s", batch, work, floor)
+        return self.measured("encode", batch, "contexts/s", batch, lambda: self.prior_of(model, context), floor)
+
+    def fitted_heads(self) -> tuple[LatentHeads, Gaussian]:
+        """Latent heads fitted to tell two Gaussians per attribute apart, and one that lies over all of them.
+
+        Random heads have hardly a gradient, and an adaptive solver is done with them at once.
+        """
+        torch.manual_seed(0)
+        heads, attributes = LatentHeads(self.size.latent, [len(aspects) for aspects in ATTRIBUTES.values()]).to(self.device), len(ATTRIBUTES)
+        centres = torch.randn(attributes, self.size.latent, device=self.device) * 4 * self.size.latent**-0.5
+        optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-3)
+        for _ in range(300):
+            aspect = torch.randint(2, (256, attributes), device=self.device)
+            z = torch.randn(256, self.size.latent, device=self.device) * 0.5 + (2.0 * aspect - 1) @ centres
+            loss = sum(F.cross_entropy(logits, aspect[:, k]) for k, logits in enumerate(heads(z)))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return heads, Gaussian(torch.zeros(1, self.size.latent, device=self.device), torch.zeros(1, self.size.latent, device=self.device))
 
     def ode(self, batch: int) -> Figure:
-        """Latents of all combinations at weight 10, by the defaults of `scripts.generation.ControlArguments`."""
-        torch.manual_seed(0)
-        model = LatentHeads(self.size.latent, [len(aspects) for aspects in ATTRIBUTES.values()]).to(self.device)
+        """Latents of all combinations at weight 10, by the defaults of the sampler."""
+        heads, wide = self.fitted_heads()
         source = torch.Generator().manual_seed(0)
-        mean, noise = (torch.randn(batch, self.size.latent, generator=source).to(self.device) for _ in range(2))
-        prior = Gaussian(mean, torch.full_like(mean, -1.0))
-        targets = torch.tensor([[(i >> k) & 1 for k in range(3)] for i in range(batch)], device=self.device)
-        weights, stacked = torch.full((3,), WEIGHT, device=self.device), model.stacked()
-        settings = SamplerSettings()
+        prior = Gaussian(*(value.expand(batch, -1).contiguous() for value in wide))
+        start = prior.sample(torch.randn(batch, self.size.latent, generator=source).to(self.device))
+        targets = torch.tensor([[(i >> k) & 1 for k in range(len(ATTRIBUTES))] for i in range(batch)], device=self.device)
+        weights, stacked = torch.full((len(ATTRIBUTES),), WEIGHT, device=self.device), heads.stacked()
         evaluations = []
 
-        def work() -> None:
-            sample = sample_ode(settings, prior.sample(noise), prior, lambda rows: aspect_energy(model, targets[rows], weights, stacked))
-            evaluations.append(float(sample.nfe.float().mean()))
+        def make_energy(rows: torch.Tensor):
+            return aspect_energy(heads, targets[rows], weights, stacked)
 
-        per_evaluation = 2 * sum(2 * (self.size.latent * 128 + 128 * 128 + 128 * 2) for _ in range(3))
+        def work() -> None:
+            evaluations.append(sample_ode(SamplerSettings(), start, prior, make_energy).nfe)
+
+        per_evaluation = 2 * sum(2 * (self.size.latent * 128 + 128 * 128 + 128 * 2) for _ in ATTRIBUTES)
         figure = self.measured("ode", batch, "latents/s", batch, work, None)
-        rate = matmul_rate(self.device, torch.float32, (batch, 128, 128))
-        figure.floor_rate = rate / (per_evaluation * evaluations[-1])
-        figure.what = f"ode ({evaluations[-1]:.0f} evaluations)"
+        mean = float(evaluations[-1].float().mean())
+        figure.floor_rate = matmul_rate(self.device, torch.float32, (min(batch, 8192), self.size.latent, 128 * len(ATTRIBUTES))) / (per_evaluation * mean)
+        figure.what = f"ode ({mean:.0f} evaluations)"
+        few = torch.arange(min(batch, 32), device=self.device)
+        part = Gaussian(prior.mean[few], prior.logvar[few])
+        exact, found = (sample_ode(SamplerSettings(solver=solver), start[few], part, make_energy) for solver in ("dopri5", "rowwise"))
+        distance = float(((found.z - exact.z).norm(dim=1) / exact.z.norm(dim=1)).mean())
+        print(f"ode: energy {float(exact.energy_start.mean()):.3f} -> {float(found.energy.mean()):.4f}, by dopri5 at 1e-5 {float(exact.energy.mean()):.4f}; latents differ by {distance:.2%}", flush=True)
         return figure
 
     def generate(self, batch: int) -> Figure:
         """Greedy replies of exactly `NEW_TOKENS` tokens to prompts of `CONTEXT` tokens (one token without context)."""
-        model = build(self.size, self.device, self.use_context).eval().to(self.dtype)
-        z = torch.randn(batch, self.size.latent, device=self.device).to(self.dtype)
+        model = build(self.size, self.device, self.use_context).eval()
+        model.decoder.lm.to(self.dtype)
+        z = torch.randn(batch, self.size.latent, device=self.device)
         prompt = torch.randint(self.size.decoder[3], (batch, CONTEXT if self.use_context else 1), device=self.device)
 
         def work() -> None:
-            generate(model.decoder, z, prompt, torch.ones_like(prompt), eos_token_id=-1, pad_token_id=-2, max_new_tokens=NEW_TOKENS)
+            generate(model.decoder, z, prompt, torch.ones_like(prompt), eos_token_id=-1, pad_token_id=-2, max_new_tokens=NEW_TOKENS, graphs=self.graphs)
 
         layers, width, _, vocabulary = self.size.decoder
         parameters = 12 * layers * width**2 + width * vocabulary
@@ -266,28 +323,53 @@ class Bench:
         return self.measured("generate", batch, "tokens/s", batch * NEW_TOKENS, work, max(arithmetic, moved))
 
 
-DEFAULT_BATCHES = {"train": 32, "encode": 64, "ode": 1024, "generate": 64}
+    def pipeline(self, batch: int) -> Figure:
+        """`PIPELINE_CONTEXTS` contexts in all combinations, `batch` replies at once: encoding, ODE, decoding."""
+        model, (heads, _) = build(self.size, self.device, self.use_context).eval(), self.fitted_heads()
+        model.decoder.lm.to(self.dtype)
+        context = example_batch(self.size, PIPELINE_CONTEXTS, self.use_context, self.device)["context_ids"]
+        combinations = 2 ** len(ATTRIBUTES)
+        rows = torch.arange(PIPELINE_CONTEXTS * combinations, device=self.device)
+        targets = torch.stack([(rows >> k) & 1 for k in range(len(ATTRIBUTES))], dim=1)
+        weights, stacked = torch.full((len(ATTRIBUTES),), WEIGHT, device=self.device), heads.stacked()
+        prompt = torch.randint(self.size.decoder[3], (len(rows), CONTEXT if self.use_context else 1), device=self.device)
+
+        def work() -> None:
+            priors = self.prior_of(model, context)
+            shared = Gaussian(priors.mean[rows // combinations], priors.logvar[rows // combinations])
+            prior = combine(shared, targets >= 0, "average")
+            z = sample_ode(SamplerSettings(), prior.sample(torch.randn_like(prior.mean)), prior, lambda r: aspect_energy(heads, targets[r], weights, stacked)).z
+            for part in rows.split(batch):
+                generate(model.decoder, z[part], prompt[part], torch.ones_like(prompt[part]), eos_token_id=-1, pad_token_id=-2, max_new_tokens=NEW_TOKENS, graphs=self.graphs)
+
+        return self.measured("pipeline", batch, "replies/s", len(rows), work, None)
+
+
+PIPELINE_CONTEXTS = 300
+DEFAULT_BATCHES = {"train": 32, "encode": 64, "ode": 1024, "generate": 64, "pipeline": 600}
 
 
 def table(figures: list[Figure]) -> str:
     """A line per figure."""
-    lines = ["what                  size   batch        rate unit           seconds  of floor  allocated  reserved"]
+    lines = ["what                  size   batch        rate unit           seconds     first  of floor  allocated  reserved"]
     for f in figures:
         share = "-" if f.share is None else f"{f.share:.0%}"
         memory = ["-" if value is None else f"{value:.1f} GB" for value in (f.allocated_gb, f.reserved_gb)]
-        lines.append(f"{f.what:<21} {f.size:<6} {f.batch:>5} {f.rate:>11,.0f} {f.unit:<12} {f.seconds:>9.4f} {share:>9} {memory[0]:>10} {memory[1]:>9}")
+        lines.append(f"{f.what:<21} {f.size:<6} {f.batch:>5} {f.rate:>11,.0f} {f.unit:<12} {f.seconds:>9.4f} {f.first_seconds:>9.3f} {share:>9} {memory[0]:>10} {memory[1]:>9}")
     return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", nargs="+", choices=("train", "encode", "ode", "generate"), help="what to measure")
+    options.add_argument("what", nargs="+", choices=tuple(DEFAULT_BATCHES), help="what to measure")
     options.add_argument("--size", choices=SIZES, default="demo", help="(default: demo)")
     options.add_argument("--batch", type=int, nargs="+", help="batch sizes, a row each; default: one that suits the work")
     options.add_argument("--context", action="store_true", help="the decoder reads the context too")
     options.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU, fp32 on the CPU")
     options.add_argument("--compile", choices=("default", "reduce-overhead", "max-autotune"), help="torch.compile the training step")
+    options.add_argument("--no-graphs", action="store_true", help="record no CUDA graphs")
+    options.add_argument("--profile", action="store_true", help="print which kernels the time goes to")
     options.add_argument("--threads", type=int, help="CPU threads")
     options.add_argument("--repeats", type=int, default=5, help="(default: 5)")
     options.add_argument("--memory-gb", type=float, help="imitate a card with that much memory")
@@ -304,7 +386,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.memory_gb and device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(options.memory_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
     precision = options.precision or ("bf16" if device.type == "cuda" else "fp32")
-    bench = Bench(device, torch.bfloat16 if precision == "bf16" else torch.float32, options.size, options.context, options.repeats, options.compile)
+    bench = Bench(device, torch.bfloat16 if precision == "bf16" else torch.float32, options.size, options.context, options.repeats, options.compile, not options.no_graphs, options.profile)
     figures = []
     for what in options.what:
         for batch in options.batch or [DEFAULT_BATCHES[what]]:

@@ -1,12 +1,25 @@
 """The CVAE's training loop: `transformers.Trainer` with our loss, its terms in the log, and vital signs on dev."""
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from model.cvae import Miracle
 from model.losses import LossTerms, LossWeights
 from model.prior import of_attribute
 from model.schedule import kl_weight
+from scripts.graphed_step import GraphedStep
+
+
+SHAPES = 16  # lengths are multiples of it where steps are recorded
+
+
+def can_record(args: TrainingArguments) -> bool:
+    """Whether training steps may be CUDA graphs: one GPU, and nothing in a step that looks back at the host."""
+    return args.device.type == "cuda" and args.n_gpu == 1 and args.world_size == 1 and not (args.fp16 or args.gradient_checkpointing or args.torch_compile)
+
+
+def _stacked(terms: LossTerms) -> torch.Tensor:
+    return torch.stack([term.detach().float() for term in terms])
 
 
 class CvaeTrainer(Trainer):
@@ -15,10 +28,12 @@ class CvaeTrainer(Trainer):
     Args:
         settings: the weights and schedules of the loss, see `train_cvae.LossArguments`.
         new_learning_rate: of the layers that come from no base; the bases take ``args.learning_rate``.
+        graphs: compute gradients by CUDA graphs (`scripts.graphed_step`), where `can_record` says so.
     """
 
-    def __init__(self, *args, settings, new_learning_rate: float, **kwargs):
+    def __init__(self, *args, settings, new_learning_rate: float, graphs: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
+        self.graphed = GraphedStep(self._weighted, [p for p in self.model.parameters() if p.requires_grad], self.args.device) if graphs else None
         self.settings, self.new_learning_rate = settings, new_learning_rate
         self.model_accepts_loss_kwargs = False  # our loss is a mean already; accumulation divides it
         self.sums: torch.Tensor | None = None  # of the loss terms since the last log, kept on the device
@@ -33,10 +48,27 @@ class CvaeTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted loss of a batch; its terms go into the log's running sums."""
         terms = model(**inputs, weights=self.current_weights())
-        values = torch.stack([term.detach().float() for term in terms])
+        self._note(_stacked(terms))
+        return (terms.loss, terms) if return_outputs else terms.loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Gradients of one batch; by graphs where that was asked for."""
+        if self.graphed is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        scale = 1.0 / self.current_gradient_accumulation_steps
+        values = self.graphed(self._prepare_inputs(inputs), self.current_weights().kl, scale)
+        self._note(values)
+        return values[0] * scale
+
+    def _weighted(self, batch, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch's loss with that weight of the KL term, and all terms as they are logged."""
+        terms = self.model_wrapped(**batch, weights=self.current_weights()._replace(kl=kl))
+        return terms.loss, _stacked(terms)
+
+    def _note(self, values: torch.Tensor) -> None:
         self.sums = values if self.sums is None else self.sums + values
         self.steps += 1
-        return (terms.loss, terms) if return_outputs else terms.loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Add the means of the loss terms over the logging interval."""

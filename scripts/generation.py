@@ -66,7 +66,7 @@ class DecodingArguments:
     no_repeat_ngram_size: int = field(default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"})
     repetition_penalty: float = field(default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"})
     batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
-    precision: str = field(default="auto", metadata={"help": "of decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
+    precision: str = field(default="auto", metadata={"help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,16 @@ def parse_weights(text: str, names: list[str]) -> list[float]:
     return weights
 
 
+def in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether ``auto``, ``fp32`` or ``bf16`` is bf16 on that device."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
 class ReplyGenerator:
     """A trained CVAE with its tokenizers, ready to write replies."""
 
-    def __init__(self, folder: Path, device: torch.device, schema: Schema | None = None):
-        """Load ``outs/<run>/cvae``.
+    def __init__(self, folder: Path, device: torch.device, schema: Schema | None = None, precision: str = "auto"):
+        """Load ``outs/<run>/cvae``; `precision` is that of the contexts' encoding.
 
         Raises:
             InputError: where there is none, or one that was trained for another schema.
@@ -155,7 +160,7 @@ class ReplyGenerator:
         if not (folder / "config.json").is_file():
             raise InputError(f"no trained CVAE in {folder}; train it first: bash train_cvae.sh")
         self.model = Miracle.from_pretrained(folder, use_safetensors=True).to(device).eval()
-        self.config, self.device = self.model.config, device
+        self.config, self.device, self.precision = self.model.config, device, precision
         if schema is not None and schema.aspects != self.config.attributes:
             raise InputError(f"{folder} was trained for the aspects {self.config.attributes}; the schema has {schema.aspects}")
         self.encoder_tokenizer = AutoTokenizer.from_pretrained(folder / ENCODER_TOKENIZER)
@@ -172,7 +177,8 @@ class ReplyGenerator:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
-            prior = self.model.encode_prior(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)):
+                prior = self.model.encode_prior(batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device))
             for index, mean, logvar in zip(chosen, prior.mean, prior.logvar):
                 means[index], logvars[index] = mean, logvar
         return Gaussian(torch.stack(means), torch.stack(logvars))
@@ -227,9 +233,8 @@ class ReplyGenerator:
             on_text: called after every token with the texts so far of the requests under way, by their position; where
                 it returns False, their replies end there.
         """
-        half = how.precision == "bf16" or (how.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported())
         decoder, tokenizer = self.model.decoder, self.decoder_tokenizer
-        decoder.lm.to(torch.bfloat16 if half else torch.float32)
+        decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
         room = self.config.decoder_length
         rows = encode_for_decoder(tokenizer, self.template, [r.context for r in requests], None, room, self.config.use_context)
         sources = None

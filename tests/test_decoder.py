@@ -6,7 +6,7 @@ from conftest import decoder_settings
 from transformers import AutoConfig, Cache, DynamicCache, GPT2Config, LlamaConfig, Qwen2Config
 
 from model.cache import PrefixLayer
-from model.decoder import LatentDecoder, check_plain_cache
+from model.decoder import LatentDecoder, check_plain_cache, padded_product
 
 KINDS = ("gpt2", "llama")
 
@@ -170,3 +170,13 @@ def test_lexical_offset_adds_a_linear_term_of_z_to_every_position(make_miracle):
         without = decoder(ids, mask, z)
         decoder.to_logits = kept
     torch.testing.assert_close(with_offset, without + lexical.unsqueeze(1))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_columns_of_zeros_change_neither_the_product_nor_its_gradients(bias):
+    head, states = torch.nn.Linear(8, 101, bias=bias), torch.randn(3, 5, 8, requires_grad=True)
+    upstream = torch.randn(3, 5, 101)
+    plain = torch.autograd.grad((head(states) * upstream).sum(), [states, *head.parameters()])
+    found = padded_product(head, states, torch.float32)
+    torch.testing.assert_close(found, head(states))
+    torch.testing.assert_close(torch.autograd.grad((found * upstream).sum(), [states, *head.parameters()]), plain)
