@@ -20,7 +20,6 @@ from huggingface_hub.utils import validate_repo_id
 
 from dataset.jsonl import read_json
 from schema import InputError
-from scoring.report.card import model_card
 from scoring.scorer import evaluator_folders
 from scripts.entry import Parser, run_main
 
@@ -63,6 +62,8 @@ def save_run(source: Path, folder: Path, name: str | None = None, license: str |
         raise InputError(f"{run}: results.json is of another training than cvae/; generate and score again first: bash gen_cvae.sh")
     names = [name for name, _ in config["attributes"]]
     evaluators = evaluator_folders(names).values() if run and has_evaluators(run, names) else []
+    from scoring.report.card import model_card  # late: brings libraries of the scores, which cost seconds and no reply needs
+
     shutil.copytree(cvae, folder / "cvae")
     for place in evaluators:
         shutil.copytree(run / place, folder / place)

@@ -256,6 +256,25 @@ def test_stop_ends_a_reply_and_clear_forgets_all(page):
     assert len(page.all("#chat .asked")) == 1
 
 
+def test_everyone_sees_their_place_in_the_queue(page, open_chromium):
+    """Two visitors at once: the first is answered, the second sees the place in the queue until it is their turn."""
+    page.open().type("Speak slowly.")
+    other = Page(open_chromium(), page.address)
+    try:
+        other.open().type("Is it late?")
+        page.one("#chat-send").click()
+        page.until(lambda: page.all("#chat .under-way") and page.one("#chat .under-way").text not in ("", "waiting…"))
+        other.one("#chat-send").click()
+        place = other.until(lambda: other.all("#chat-question .meta-text"))[0]
+        other.until(lambda: place.text.startswith("queue: 1/1"))
+        assert place.is_displayed() and other.one("#chat .under-way").text == "waiting…"
+        page.one("#stop").click()
+        other.until(lambda: other.all("#chat .facts"))
+        other.until(lambda: not other.all("#chat-question .meta-text"))
+    finally:
+        other.browser.quit()
+
+
 def test_markup_long_and_right_to_left_messages_come_back_harmless(page):
     page.open()
     page.send(EVIL)
