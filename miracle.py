@@ -88,8 +88,8 @@ class Miracle:
     >>> reply = model.reply("My bread did not rise.", "lyrical,optimistic", seed=1)[0]
     >>> print(reply.text, reply.probabilities["attitude"]["optimistic"])
 
-    Runs on CPU and CUDA; on Apple's MPS by its documented operations, not tried there. Calls of one model from several
-    threads are safe: they wait for one another.
+    Runs on CPU and CUDA; it keeps to what Apple's MPS has too, but has not been run there. Calls of one model from
+    several threads are safe: they wait for one another.
 
     Attributes:
         schema: attributes and aspects, as trained; without files.
