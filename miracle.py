@@ -56,8 +56,8 @@ class Reply:
     energy: float
     seconds: float
     finished: bool = True
-    control: ControlArguments = field(default=None, repr=False)
-    latent: np.ndarray = field(default=None, repr=False, compare=False)
+    control: ControlArguments | None = field(default=None, repr=False)
+    latent: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -99,6 +99,7 @@ class Miracle:
     """
 
     def __init__(self, generator: ReplyGenerator, scorer: Scorer | None, control: ControlArguments, decoding: DecodingArguments, folder: Path | None = None):
+        """Of loaded parts; `from_run` and `from_pretrained` load them."""
         self.generator, self.scorer, self.control, self.decoding, self.folder = generator, scorer, control, decoding, folder
         self.schema: Schema = schema_of(generator.config.attributes)
         self._lock = threading.RLock()
@@ -154,7 +155,7 @@ class Miracle:
         Raises:
             InputError: where the folder holds something, or the run's results are of another training.
         """
-        return save_run(self.folder, Path(folder), license=license)
+        return save_run(self._source(), Path(folder), license=license)
 
     def push_to_hub(
         self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str | None = None, license: str | None = None
@@ -172,7 +173,7 @@ class Miracle:
         Raises:
             InputError: as `save_pretrained`, and where the hub refuses or cannot be reached.
         """
-        return push_run(self.folder, repo_id, private=private, token=token, commit_message=commit_message, license=license)
+        return push_run(self._source(), repo_id, private=private, token=token, commit_message=commit_message, license=license)
 
     @property
     def attributes(self) -> dict[str, list[str]]:
@@ -192,7 +193,7 @@ class Miracle:
         n: int = 1,
         seed: int | None = None,
         on_text: Callable[[str], bool] | None = None,
-        **options,
+        **options: object,
     ) -> list[Reply]:
         """Reply to one context.
 
@@ -222,7 +223,7 @@ class Miracle:
         weights: float | dict[str, float] | None = None,
         seeds: list[int] | int | None = None,
         on_text: Callable[[dict[int, str]], bool] | None = None,
-        **options,
+        **options: object,
     ) -> list[Reply]:
         """Reply to many contexts at once; see `reply`. Equal contexts are encoded once.
 
@@ -276,7 +277,7 @@ class Miracle:
             for text, turn, target, seed, row, start, energy, settings, latent in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents)
         ]  # fmt: skip
 
-    def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options) -> list[Reply]:
+    def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options: object) -> list[Reply]:
         """The same context under every combination of aspects, in the schema's order."""
         targets = self.schema.combinations()
         return self.replies([context] * len(targets), targets, weights, seed, **options)
@@ -318,6 +319,12 @@ class Miracle:
             return {name: target[name] for name in self.schema.names if name in target}
         aspects = target.replace("+", ",").split(",") if isinstance(target, str) else target
         return self.schema.target([aspect.strip() for aspect in aspects if aspect.strip()])
+
+    def _source(self) -> Path:
+        """The folder that can be shared; raises `InputError` where there is none."""
+        if self.folder is None:
+            raise InputError("this model was put together by hand; only one that was loaded from a run's folder can be shared")
+        return self.folder
 
     def _settings(self, weights: float | dict[str, float] | None, options: dict) -> tuple[ControlArguments, DecodingArguments]:
         """The run's settings with a call's own in their place."""

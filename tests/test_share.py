@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import filter_repo_objects
 
 from miracle import Miracle
 from schema import InputError, load_schema
@@ -87,6 +89,12 @@ def test_a_cvae_alone_can_be_shared(tiny_run, tmp_path):
     assert Miracle.from_pretrained(tmp_path / "alone", "cpu").scorer is None
 
 
+def test_a_model_put_together_by_hand_cannot_be_shared(tiny_run, tmp_path):
+    loaded = Miracle.from_run(tiny_run, "cpu")
+    with pytest.raises(InputError, match="only one that was loaded from a run's folder"):
+        Miracle(loaded.generator, None, loaded.control, loaded.decoding).save_pretrained(tmp_path / "out")
+
+
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
@@ -137,8 +145,6 @@ def test_what_was_pushed_is_loaded_from_the_hub_s_cache(tiny_run, hub):
 
 
 def test_every_shared_file_is_one_that_is_fetched(shared):
-    from huggingface_hub.utils import filter_repo_objects
-
     files = sorted(str(path.relative_to(shared)) for path in shared.rglob("*") if path.is_file())
     assert sorted(filter_repo_objects(files, allow_patterns=list(share.PARTS))) == files
 
@@ -147,7 +153,7 @@ def test_every_shared_file_is_one_that_is_fetched(shared):
     ("name", "message"),
     [("nowhere", "expected user/name"), ("someone/nothing", "hub repository someone/nothing: .* logged in"), ("some one/x", "hub repository some one/x: ")],
 )
-def test_a_repository_that_cannot_be_had_is_one_line(name, message, hub, monkeypatch):
+def test_a_repository_that_cannot_be_had_is_one_line(name, message, hub):
     with pytest.raises(InputError, match=message) as found:
         Miracle.from_pretrained(name)
     assert "\n" not in str(found.value)
@@ -175,8 +181,6 @@ def test_the_command_line_and_its_mistakes(tiny_run, tmp_path, hub, capsys):
 
 
 def test_results_of_another_training_are_not_shared(shared, tmp_path):
-    import shutil
-
     run = shutil.copytree(shared, tmp_path / "run")
     stage = json.loads((run / "cvae" / "stage.json").read_text())
     stage["settings"]["latent_size"] += 1
