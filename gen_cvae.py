@@ -25,6 +25,7 @@ from scoring.score import baseline_of, score_file  # noqa: E402
 from scoring.scorer import Scorer  # noqa: E402
 from scoring.table import table  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.devices import choose_device  # noqa: E402
 from scripts.generation import (  # noqa: E402
     ControlArguments,
     DecodingArguments,
@@ -48,6 +49,7 @@ class GenerationArguments:
     score: bool = field(default=True, metadata={"help": "score the replies with the run's evaluators"})
     trace: bool = field(default=True, metadata={"help": "keep a sample of the latents' ways through the ODE for the report"})
     sweep_weights: str | None = field(default=None, metadata={"help": "also measure these strengths, 1,10,100: the report's dial curves"})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda or mps; default: the best there is"})
     ppl_model: str | None = field(default=None, metadata={"help": "causal LM for perplexity: folder, hub name, or 'decoder' for the un-tuned base; none: no perplexity"})
     ppl_user_prefix: str = field(default="", metadata={"help": "mark before a user turn in that model's text"})
     ppl_assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{schema.path}: no TEST file; name one with --contexts")
     weights = sweep_weights(what.sweep_weights)
     requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(what.device)
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
     generator = ReplyGenerator(common.run_folder / "cvae", device, schema, decoding.precision)
 
@@ -118,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         "config": {"generation": configuration, "cvae": trained.get("settings")},
         "versions": package_versions(),
         "git": git_revision(),
-        "device": device_name(),
+        "device": device_name(device),
         **sampling_record(sample),
         "seconds": seconds,
     }

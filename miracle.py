@@ -11,10 +11,13 @@ import numpy as np
 import torch
 
 from dataset.jsonl import read_json
+from model.gaussian import Gaussian
 from schema import Attribute, InputError, Schema
 from scoring.scorer import Scorer
+from scripts.devices import choose_device
 from scripts.entry import quiet_transformers
 from scripts.generation import ControlArguments, DecodingArguments, ReplyGenerator, Request, parse_weights, way_times
+from scripts.share import fetch, has_evaluators, push_run, run_parts, save_run
 
 Context = str | list[str] | tuple[str, ...]
 Target = str | list[str] | dict[str, str] | None
@@ -53,8 +56,8 @@ class Reply:
     energy: float
     seconds: float
     finished: bool = True
-    control: ControlArguments = field(default=None, repr=False)
-    latent: np.ndarray = field(default=None, repr=False, compare=False)
+    control: ControlArguments | None = field(default=None, repr=False)
+    latent: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -85,12 +88,20 @@ class Miracle:
     >>> reply = model.reply("My bread did not rise.", "lyrical,optimistic", seed=1)[0]
     >>> print(reply.text, reply.probabilities["attitude"]["optimistic"])
 
-    Works on CPU, CUDA and Apple's MPS. Calls from several threads are safe: they wait for one another.
+    Runs on CPU and CUDA; it keeps to what Apple's MPS has too, but has not been run there. Calls of one model from
+    several threads are safe: they wait for one another.
+
+    Attributes:
+        schema: attributes and aspects, as trained; without files.
+        control, decoding: the run's own settings, which a call's options replace for that call.
+        generator: the CVAE with its tokenizers; scorer: the evaluators, or None. Neither is safe in several threads by itself.
+        folder: where it was loaded from.
     """
 
-    def __init__(self, generator: ReplyGenerator, scorer: Scorer | None, control: ControlArguments, decoding: DecodingArguments):
-        self.generator, self.scorer, self.control, self.decoding = generator, scorer, control, decoding
-        self.schema = schema_of(generator.config.attributes)
+    def __init__(self, generator: ReplyGenerator, scorer: Scorer | None, control: ControlArguments, decoding: DecodingArguments, folder: Path | None = None):
+        """Of loaded parts; `from_run` and `from_pretrained` load them."""
+        self.generator, self.scorer, self.control, self.decoding, self.folder = generator, scorer, control, decoding, folder
+        self.schema: Schema = schema_of(generator.config.attributes)
         self._lock = threading.RLock()
 
     @classmethod
@@ -104,18 +115,65 @@ class Miracle:
             device: ``cpu``, ``cuda``, ``mps``; None: the best there is.
 
         Raises:
-            InputError: where there is no trained CVAE.
+            InputError: where there is no trained CVAE, or no such device.
         """
         quiet_transformers()
-        folder = Path(path)
-        run = folder if (folder / "cvae").is_dir() else folder.parent
-        place = torch.device(device) if device else best_device()
-        generator = ReplyGenerator(folder / "cvae" if (folder / "cvae").is_dir() else folder, place)
+        place = choose_device(device)
+        run, cvae = run_parts(Path(path))
+        generator = ReplyGenerator(cvae, place)
         schema = schema_of(generator.config.attributes)
-        complete = folder == run and all((run / part / "config.json").is_file() for part in ["nli", *(f"classifier/{name}" for name in schema.names)])
-        recorded = (read_json(run / "results.json") or {}).get("run", {}).get("config", {}).get("generation", {}) if folder == run else {}
+        recorded = (read_json(run / "results.json") or {}).get("run", {}).get("config", {}).get("generation", {}) if run else {}
         settings = [kind(**{f.name: recorded[f.name] for f in dataclasses.fields(kind) if f.name in recorded}) for kind in (ControlArguments, DecodingArguments)]
-        return cls(generator, Scorer(run, schema, place) if complete else None, *settings)
+        return cls(generator, Scorer(run, schema, place) if run and has_evaluators(run, schema.names) else None, *settings, Path(path))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: str | torch.device | None = None, revision: str | None = None, token: str | None = None) -> "Miracle":
+        """Load a shared run: a folder that `save_pretrained` wrote, or a repository of the Hugging Face hub, ``user/name``.
+
+        What a repository holds is kept in the hub's cache; of its files only weights, tokenizers and records are fetched.
+
+        Args:
+            device: see `from_run`.
+            revision: of the repository, a branch, a tag or a commit; None: its main branch.
+            token: for a private repository; None: that of ``hf auth login``.
+
+        Raises:
+            InputError: where there is neither such a folder nor such a repository, or it holds no run.
+        """
+        return cls.from_run(name if Path(name).is_dir() else fetch(str(name), revision, token), device)
+
+    def save_pretrained(self, folder: str | Path, license: str | None = None) -> Path:
+        """Write all that a reply needs into a folder, with a model card: CVAE, tokenizers, and where they are there evaluators and results.
+
+        Args:
+            folder: a new or empty one; `from_run` and `from_pretrained` load it.
+            license: for the card, an identifier of the hub's such as ``mit``.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: where the folder holds something, or the run's results are of another training.
+        """
+        return save_run(self._source(), Path(folder), license=license)
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str | None = None, license: str | None = None
+    ) -> str:
+        """Share the run in a repository of the Hugging Face hub, which is made where there is none; see `save_pretrained`.
+
+        Args:
+            repo_id: ``user/name``.
+            private: None: the hub's default, which for most accounts is public.
+            token: None: that of ``hf auth login``.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            InputError: as `save_pretrained`, and where the hub refuses or cannot be reached.
+        """
+        return push_run(self._source(), repo_id, private=private, token=token, commit_message=commit_message, license=license)
 
     @property
     def attributes(self) -> dict[str, list[str]]:
@@ -135,7 +193,7 @@ class Miracle:
         n: int = 1,
         seed: int | None = None,
         on_text: Callable[[str], bool] | None = None,
-        **options,
+        **options: object,
     ) -> list[Reply]:
         """Reply to one context.
 
@@ -165,7 +223,7 @@ class Miracle:
         weights: float | dict[str, float] | None = None,
         seeds: list[int] | int | None = None,
         on_text: Callable[[dict[int, str]], bool] | None = None,
-        **options,
+        **options: object,
     ) -> list[Reply]:
         """Reply to many contexts at once; see `reply`. Equal contexts are encoded once.
 
@@ -219,7 +277,7 @@ class Miracle:
             for text, turn, target, seed, row, start, energy, settings, latent in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents)
         ]  # fmt: skip
 
-    def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options) -> list[Reply]:
+    def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options: object) -> list[Reply]:
         """The same context under every combination of aspects, in the schema's order."""
         targets = self.schema.combinations()
         return self.replies([context] * len(targets), targets, weights, seed, **options)
@@ -240,6 +298,17 @@ class Miracle:
         }
         return Explanation(way_times(EXPLAINED_POINTS), energies[:, 0].tolist(), probabilities, path[:, 0].cpu().numpy())
 
+    @torch.no_grad()
+    def prior(self, reply: Reply) -> Gaussian:
+        """The combined prior that a reply's latent started from, mean and log-variance [D] each."""
+        with self._lock:
+            prior = self.generator.problem([Request("\n".join(reply.context), reply.context, reply.target)], reply.control, 1).prior
+        return Gaussian(prior.mean[0], prior.logvar[0])
+
+    def warm_up(self) -> None:
+        """Write a short reply, so that the first one asked for does not wait for what is set up on first use."""
+        self.reply("Hello.", self.schema.combinations()[0], max_new_tokens=2)
+
     def target(self, target: Target) -> dict[str, str]:
         """A target in any of its forms as attribute -> aspect; raises `InputError` for an unknown name."""
         if target is None:
@@ -250,6 +319,12 @@ class Miracle:
             return {name: target[name] for name in self.schema.names if name in target}
         aspects = target.replace("+", ",").split(",") if isinstance(target, str) else target
         return self.schema.target([aspect.strip() for aspect in aspects if aspect.strip()])
+
+    def _source(self) -> Path:
+        """The folder that can be shared; raises `InputError` where there is none."""
+        if self.folder is None:
+            raise InputError("this model was put together by hand; only one that was loaded from a run's folder can be shared")
+        return self.folder
 
     def _settings(self, weights: float | dict[str, float] | None, options: dict) -> tuple[ControlArguments, DecodingArguments]:
         """The run's settings with a call's own in their place."""
@@ -282,11 +357,3 @@ def turns_of(context: Context) -> tuple[str, ...]:
 def schema_of(attributes: dict[str, list[str]]) -> Schema:
     """A schema without files, from what a checkpoint remembers."""
     return Schema(tuple(Attribute(name, tuple(aspects)) for name, aspects in attributes.items()))
-
-
-def best_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-

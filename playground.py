@@ -17,6 +17,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=Path, help="the run's folder (outs/demo)")
     parser.add_argument("--run", help="the same by its name under outs/")
     parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run, for the tab with both")
+    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     parser.add_argument("--port", type=int, default=7860, help="where to listen on 127.0.0.1 (%(default)s)")
     parser.add_argument(
         "--log", type=Path, metavar="FILE", help="append questions and replies as JSON Lines; without it nothing typed is kept"
@@ -40,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     from miracle import Miracle
 
     folders = [given.folder or Path("outs") / (given.run or "demo"), *([given.compare] if given.compare else [])]
-    runs = [(folder.resolve().name, Miracle.from_run(folder)) for folder in folders]
+    runs = [(folder.resolve().name, Miracle.from_run(folder, given.device)) for folder in folders]
+    for _, model in runs:
+        model.warm_up()
     serve(runs, folders[0], given.port, given.log)
     return 0
 

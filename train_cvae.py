@@ -125,6 +125,15 @@ def _portable(config) -> dict:
     return settings
 
 
+def data_record(schema: Schema, train: dict[str, list[Dialogue]], dev: dict[str, list[Dialogue]]) -> list[dict]:
+    """What was trained on: ``[{"attribute", "split", "file", "dialogues"}]``, the last a number."""
+    return [
+        {"attribute": attribute.name, "split": split, "file": relative(path), "dialogues": len(dialogues[attribute.name])}
+        for attribute in schema.attributes
+        for split, path, dialogues in (("train", attribute.dialogues, train), ("dev", attribute.dev_dialogues, dev))
+    ]
+
+
 OPTIONS = (CommonArguments, ModelArguments, LossArguments, TrainingArguments)
 
 
@@ -146,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cvae: already trained ({record['seconds']:.0f} s)", flush=True)
         return 0
     train, dev = (read_attribute_dialogues(schema, split, common.limit) for split in ("train", "dev"))
+    stage.record.update(data=data_record(schema, train, dev), descriptions={a.name: a.descriptions for a in schema.attributes if a.descriptions})
     set_seed(training.seed)
     model, encoder_tokenizer, decoder_tokenizer = build(common, options, schema, [d for ds in train.values() for d in ds])
     template = DialogueTemplate(**model.config.template)

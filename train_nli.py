@@ -10,7 +10,6 @@ from collections.abc import Iterable  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import TrainingArguments, set_seed  # noqa: E402
 
@@ -22,6 +21,7 @@ from schema import InputError, Schema, load_schema  # noqa: E402
 from scoring.audit import audit_coherence, print_audit  # noqa: E402
 from scoring.evaluators import Evaluator, new_classifier, reads_exact_match  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.devices import choose_device  # noqa: E402
 from scripts.evaluator_training import EvaluatorArguments, train_evaluator  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
 from scripts.training import Stage, compared_settings  # noqa: E402
@@ -99,8 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     encoded = (_encoded(pairs, model, tokenizer, options.max_length) for pairs in (train, dev))
 
     def audit(folder: Path) -> dict[str, float]:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        evaluator = Evaluator.load(folder, "nli", device, {}, LABEL_NAMES)
+        evaluator = Evaluator.load(folder, "nli", choose_device(), {}, LABEL_NAMES)
         return audit_coherence(evaluator, [Dialogue("", p.context, p.response, {}) for p in dev if p.label == 1], training.seed)
 
     record = train_evaluator(model, tokenizer, *encoded, training, stage, options.precision, audit)

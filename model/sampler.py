@@ -139,6 +139,8 @@ def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, e
 
     if settings.solver == "dopri5":
         options = {"method": "dopri5", "atol": settings.atol, "rtol": settings.rtol}
+        if start.device.type == "mps":  # has no float64, in which torchdiffeq would keep the time
+            options["options"] = {"dtype": torch.float32}
     else:
         options = {"method": settings.solver, "options": {"grid_constructor": grid}}  # a step_size may round to one step more
     with torch.no_grad():

@@ -9,19 +9,16 @@ from matplotlib.figure import Figure
 
 from miracle import Explanation, Miracle, Reply
 from playground.views import safe
-from scripts.generation import Request
 
 SAMPLES = 200
 FIRST = 0.005  # the explanation's first pseudo-time after 0
 COLOURS = ("#0a5084", "#b3541e", "#3d7a3a", "#7a3d78", "#8a6d00", "#3a7a78")
 
 
-@torch.no_grad()
 def prior_samples(model: Miracle, reply: Reply) -> np.ndarray:
     """Samples of the prior that a reply started from, [SAMPLES, D]; always the same ones."""
-    request = Request("\n".join(reply.context), reply.context, reply.target)
-    prior = model.generator.problem([request], reply.control, 1).prior
-    noise = torch.randn(SAMPLES, prior.mean.shape[-1], generator=torch.Generator().manual_seed(0)).to(prior.mean.device)
+    prior = model.prior(reply)
+    noise = torch.randn(SAMPLES, len(prior.mean), generator=torch.Generator().manual_seed(0)).to(prior.mean.device)
     return prior.sample(noise).cpu().numpy()
 
 

@@ -17,6 +17,7 @@ from schema import InputError
 
 EXAMPLES = 5
 WAITING = 256  # visitors in the queue before one is turned away
+LINE = "model"  # everything that needs the model waits in one line, so that a visitor's place in it is true
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
@@ -205,6 +206,11 @@ def offer(known: list[str], box: gr.Textbox) -> None:
         gr.Examples([[text] for text in known], box, label="Examples", examples_per_page=EXAMPLES)
 
 
+def in_line(box: gr.Textbox) -> dict:
+    """Options of what waits for the model: the place in the queue and the seconds stand in the question's box."""
+    return {"concurrency_id": LINE, "show_progress": "minimal", "show_progress_on": box}
+
+
 def build(runs: list[tuple[str, Miracle]], folder: Path, log: Path | None) -> gr.Blocks:
     """The page for one or two runs."""
     handlers, known, quiet = Handlers(runs, Log(log)), examples(folder), {"show_progress": "hidden"}
@@ -240,13 +246,13 @@ def build(runs: list[tuple[str, Miracle]], folder: Path, log: Path | None) -> gr
         asked = gr.on(
             [send.click, box.submit], handlers.ask, [box, turns], [box, turns, shown], api_name="ask", trigger_mode="multiple", **at_once
         )
-        asked.then(handlers.answer, [turns, *inputs], [turns, shown], api_name="answer", trigger_mode="multiple", **quiet)
+        asked.then(handlers.answer, [turns, *inputs], [turns, shown], api_name="answer", trigger_mode="multiple", **in_line(box))
         stop.click(handlers.stop, None, None, api_name="stop", **at_once)
         clear.click(handlers.clear, None, [turns, shown], api_name="clear", **at_once)
-        gr.on([grid_send.click, grid_box.submit], handlers.combinations, [grid_box, *inputs], grid, api_name="combinations")
-        map_tab.select(handlers.map, turns, latents, api_name="map")
+        gr.on([grid_send.click, grid_box.submit], handlers.combinations, [grid_box, *inputs], grid, api_name="combinations", **in_line(grid_box))
+        map_tab.select(handlers.map, turns, latents, api_name="map", concurrency_id=LINE)
         if len(runs) > 1:
-            gr.on([both_send.click, both_box.submit], handlers.both, [both_box, *inputs], both, api_name="both")
+            gr.on([both_send.click, both_box.submit], handlers.both, [both_box, *inputs], both, api_name="both", **in_line(both_box))
         changed = [component.change for component in [box, *inputs]]
         gr.on(changed, handlers.link, [box, *inputs], link, trigger_mode="always_last", api_visibility="private", **at_once)
         boxes = [box, grid_box, *([both_box] if len(runs) > 1 else [])]

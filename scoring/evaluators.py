@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from scipy.special import softmax
 from tqdm import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
@@ -110,7 +111,7 @@ class Evaluator:
             chosen = order[start : start + batch_size]
             batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id).items()
             logits = self.model(**{key: value.to(self.model.device) for key, value in batch}).logits
-            result[chosen] = torch.softmax(logits.double(), dim=-1).cpu().numpy()
+            result[chosen] = softmax(logits.float().cpu().numpy().astype(np.float64), axis=-1)  # Apple's MPS has no float64
         return result
 
     def score_texts(self, texts: list[str], batch_size: int = 64) -> np.ndarray:

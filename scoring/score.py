@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--name", help="name of the file's results in that run (default: the file's name)")
     options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
     options.add_argument("--no-evaluators", action="store_true", help="use the scores in the file; no model is loaded")
+    options.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     options.add_argument("--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)")
     ppl = options.add_argument_group("perplexity (default: what the file has)")
     ppl.add_argument("--ppl-model", help="causal LM: folder or hub name")
@@ -118,9 +119,9 @@ def judges(options: argparse.Namespace, schema: Schema, run: Path | None) -> "tu
     scorer = language_model = None
     if options.no_evaluators and not options.ppl_model:
         return None, None
-    import torch
+    from scripts.devices import choose_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device)
     if not options.no_evaluators:
         from scoring.scorer import Scorer
 

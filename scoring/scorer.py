@@ -13,16 +13,21 @@ from scoring.evaluators import Evaluator
 MINIMUM_ACCURACY = {"attribute": 0.80, "nli": 0.70}  # under these the results say that an evaluator is not to be trusted
 
 
+def evaluator_folders(names: list[str]) -> dict[str, str]:
+    """Evaluator -> its folder inside a run, for the attributes named and for coherence."""
+    return {name: f"classifier/{name}" for name in names} | {"nli": "nli"}
+
+
 class Scorer:
     """All evaluators of a run: one per attribute, and coherence."""
 
     def __init__(self, run_folder: Path, schema: Schema, device: torch.device):
         """Raises `schema.InputError` naming the evaluator that is missing and how to train it."""
         self.schema = schema
-        places = {a.name: (run_folder / "classifier" / a.name, list(a.aspects)) for a in schema.attributes}
-        places["nli"] = (run_folder / "nli", LABEL_NAMES)
+        labels_of = schema.aspects | {"nli": LABEL_NAMES}
         self.records, self.evaluators, self.audit = {}, {}, None
-        for name, (folder, labels) in places.items():
+        for name, place in evaluator_folders(schema.names).items():
+            folder, labels = run_folder / place, labels_of[name]
             stage = read_json(folder / "stage.json") or {}
             metrics = stage.get("metrics", {})
             self.records[name] = {"accuracy": metrics.get("accuracy"), "base": stage.get("base"), "hash": metrics.get("hash")}

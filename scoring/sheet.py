@@ -3,9 +3,9 @@
     python -m scoring.sheet export outs/a outs/b --items 50 --seed 0 --output-dir sheet/
     python -m scoring.sheet read sheet/ answers1.csv answers2.csv
 
-`export` writes the same items as ``sheet.csv`` (for a spreadsheet) and ``sheet.html`` (a form in one file, which needs no
-network), of which annotators get one, and ``key.json``, which says whose reply is A and whose is B: that one stays with
-you. `read` unblinds the answers.
+`export` writes the same items as ``for_annotators/sheet.csv`` (for a spreadsheet) and ``for_annotators/sheet.html`` (a form
+in one file, which needs no network), of which annotators get one, and outside that folder ``key.json``, which says whose
+reply is A and whose is B: that one stays with you. `read` unblinds the answers.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import random
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from scoring.systems import system_at
 from scripts.entry import Parser, run_main
 
 FORMAT = 1
+SENT = "for_annotators"  # the part of a sheet's folder that is sent; the key lies outside it
 CRITERIA = ("personality", "coherence", "fluency")
 COLUMNS = ("item", "context", "wanted", "reply_A", "reply_B", *CRITERIA, "comment")
 CHOICES = {"a": "A", "b": "B", "=": "=", "tie": "=", "": None}  # what a cell may hold, in lower case; None: unanswered
@@ -250,15 +252,16 @@ def export(arguments: list[str], count: int, seed: int, folder: Path) -> str:
         raise InputError(f"nothing to compare: in all {comparisons} comparisons the two replies are equal word for word")
     rng = random.Random(seed)
     items = blinded(draw(candidates, count, rng), systems, rng)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sheet.csv").write_bytes(sheet_csv(items))
-    (folder / "sheet.html").write_text(sheet_html(items), encoding="utf-8")
+    sent = folder / SENT
+    sent.mkdir(parents=True, exist_ok=True)
+    (sent / "sheet.csv").write_bytes(sheet_csv(items))
+    (sent / "sheet.html").write_text(sheet_html(items), encoding="utf-8")
     write_json(folder / "key.json", key_of(items, list(systems), seed, equal))  # last: with it the sheet is complete
     short = f" ({count} were asked for)" if len(items) < count else ""
     return "\n".join((
         f"{len(items)} items{short} from {len(requests)} requests that all {len(systems)} systems answered",
         f"left out because both replies are equal word for word: {equal} of {comparisons} comparisons",
-        f"for annotators: {folder / 'sheet.html'} or {folder / 'sheet.csv'}; not for them: {folder / 'key.json'}",
+        f"for annotators: {sent / 'sheet.html'} or {sent / 'sheet.csv'}; not for them: {folder / 'key.json'}",
     ))  # fmt: skip
 
 
@@ -465,14 +468,15 @@ def read(folder: Path, paths: Sequence[Path]) -> dict:
         paths: filled sheets, or files that the form gave.
 
     Returns:
-        The results.
+        The results; without any answer they are not written.
 
     Raises:
         InputError: for a folder without a key, and files that do not belong to it or cannot be read.
     """
     key = read_key(folder)
     results = results_of(read_answers(paths, key), key)
-    write_json(folder / "win_rates.json", results)
+    if results["annotators"]:
+        write_json(folder / "win_rates.json", results)
     return results
 
 
@@ -496,12 +500,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export or read; returns 0."""
+    """Export or read; returns the exit status: 1 where nobody has answered anything."""
     options = parser().parse_args(argv)
     if options.command == "export":
         print(export(options.systems, options.items, options.seed, Path(options.output_dir)))
         return 0
     results = read(Path(options.sheet), [Path(path) for path in options.answers])
+    if not results["annotators"]:
+        print(f"no answers yet: every cell of {', '.join(CRITERIA)} is empty in {', '.join(options.answers)}", file=sys.stderr)
+        return 1
     print(json.dumps(results, indent=2, ensure_ascii=False) if options.json else table(results))
     return 0
 

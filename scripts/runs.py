@@ -3,12 +3,17 @@
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scripts.arguments import ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "transformers", "torchdiffeq", "datasets", "accelerate", "numpy", "sacrebleu", "rouge-score", "scikit-learn")
 
@@ -35,13 +40,16 @@ def git_revision() -> str | None:
     return commit + ("+changes" if dirty else "")
 
 
-def device_name() -> str:
-    """The accelerator's name, or ``cpu`` with the number of threads."""
+def device_name(device: "torch.device | None" = None) -> str:
+    """The accelerator's name, or ``cpu`` with the number of threads; of the best device there is where None."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"cpu ({torch.get_num_threads()} threads)"
+    from scripts.devices import choose_device
+
+    device = device or choose_device()
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def relative(path: Path | str | None) -> str | None:
@@ -55,7 +63,7 @@ def relative(path: Path | str | None) -> str | None:
 
 def command_line() -> str:
     """The command as recorded in results, without folders outside the repository."""
-    words = [relative(word) if word.startswith("/") else word for word in sys.argv]
+    words = [re.sub(r"^(--?[\w.-]+=)?(/.*)", lambda found: (found[1] or "") + relative(found[2]), word) for word in sys.argv]
     return " ".join(["python", *words])
 
 

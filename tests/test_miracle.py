@@ -124,6 +124,35 @@ def test_threads_wait_for_one_another(model):
     assert found == expected
 
 
+def test_different_calls_from_threads_do_not_disturb_one_another(model):
+    """Single and many replies, explanations and priors at once: tokenizers and the decoder are shared."""
+    reply = model.reply(QUESTION, "optimistic", max_new_tokens=4)[0]
+    work = [
+        lambda: model.reply("And now, my dog is ill?", "lyrical", max_new_tokens=4)[0].text,
+        lambda: [other.text for other in model.all_combinations(QUESTION, max_new_tokens=3)],
+        lambda: model.explain(reply).energy,
+        lambda: model.prior(reply).mean.tolist(),
+    ]
+    expected, found = [one() for one in work], [[] for _ in work]
+
+    def repeat(i):
+        found[i] += [work[i]() for _ in range(4)]
+
+    threads = [threading.Thread(target=repeat, args=(i,)) for i in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[one] * 4 for one in expected]
+
+
+def test_the_prior_is_the_one_that_the_reply_started_from(model):
+    reply = model.reply(QUESTION, "optimistic", weights=0, max_new_tokens=1)[0]
+    prior = model.prior(reply)
+    assert prior.mean.shape == prior.logvar.shape == reply.latent.shape
+    assert np.allclose(prior.mean.cpu().numpy(), reply.latent, atol=1e-5)  # weight 0, from the mean: the latent stays there
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [

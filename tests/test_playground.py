@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -256,6 +255,25 @@ def test_stop_ends_a_reply_and_clear_forgets_all(page):
     assert len(page.all("#chat .asked")) == 1
 
 
+def test_everyone_sees_their_place_in_the_queue(page, open_chromium):
+    """Two visitors at once: the first is answered, the second sees the place in the queue until it is their turn."""
+    page.open().type("Speak slowly.")
+    other = Page(open_chromium(), page.address)
+    try:
+        other.open().type("Is it late?")
+        page.one("#chat-send").click()
+        page.until(lambda: page.all("#chat .under-way") and page.one("#chat .under-way").text not in ("", "waiting…"))
+        other.one("#chat-send").click()
+        place = other.until(lambda: other.all("#chat-question .meta-text"))[0]
+        other.until(lambda: place.text.startswith("queue: 1/1"))
+        assert place.is_displayed() and other.one("#chat .under-way").text == "waiting…"
+        page.one("#stop").click()
+        other.until(lambda: other.all("#chat .facts"))
+        other.until(lambda: not other.all("#chat-question .meta-text"))
+    finally:
+        other.browser.quit()
+
+
 def test_markup_long_and_right_to_left_messages_come_back_harmless(page):
     page.open()
     page.send(EVIL)
@@ -275,26 +293,16 @@ def test_markup_long_and_right_to_left_messages_come_back_harmless(page):
 
 
 def test_twenty_users_at_once_are_all_answered(address):
-    client = pytest.importorskip("gradio_client")
-    failed, seconds = [], []
-    settings = ["lyrical", 0, "(none)", 0, "critical", 0, 0, False, True]
+    from scripts.bench_playground import measure, table
 
-    def visit(number):
-        try:
-            visitor = client.Client(address, verbose=False, analytics_enabled=False)
-            for message in range(2):
-                begun = time.monotonic()
-                visitor.predict(f"This is visitor {number}, message {message}.", api_name="/ask")
-                shown = visitor.predict(*settings, api_name="/answer")
-                seconds.append(time.monotonic() - begun)
-                assert shown.count('class="facts"') == message + 1 and f"visitor {number}, message {message}" in shown
-        except Exception as error:  # told below, in the test's own thread
-            failed.append(error)
+    found = measure(address, users=20, messages=2)
+    assert (found["answered"], found["failed"], found["lost"]) == (40, 0, 0), found["failures"]
+    assert 0 < found["seconds"]["p50"] <= found["seconds"]["p99"] <= found["seconds"]["max"]
+    print(table(found | {"load": None}))
 
-    visitors = [threading.Thread(target=visit, args=(number,)) for number in range(20)]
-    for visitor in visitors:
-        visitor.start()
-    for visitor in visitors:
-        visitor.join(60)
-    assert not failed and len(seconds) == 40
-    print(f"40 messages: median {sorted(seconds)[20]:.2f} s, slowest {max(seconds):.2f} s")
+
+def test_the_load_run_counts_what_fails():
+    from scripts.bench_playground import measure
+
+    found = measure(f"http://127.0.0.1:{free_port()}/", users=2, messages=3)
+    assert (found["sent"], found["answered"], found["failed"], found["seconds"]) == (6, 0, 6, {}) and "cannot connect" in found["failures"][0]

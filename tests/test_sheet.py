@@ -53,7 +53,7 @@ def export(tmp_path):
     def run(systems, items=20, seed=0):
         folder = tmp_path / f"sheet{next(numbers)}"
         assert sheet.main(["export", *systems, "--items", str(items), "--seed", str(seed), "--output-dir", str(folder)]) == 0
-        text = (folder / "sheet.csv").read_bytes().decode("utf-8-sig")
+        text = (folder / "for_annotators" / "sheet.csv").read_bytes().decode("utf-8-sig")
         return folder, list(csv.DictReader(io.StringIO(text, newline=""))), json.loads((folder / "key.json").read_text(encoding="utf-8"))
 
     return run
@@ -92,7 +92,7 @@ def read(folder, *paths):
 
 def test_annotators_files_name_no_system(runs, export, tmp_path):
     folder, rows, key = export(runs("zebra", "quokka"))
-    shown = (folder / "sheet.csv").read_text("utf-8-sig") + (folder / "sheet.html").read_text("utf-8")
+    shown = (folder / "for_annotators" / "sheet.csv").read_text("utf-8-sig") + (folder / "for_annotators" / "sheet.html").read_text("utf-8")
     assert not re.search("zebra|quokka|outs|generations", shown) and str(tmp_path) not in shown
     assert key["systems"] == ["zebra", "quokka"] and list(key["items"]) == [r["item"] for r in rows]
 
@@ -100,8 +100,8 @@ def test_annotators_files_name_no_system(runs, export, tmp_path):
 def test_csv_and_form_show_the_same_and_the_key_says_whose_it_is(runs, export):
     folder, rows, key = export(runs("zebra", "quokka"))
     assert list(rows[0]) == ["item", "context", "wanted", "reply_A", "reply_B", "personality", "coherence", "fluency", "comment"]
-    assert (folder / "sheet.csv").read_bytes().startswith(b"\xef\xbb\xbfitem,")
-    form = (folder / "sheet.html").read_text("utf-8")
+    assert (folder / "for_annotators" / "sheet.csv").read_bytes().startswith(b"\xef\xbb\xbfitem,")
+    form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
     word = {"zebra": "stripes", "quokka": "pouch"}
     for r in rows:
         assert [r[name] for name in ("personality", "coherence", "fluency", "comment")] == [""] * 4
@@ -122,15 +122,30 @@ def test_context_turns_are_told_apart(runs, export):
     systems = runs(zebra=[row(talk, ASPECTS[0], "Stay.")], quokka=[row(talk, ASPECTS[0], "Go.")])
     folder, rows, _ = export(systems)
     assert rows[0]["context"] == "User: Will it rain?\nAssistant: It may.\nUser: Shall I stay?"
-    assert "<strong>Assistant:</strong> It may.</p>" in (folder / "sheet.html").read_text("utf-8")
+    assert "<strong>Assistant:</strong> It may.</p>" in (folder / "for_annotators" / "sheet.html").read_text("utf-8")
 
 
 def test_a_seed_fixes_the_sheet(runs, export):
     systems = runs("zebra", "quokka")
     one, other, third = (export(systems, seed=seed)[0] for seed in (3, 3, 4))
-    for name in ("sheet.csv", "sheet.html", "key.json"):
+    for name in ("for_annotators/sheet.csv", "for_annotators/sheet.html", "key.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
         assert (one / name).read_bytes() != (third / name).read_bytes()
+
+
+def test_the_folder_that_is_sent_holds_no_key(runs, export):
+    folder, _, _ = export(runs("zebra", "quokka"))
+    assert {path.name for path in (folder / "for_annotators").iterdir()} == {"sheet.csv", "sheet.html"}
+    assert {path.name for path in folder.iterdir()} == {"for_annotators", "key.json"}
+
+
+def test_a_sheet_that_nobody_has_filled_in_ends_with_status_1(runs, export, capsys):
+    folder, _, _ = export(runs("zebra", "quokka"))
+    capsys.readouterr()
+    assert sheet.main(["read", str(folder), str(folder / "for_annotators" / "sheet.csv")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == f"no answers yet: every cell of personality, coherence, fluency is empty in {folder / 'for_annotators' / 'sheet.csv'}\n"
+    assert not (folder / "win_rates.json").exists()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -233,14 +248,14 @@ def test_no_cell_is_a_formula(runs, export, start):
     replies = [row("Why?", ASPECTS[0], start)], [row("Why?", ASPECTS[0], "a = b")]
     folder, rows, _ = export(runs(zebra=replies[0], quokka=replies[1]))
     assert {rows[0]["reply_A"], rows[0]["reply_B"]} == {"'" + start, "a = b"}
-    assert f">{start.strip()}<" in re.sub(r"(?<=>)\s+", "", (folder / "sheet.html").read_text("utf-8"))
+    assert f">{start.strip()}<" in re.sub(r"(?<=>)\s+", "", (folder / "for_annotators" / "sheet.html").read_text("utf-8"))
 
 
 def test_markup_in_a_reply_is_text(runs, export):
     nasty = "</p><script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" & 'single'"
     systems = runs(zebra=[row(nasty, ("<b>bold</b>", "x"), nasty)], quokka=[row(nasty, ("<b>bold</b>", "x"), "No.")])
     folder, rows, _ = export(systems)
-    form = (folder / "sheet.html").read_text("utf-8")
+    form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
     assert nasty in (rows[0]["reply_A"], rows[0]["reply_B"])
     assert "<script>alert" not in form and "<img" not in form and "<b>" not in form
     assert form.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2 and form.count("<script") == 1
@@ -248,14 +263,14 @@ def test_markup_in_a_reply_is_text(runs, export):
 
 def test_the_form_needs_no_network(runs, export):
     folder, _, _ = export(runs("zebra", "quokka"))
-    form = (folder / "sheet.html").read_text("utf-8")
+    form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\(", form)
     assert re.findall(r'(?:src|href)="([^"]*)"', form) == ["data:,"] and "default-src 'none'" in form
 
 
 def test_every_radio_button_has_a_label_and_a_group(runs, export):
     folder, rows, _ = export(runs("zebra", "quokka"), items=5)
-    form = (folder / "sheet.html").read_text("utf-8")
+    form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
     buttons = re.findall(r'<label><input type="radio" name="([^"]+)" value="([AB=])"> (Reply A|Equal|Reply B)</label>', form)
     choices = (("A", "Reply A"), ("=", "Equal"), ("B", "Reply B"))
     expected = [(f"{r['item']}-{criterion}", *choice) for r in rows for criterion in sheet.CRITERIA for choice in choices]
@@ -264,7 +279,7 @@ def test_every_radio_button_has_a_label_and_a_group(runs, export):
 
 def test_an_empty_reply_is_said_to_be_empty(runs, export):
     folder, _, _ = export(runs(zebra=[row("Why?", ASPECTS[0], " ")], quokka=[row("Why?", ASPECTS[0], "So.")]))
-    assert (folder / "sheet.html").read_text("utf-8").count("(an empty reply)") == 1
+    assert (folder / "for_annotators" / "sheet.html").read_text("utf-8").count("(an empty reply)") == 1
 
 
 # --- export: what cannot be done -------------------------------------------------------------------------------------
@@ -390,11 +405,6 @@ def test_json_is_what_is_written(hand_made, answers, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads((hand_made / "win_rates.json").read_text())
 
 
-def test_a_blank_sheet_gives_no_rates(hand_made, answers, capsys):
-    sheet.main(["read", str(hand_made), answers("a.csv", "1,,,", "2,,,")])
-    assert capsys.readouterr().out.splitlines()[1].split() == ["personality", "zebra", "quokka", "0", "0", "0", "-", "-", "0"]
-
-
 def test_agreement_and_kappa_by_hand(hand_made, answers, capsys):
     """Personality: equal in 3 of 4. Chance: A 2/4 * 1/4, B 1/4 * 2/4, = 1/4 * 1/4, so 5/16; kappa (3/4 - 5/16) / (11/16) = 7/11."""
     one = answers("one.csv", "1,A,A,A", "2,A,A,", "3,B,B,", "4,=,B,")
@@ -492,7 +502,7 @@ def test_answers_to_a_sheet_of_another_seed_are_refused(runs, export):
     systems = runs("zebra", "quokka")
     one, other = export(systems, seed=1)[0], export(systems, seed=2)[0]
     with pytest.raises(InputError, match="of a different sheet"):
-        read(one, other / "sheet.csv")
+        read(one, other / "for_annotators" / "sheet.csv")
 
 
 def test_an_answer_given_twice_is_refused(hand_made, answers):
@@ -572,7 +582,7 @@ def test_the_form_is_filled_kept_and_downloaded(runs, export, browser, tmp_path)
         return [s.get_attribute("data-item") for s in browser.find_elements("css selector", ".item") if s.is_displayed()]
 
     browser.set_window_size(500, 900)
-    browser.get((folder / "sheet.html").as_uri())
+    browser.get((folder / "for_annotators" / "sheet.html").as_uri())
     assert browser.title == "Which reply is better?" and nasty in text(".item .replies")
     assert shown() == names[:1] and text("#position") == "1 of 3" and not find("#previous").is_enabled()
     assert text("#done") == "0 of 3 answered"
@@ -620,7 +630,7 @@ def test_the_form_fits_the_screen(runs, export, browser, width):
     folder, _, _ = export(runs(zebra=[row(long, (long, long), long)], quokka=[row(long, (long, long), "pouch")]))
     screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get((folder / "sheet.html").as_uri())
+    browser.get((folder / "for_annotators" / "sheet.html").as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     sizes = [label.size for label in browser.find_elements("css selector", ".choices label")]
     assert len(sizes) == 9 and all(size["height"] >= 44 and size["width"] >= 44 for size in sizes)

@@ -7,6 +7,8 @@ from math import prod
 from schema import target_name
 from scoring.metrics import METRICS, arrow, written
 
+NOTHING = "–"  # for what could not be computed
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -31,7 +33,7 @@ class Row:
 def cell(m: dict | None, key: str) -> Cell:
     """A metric of an M; a dash for what could not be computed."""
     if m is None or m.get(key) is None:
-        return Cell("–")
+        return Cell(NOTHING)
     return Cell(written(key, m[key]), bracket(key, m.get("ci95", {}).get(key)))
 
 
@@ -42,7 +44,7 @@ def bracket(key: str, interval: list[float] | None) -> str:
 
 def share(value: float | None) -> str:
     """An accuracy as the tables write it."""
-    return "–" if value is None else f"{value:.3f}"
+    return NOTHING if value is None else f"{value:.3f}"
 
 
 def metric_rows(columns: list[dict | None], evaluators: dict[str, dict]) -> list[Row]:

@@ -1,0 +1,23 @@
+"""Where the models run: one choice for all entry points."""
+
+import torch
+
+from schema import InputError
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best there is: CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        InputError: for a name that is no device, or a device that this machine does not have.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not name:
+        return torch.device(next(kind for kind, found in there.items() if found))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type):
+        raise InputError(f"device {str(name)!r} cannot be used; this machine has {', '.join(kind for kind, found in there.items() if found)}")
+    return device
