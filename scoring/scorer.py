@@ -14,13 +14,14 @@ MINIMUM_ACCURACY = {"attribute": 0.80, "nli": 0.70}  # under these the results s
 
 
 class Scorer:
-    """All evaluators of a run: one per attribute, and coherence."""
+    """All evaluators of a run: one per attribute, and coherence unless told otherwise."""
 
-    def __init__(self, run_folder: Path, schema: Schema, device: torch.device):
+    def __init__(self, run_folder: Path, schema: Schema, device: torch.device, coherence: bool = True):
         """Raises `schema.InputError` naming the evaluator that is missing and how to train it."""
         self.schema = schema
         places = {a.name: (run_folder / "classifier" / a.name, list(a.aspects)) for a in schema.attributes}
-        places["nli"] = (run_folder / "nli", LABEL_NAMES)
+        if coherence:
+            places["nli"] = (run_folder / "nli", LABEL_NAMES)
         self.records, self.evaluators, self.audit = {}, {}, None
         for name, (folder, labels) in places.items():
             stage = read_json(folder / "stage.json") or {}
@@ -31,7 +32,7 @@ class Scorer:
             self.audit = metrics.get("audit") if name == "nli" else self.audit
 
     def score(self, rows: list[dict]) -> None:
-        """Write ``predicted``, ``probabilities`` and ``nli`` into generations, for every attribute of the schema."""
+        """Write ``predicted``, ``probabilities`` (for every attribute of the schema) and ``nli`` into generations."""
         replies = [row["response"] for row in rows]
         for row in rows:
             row["predicted"], row["probabilities"] = {}, {}
@@ -39,6 +40,8 @@ class Scorer:
             for row, chances in zip(rows, self.evaluators[attribute.name].score_texts(replies)):
                 row["probabilities"][attribute.name] = {a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)}
                 row["predicted"][attribute.name] = attribute.aspects[int(chances.argmax())]
+        if "nli" not in self.evaluators:
+            return
         for row, chance in zip(rows, self.evaluators["nli"].score_pairs([tuple(row["context"]) for row in rows], replies)):
             row["nli"] = round(float(chance), 6)
 
