@@ -14,7 +14,7 @@ from pathlib import Path  # noqa: E402
 from experiments.frontier import write_frontier  # noqa: E402
 from experiments.grid import read_grid  # noqa: E402
 from experiments.plan import Plan, plan  # noqa: E402
-from experiments.rows import RowsFile  # noqa: E402
+from experiments.rows import read_rows  # noqa: E402
 from experiments.runner import Runner, results_of  # noqa: E402
 from experiments.summary import summaries  # noqa: E402
 from experiments.table import write_table  # noqa: E402
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     (common,) = parse_arguments((CommonArguments,), "none", grid.words(Path(grid.outs), grid.name), "")
     work = plan(grid, load_schema(common.schema))
     if dry_run:
-        listing(work, RowsFile.at(grid.folder / "results.csv"))
+        listing(work, read_rows(grid.folder / "results.csv")[-1])
         return 0
     results = results_of(work)
     failed = 0

@@ -11,6 +11,7 @@ from experiments.grid import Grid
 from experiments.options import converted, parsed, words_of
 from experiments.system import Kind, Model, System, Written
 from model.gaussian import Gaussian
+from model.sampler import SamplerSettings
 from schema import InputError, Schema
 from scripts.generation import (
     ControlArguments,
@@ -51,7 +52,7 @@ class CvaeKind(Kind):
         except InputError as error:
             raise InputError(f"weights: {str(error).removeprefix('--weights ')}") from None
         try:
-            control.sampler
+            SamplerSettings(control.geometry, control.energy_time, control.solver, control.steps, control.grading, control.max_halvings)
         except ValueError as error:
             raise InputError(str(error)) from None
         return found

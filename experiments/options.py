@@ -5,8 +5,8 @@ import itertools
 import json
 from typing import get_args
 
-from scripts.arguments import parse_arguments, parser_of
 from schema import InputError
+from scripts.arguments import parse_arguments, parser_of
 
 PLACES = ("preset", "run", "outs", "schema", "overwrite", "output_dir", "seed", "data_seed", "help")  # the experiment's own business
 

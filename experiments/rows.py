@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 
+def read_rows(path: Path) -> tuple[str, str, list[str], list[dict[str, str]]]:
+    """A file's text, the whole lines of it, its columns and its rows; all empty where there is none."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(io.StringIO(whole))
+    return text, whole, list(reader.fieldnames or []), list(reader)
+
+
 class RowsFile:
     """A CSV file that grows by whole rows.
 
@@ -22,12 +30,10 @@ class RowsFile:
             columns: those that rows to come will fill.
         """
         self.path = path
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        reader = csv.DictReader(io.StringIO(whole))
-        self.columns = list(dict.fromkeys([*(reader.fieldnames or []), *columns]))
-        self.rows = [{name: row.get(name) or "" for name in self.columns} for row in reader]
-        if whole != text or self.columns != list(reader.fieldnames or []):
+        text, whole, before, rows = read_rows(path)
+        self.columns = list(dict.fromkeys([*before, *columns]))
+        self.rows = [{name: row.get(name) or "" for name in self.columns} for row in rows]
+        if whole != text or self.columns != before:
             self._rewrite()
 
     def append(self, row: dict) -> None:

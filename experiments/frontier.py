@@ -1,0 +1,63 @@
+"""``frontier.png``: joint accuracy against coherence, a line per model over its strength."""
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.plan import Plan
+from experiments.summary import Summary, best_of_models
+from experiments.table import chance
+from scoring.report.plots import category, label_points, short
+from scoring.report.svg import STYLE
+
+WIDTH, HEIGHT, DPI = 8.2, 5.6, 160
+SIZES = {"font.size": 10, "axes.titlesize": 11.5, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5}
+
+
+def write_frontier(work: Plan, known: list[Summary]) -> Path:
+    """Write the picture into the experiment's folder; returns its path."""
+    with matplotlib.rc_context(STYLE | SIZES):
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        draw(figure.subplots(), known, chance(work), f"{work.grid.name}: control against coherence")
+        path = work.grid.folder / "frontier.png"
+        figure.savefig(path, dpi=DPI)
+    return path
+
+
+def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
+    """Draw the settings that have both numbers.
+
+    A model's line goes through the settings that differ from its best one in strength alone, weakest first, with the
+    strengths beside the points; its other settings are small and pale.
+    """
+    points = [s for s in known if s.values["accuracy_joint"] is not None and s.values["nli"] is not None]
+    best = best_of_models(points)
+    x, y, texts, colours = [], [], [], []
+    for number, (model, (chosen, _)) in enumerate(best.items()):
+        style = category(number)
+        line = sorted((s for s in points if s.line == chosen.line), key=lambda s: (s.dial is None, s.dial or 0.0))
+        others = [s for s in points if s.model == model and s.line != chosen.line]
+        if others:
+            axes.scatter([s.values["nli"] for s in others], [s.values["accuracy_joint"] for s in others], **style, s=14, alpha=0.35, linewidth=0)
+        places = [(s.values["nli"], s.values["accuracy_joint"]) for s in line]
+        axes.plot(*zip(*places), **style, markersize=6.5, linewidth=1.5, zorder=3)
+        last = max(range(len(line)), key=lambda i: places[i][1])
+        for i, (summary, (across, up)) in enumerate(zip(line, places)):
+            dial = f"{summary.dial:g}" if summary.dial is not None and len(line) > 1 else ""
+            x, y = [*x, across], [*y, up]
+            texts.append(f"{short(model, 28, 1)} {dial}".strip() if i == last else dial)
+            colours.append(style["color"])
+    axes.axhline(guess, color="#888888", linestyle="--", linewidth=1, zorder=1)
+    human = next((s for s in known if s.kind == "human" and s.values["nli"] is not None), None)
+    if human is not None:
+        axes.axvline(human.values["nli"], color="#888888", linestyle=":", linewidth=1.2, zorder=1)
+    axes.margins(0.12)
+    bottom, top = axes.get_ylim()
+    axes.set(ylim=(max(bottom, -0.03), min(top, 1.05)), title=title, ylabel="joint accuracy: all aspects heard, share of replies")
+    axes.set_xlabel("coherence: mean probability that the reply fits its context\n(numbers beside points: strength)")
+    if human is not None:
+        axes.annotate("human replies", (human.values["nli"], 1), (-4, -4), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, ha="right", va="top", color="#555555", size=9)
+    axes.annotate("chance", (0, guess), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="#555555", size=9)
+    label_points(axes, x, y, texts, colours)
