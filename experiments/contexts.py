@@ -42,7 +42,7 @@ def _contexts(grid: Grid, schema: Schema) -> dict[str, tuple[str, ...]]:
 
 
 def labelled(grid: Grid, schema: Schema) -> list[Dialogue]:
-    """The real dialogues of the split that the contexts come from, all of them, each with its own aspects.
+    """The real dialogues of the split that the contexts come from, at most the grid's `limit` of each file, each with its own aspects.
 
     Raises:
         InputError: where the split has no labelled replies.
@@ -51,10 +51,10 @@ def labelled(grid: Grid, schema: Schema) -> list[Dialogue]:
     if split != "test":
         return [
             Dialogue(f"{name}-{d.id}", d.context, d.response, {name: d.target[name]})
-            for name, dialogues in read_attribute_dialogues(schema, _split(split)).items()
+            for name, dialogues in read_attribute_dialogues(schema, _split(split), grid.limit).items()
             for d in dialogues
         ]
-    found = [dialogue for dialogue in _test(schema) if dialogue.response is not None and dialogue.target]
+    found = [dialogue for dialogue in every_nth(_test(schema), grid.limit) if dialogue.response is not None and dialogue.target]
     if not found:
         raise InputError(f"{schema.test} has no row with a reply and a tag, so there are no human replies to score")
     return found

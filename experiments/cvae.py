@@ -11,7 +11,7 @@ from experiments.grid import Grid
 from experiments.options import converted, parsed, words_of
 from experiments.system import Kind, Model, System, Written
 from model.gaussian import Gaussian
-from model.sampler import SamplerSettings
+from model.sampler import Sample, SamplerSettings
 from schema import InputError, Schema
 from scripts.generation import (
     ControlArguments,
@@ -27,11 +27,19 @@ from scripts.runs import relative
 from scripts.training import compared_settings
 
 VITAL_SIGNS = ("reconstruction", "kl_unclamped", "head_accuracy", "prior_head_accuracy", "latent_scale")  # on dev, by CvaeTrainer
+STRIDE = 1_000_000  # between the seeds of the latents to choose from, so that the grid's own seeds stay apart
 TOLERANCE = 0.01  # relative change under halving of the sampler's step that is worth a warning
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Best-of-n reranking by the energy: of so many latents per reply, each with noise of its own, the one of least energy is decoded."""
+
+    best_of: int = 1
+
+
 class CvaeKind(Kind):
-    """Training options: those of `train_cvae`; generation options: `ControlArguments` and `DecodingArguments`."""
+    """Training options: those of `train_cvae`; generation options: `ControlArguments`, `DecodingArguments` and `Choice`."""
 
     section = "cvae"
 
@@ -45,8 +53,12 @@ class CvaeKind(Kind):
         """As the base class says; weights may be a mapping from attributes to numbers."""
         if isinstance(options.get("weights"), dict):
             options = options | {"weights": ",".join(f"{name}={weight}" for name, weight in options["weights"].items())}
-        found = defaults | converted(options, ControlArguments, DecodingArguments)
+        found = defaults | {"best_of": 1} | converted(options, ControlArguments, DecodingArguments, Choice)
         control, _ = arguments(found)
+        if found["best_of"] < 1:
+            raise InputError(f"best_of: expected a number of latents, found {found['best_of']}")
+        if found["best_of"] > 1 and control.start == "mean" and control.algorithm != "langevin":
+            raise InputError(f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample")
         try:
             parse_weights(control.weights, schema.names)
         except InputError as error:
@@ -77,11 +89,21 @@ class Cvae(System):
         """Latents, then text; raises `FloatingPointError` where the sampler leaves the numbers."""
         control, decoding = arguments(options | {"seed": self.seed})
         seconds: dict[str, float] = {}
-        sample = timed(seconds, "latents", self.generator.latents, requests, control, decoding.batch_size)
+        sample = timed(seconds, "latents", self.best, requests, control, decoding.batch_size, options["best_of"])
         if lost := int((~sample.z.isfinite().all(dim=1)).sum()):
             raise FloatingPointError(f"the sampler's latents are not finite in {lost} of {len(requests)} replies")
         replies = timed(seconds, "decoding", self.generator.decode, requests, sample.z, decoding, control.seed)
         return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE))
+
+    def best(self, requests: list[Request], control: ControlArguments, batch_size: int, n: int) -> Sample:
+        """Of `n` latents per request the one of least energy; the first is the one that there is with `n` = 1."""
+        best = self.generator.latents(requests, control, batch_size)
+        for number in range(1, n):
+            other = self.generator.latents(requests, dataclasses.replace(control, seed=control.seed + number * STRIDE), batch_size)
+            less = other.energy < best.energy
+            pairs = ((getattr(other, field.name), getattr(best, field.name)) for field in dataclasses.fields(Sample))
+            best = Sample(*(None if a is None else torch.where(less.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))
+        return dataclasses.replace(best, nfe=best.nfe * n)
 
 
 class CachingGenerator(ReplyGenerator):

@@ -13,6 +13,7 @@ from scoring.report.plots import category, label_points, short
 from scoring.report.svg import STYLE
 
 WIDTH, HEIGHT, DPI = 8.2, 5.6, 160
+LEAST_WIDTH = 0.1  # of the coherence axis
 SIZES = {"font.size": 10, "axes.titlesize": 11.5, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5}
 
 
@@ -53,11 +54,13 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
     human = next((s for s in known if s.kind == "human" and s.values["nli"] is not None), None)
     if human is not None:
         axes.axvline(human.values["nli"], color="#888888", linestyle=":", linewidth=1.2, zorder=1)
-    axes.margins(0.12)
-    bottom, top = axes.get_ylim()
-    axes.set(ylim=(max(bottom, -0.03), min(top, 1.05)), title=title, ylabel="joint accuracy: all aspects heard, share of replies")
+    axes.margins(x=0.15)
+    left, right = axes.get_xlim()
+    spare = max(0.0, LEAST_WIDTH - (right - left)) / 2  # differences of a thousandth are not to look like something
+    axes.set(xlim=(left - spare, right + spare), ylim=(0, min(1.05, max(2.5 * guess, 1.15 * max(y, default=0.0)))), title=title)
+    axes.set_ylabel("joint accuracy: all aspects heard, share of replies")
     axes.set_xlabel("coherence: mean probability that the reply fits its context\n(numbers beside points: strength)")
     if human is not None:
         axes.annotate("human replies", (human.values["nli"], 1), (-4, -4), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, ha="right", va="top", color="#555555", size=9)
-    axes.annotate("chance", (0, guess), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points", color="#555555", size=9)
+    axes.annotate("chance", (1, guess), (-2, -3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top", color="#555555", size=9)
     label_points(axes, x, y, texts, colours)

@@ -66,7 +66,7 @@ class Grid:
 
     def mistake(self, key: str, error: object) -> InputError:
         """A mistake in this grid: file, key, what is wrong."""
-        return InputError(f"{self.path}: {key}{'.' if re.match(r'[A-Za-z_]+: ', str(error)) else ': '}{error}")
+        return InputError(f"{self.path}: {key}{'.' if re.match(r'[A-Za-z0-9_]+: ', str(error)) else ': '}{error}")
 
 
 def read_grid(path: Path, **changes: object) -> Grid:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from typing import get_args
 
 from schema import InputError
@@ -50,7 +51,8 @@ def parsed(types: tuple[type, ...], section: str, options: dict, words: list[str
         try:
             parser.parse_args(words_of({name: value}))
         except InputError as error:
-            raise InputError(f"{name}: {str(error).removeprefix(f'argument --{name}: ').removesuffix(' (see --help)')}") from None
+            reason = re.sub(r"^argument [^:]*: ", "", str(error)).removesuffix(" (see --help)")
+            raise InputError(f"{name}: {reason}") from None
     try:
         return parse_arguments(types, section, [*words, *words_of(options)], "")
     except (ValueError, TypeError) as error:  # InputError, and what TrainingArguments says of values that do not go together

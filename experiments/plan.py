@@ -150,6 +150,10 @@ def _judges(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
             if record is None:
                 raise grid.mistake("evaluators", f"expected a run's folder with trained evaluators, found no {name} in {grid.evaluators}")
             found[name] = record["metrics"]["hash"]
+    used = {training.section for training in trainings(grid, common)}
+    for section, why in (("nli", "because of 'evaluators'"), ("second_classifier", "without 'second_encoder'")):
+        if grid.section(section) and section not in used:
+            raise grid.mistake(section, f"nothing of the kind is trained here, {why}")
     for training in trainings(grid, common):
         try:
             parts = parsed(training.options_of, training.preset_section, training.options, training.words, allowed=("seed",))

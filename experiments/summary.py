@@ -9,7 +9,7 @@ import numpy as np
 from experiments.measures import columns_of
 from experiments.plan import Plan
 
-DIALS = ("weights", "strength", "n")  # generation options that are a method's strength
+DIALS = ("weights", "strength", "best_of", "n")  # generation options that are a method's strength
 TOLERANCE = 0.05  # coherence that a setting may lose against the best uncontrolled one
 
 

@@ -51,9 +51,10 @@ def write_table(work: Plan, known: list[Summary]) -> Path:
         lines += [f"{len(work.cells) - measured} of {len(work.cells)} cells are not measured.", ""]
     if any(summary.sampler for summary in known):
         lines += ["~ the sampler's step-halving check failed for some replies; see the column `warnings` of results.csv.", ""]
-    judges = [f"{name} {written('accuracy_mean', judge['accuracy'])} ({judge['base']}, {judge['hash']})" for name, judge in record.get("evaluators", {}).items()]
-    lines += [f"The judges' own accuracy on dev: {', '.join(judges)}.", ""] if judges else []
-    lines += [f"Warning: {warning}.  " for warning in record.get("warnings", [])]
+    judges = [[name, written("accuracy_mean", judge["accuracy"]), judge["base"] or "-", judge["hash"] or "-"] for name, judge in record.get("evaluators", {}).items()]
+    if judges:
+        lines += ["## The judges", "", markdown(["evaluator", "accuracy on dev", "base", "hash"], judges), ""]
+    lines += [f"- Warning: {warning}" for warning in record.get("warnings", [])]
     path = grid.folder / "table.md"
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return path
