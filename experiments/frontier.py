@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from experiments.plan import Plan
@@ -49,18 +50,26 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
             dial = f"{summary.dial:g}" if summary.dial is not None and len(line) > 1 else ""
             x, y = [*x, across], [*y, up]
             texts.append(f"{short(model, 28, 1)} {dial}".strip() if i == last else dial)
-            colours.append(style["color"])
+            colours.append(tuple(0.7 * part for part in to_rgb(style["color"])))  # thin letters need more contrast than lines
     axes.axhline(guess, color="#888888", linestyle="--", linewidth=1, zorder=1)
-    human = next((s for s in known if s.kind == "human" and s.values["nli"] is not None), None)
-    if human is not None:
-        axes.axvline(human.values["nli"], color="#888888", linestyle=":", linewidth=1.2, zorder=1)
-    axes.margins(x=0.15)
-    left, right = axes.get_xlim()
-    spare = max(0.0, LEAST_WIDTH - (right - left)) / 2  # differences of a thousandth are not to look like something
-    axes.set(xlim=(left - spare, right + spare), ylim=(0, min(1.05, max(2.5 * guess, 1.15 * max(y, default=0.0)))), title=title)
+    axes.annotate("chance", (1, guess), (-2, -3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top", color="#555555", size=9)
+    left, right = min(x, default=0.0), max(x, default=1.0)
+    spare = max(0.2 * (right - left), (LEAST_WIDTH - (right - left)) / 2)  # differences of a thousandth are not to look like something
+    left, right = max(left - spare, -0.02), min(right + spare, 1.02)
+    axes.set(xlim=(left, right), ylim=(0, min(1.05, max(2.5 * guess, 1.15 * max(y, default=0.0)))), title=title)
     axes.set_ylabel("joint accuracy: all aspects heard, share of replies")
     axes.set_xlabel("coherence: mean probability that the reply fits its context\n(numbers beside points: strength)")
-    if human is not None:
-        axes.annotate("human replies", (human.values["nli"], 1), (-4, -4), xycoords=("data", "axes fraction"), textcoords="offset points", rotation=90, ha="right", va="top", color="#555555", size=9)
-    axes.annotate("chance", (1, guess), (-2, -3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top", color="#555555", size=9)
+    mark_people(axes, next((s.values["nli"] for s in known if s.kind == "human"), None), right)
     label_points(axes, x, y, texts, colours)
+
+
+def mark_people(axes: Axes, coherence: float | None, right: float) -> None:
+    """A line where human replies lie; where that is outside the picture, words that say so."""
+    style = {"textcoords": "offset points", "ha": "right", "va": "top", "color": "#555555", "size": 9}
+    if coherence is None:
+        return
+    if coherence > right:
+        axes.annotate(f"human replies: {coherence:.2f} \u2192", (1, 1), (-4, -4), xycoords="axes fraction", **style)
+        return
+    axes.axvline(coherence, color="#888888", linestyle=":", linewidth=1.2, zorder=1)
+    axes.annotate("human replies", (coherence, 1), (-4, -4), xycoords=("data", "axes fraction"), rotation=90, **style)

@@ -64,7 +64,8 @@ class Runner:
         self.provenance = {"device": device_name(), "git": git_revision(), "versions": json.dumps(package_versions())}
         self.provenance["evaluators"] = json.dumps({name: judge["hash"] for name, judge in judges.items()})
         write_json(folder / "experiment.json", {"command": command_line(), "evaluators": judges, "warnings": self.judges.warnings})
-        self.started, self.finished = time.monotonic(), 0
+        self.started, self.finished, self.models = time.monotonic(), 0, len({cell.model.name for cell in self.missing})
+        self.loading: list[float] = []  # seconds of every model loaded or trained so far
         for seed in dict.fromkeys(cell.model.seed for cell in self.missing):
             shared: dict[str, dict] = {}  # what baselines of one seed and the same options train once
             cells = [cell for cell in self.missing if cell.model.seed == seed]
@@ -89,8 +90,11 @@ class Runner:
             shutil.rmtree(self.plan.grid.folder / "models" / model.name, ignore_errors=True)
 
     def _loaded(self, model: Model, shared: dict[str, dict]) -> System:
-        common = shared.setdefault(fingerprint(model.options, []), {})
-        return self.kinds[model.kind].load(self.plan.grid, self.plan.schema, self.device, model, common)
+        common, started = shared.setdefault(fingerprint(model.options, []), {}), time.monotonic()
+        try:
+            return self.kinds[model.kind].load(self.plan.grid, self.plan.schema, self.device, model, common)
+        finally:
+            self.loading.append(time.monotonic() - started)
 
     def _cell(self, cell: Cell, system: System) -> None:
         try:
@@ -137,10 +141,11 @@ class Runner:
         self._say(cell, f"failed, {reason:.200}")
 
     def _say(self, cell: Cell, what: str) -> None:
-        """A line per cell, with an estimate of the time left from the mean of the cells so far, trainings included."""
+        """A line per cell, with an estimate of the time left from the means of the models and cells so far."""
         self.finished += 1
-        spent = time.monotonic() - self.started
-        left = spent / self.finished * (len(self.missing) - self.finished)
+        spent, loading = time.monotonic() - self.started, sum(self.loading)
+        left = (spent - loading) / self.finished * (len(self.missing) - self.finished)
+        left += loading / len(self.loading) * (self.models - len(self.loading))
         print(f"[{self.finished}/{len(self.missing)}] {cell.label}: {what}; {spent:.0f} s, about {left:.0f} s left", flush=True)
 
     def _tidy(self) -> None:

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 from dataset.encoding import DialogueTemplate, encode_texts
+from dataset.jsonl import write_json
+from dataset.nli import LABEL_NAMES
 from experiments import cvae
+from experiments import judges as judges_module
 from experiments.__main__ import main
 from experiments.contexts import labelled, requests_of
 from experiments.frontier import draw
@@ -24,11 +27,12 @@ from experiments.measures import measured
 from experiments.options import crossed
 from experiments.rows import RowsFile
 from experiments.summary import Summary, best_of_models
-from model.bases import ScratchSize
+from model.bases import ScratchSize, scratch_encoder_config, weights_hash
 from schema import Attribute, InputError, Schema, load_schema
 from scoring.evaluators import Evaluator, new_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
+SCORERS = {}  # folder -> its evaluators
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,13 @@ class Parrot:
     name = "parrot"
     trained: list[TrainingSetting] = []
     written: list[float] = []
-    trouble: dict[float, BaseException] = {}
+    trouble: dict[float | str, BaseException] = {}
 
     @classmethod
     def train(cls, setting, shared):
         cls.trained.append(setting)
-        if "train" in cls.trouble:
-            raise cls.trouble["train"]
+        if trouble := cls.trouble.get(f"epochs {setting.epochs}"):
+            raise trouble
         return cls()
 
     def write(self, requests, how, strength, seed, *, tail: str = ""):
@@ -77,12 +81,40 @@ def parrot(monkeypatch):
     return Parrot
 
 
+@pytest.fixture(scope="session")
+def judges(tmp_path_factory, encoder_tokenizer):
+    """A run's folder with evaluators of random weights, which need no training to judge."""
+    run, schema = tmp_path_factory.mktemp("judges"), load_schema(ROOT / "schema.py")
+    places = {f"classifier/{attribute.name}": attribute.aspects for attribute in schema.attributes} | {"nli": LABEL_NAMES}
+    for seed, (place, labels) in enumerate(places.items()):
+        torch.manual_seed(seed)
+        config = scratch_encoder_config(ScratchSize(1, 16, 2, 200), encoder_tokenizer)
+        config.update({"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}})
+        BertForSequenceClassification(config).save_pretrained(run / place)
+        encoder_tokenizer.save_pretrained(run / place)
+        write_json(run / place / "stage.json", {"base": "scratch", "metrics": {"accuracy": 0.9, "hash": weights_hash(run / place)}})
+    return run
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch, judges):
+    """The evaluators of `judges` are loaded once for all tests."""
+    load = judges_module.Scorer
+
+    def scorer(folder, *words, **options):
+        if folder not in SCORERS:
+            SCORERS[folder] = load(folder, *words, **options)
+        return SCORERS[folder]
+
+    monkeypatch.setattr(judges_module, "Scorer", scorer)
+
+
 @pytest.fixture
-def grid_file(tmp_path, tiny_run):
-    """Writes a grid for a few rows of the bundled data, judged by the tiny run's evaluators; returns its path."""
+def grid_file(tmp_path, judges):
+    """Writes a grid for a few rows of the bundled data, judged by `judges`; returns its path."""
 
     def write(models, **changes):
-        common = {"schema": str(ROOT / "schema.py"), "outs": str(tmp_path), "limit": 6, "contexts": "dev:2", "evaluators": str(tiny_run)}
+        common = {"schema": str(ROOT / "schema.py"), "outs": str(tmp_path), "limit": 6, "contexts": "dev:2", "evaluators": str(judges)}
         path = tmp_path / "grid.yaml"
         path.write_text(yaml.safe_dump(common | {"cvae": {"num_train_epochs": 1}, "models": models} | changes, sort_keys=False))
         return path
@@ -115,13 +147,14 @@ def test_rows_appear_and_a_second_start_does_nothing(grid_file, parrot, tmp_path
     rows = rows_of(path)
     folder = tmp_path / "experiments" / "grid"
     assert [row["model"] for row in rows] == ["people", "ours", "free", "parrot", "parrot", "parrot"]
-    failures = list(csv.DictReader(open(folder / "failures.csv", newline="")))
+    with open(folder / "failures.csv", newline="") as file:
+        failures = list(csv.DictReader(file))
     assert [(row["model"], json.loads(row["options"])) for row in failures] == [("ours", {"weights": 1e38})]
     assert failures[0]["reason"].startswith("FloatingPointError: the sampler's latents are not finite")
 
     people, trained, free, *others = rows
     assert people["accuracy_joint"] == "" and float(people["accuracy_mean"]) <= 1 and people["replies_n"] == "18"
-    assert (trained["weights"], trained["start"], trained["strength"]) == ("1", "", "") and trained["replies_n"] == "16" and trained["contexts_n"] == "2"
+    assert (trained["weights"], trained["strength"]) == ("1", "") and trained["replies_n"] == "16" and trained["contexts_n"] == "2"
     assert json.loads(trained["training"])["num_train_epochs"] == 1 and json.loads(trained["generation"])["start"] == "mean"
     assert all(float(trained[name]) >= 0 for name in ("seconds_training", "seconds_latents", "seconds_decoding", "seconds_scoring", "dev_reconstruction", "dev_kl_unclamped"))
     assert trained["weights_hash"] == free["weights_hash"] and len(encodings) == 1  # one model, loaded once, contexts encoded once
@@ -133,7 +166,9 @@ def test_rows_appear_and_a_second_start_does_nothing(grid_file, parrot, tmp_path
     assert all(reply["response"] == f"{reply['context'][-1]} 2" for reply in replies)
     assert "| parrot" in (folder / "table.md").read_text() and (folder / "frontier.png").stat().st_size > 10_000
 
-    path.write_text(path.read_text().replace("    - 1.0e+38\n", ""))
+    content = yaml.safe_load(path.read_text())
+    content["models"]["ours"]["generation"]["weights"] = [1]
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     before, table = (folder / "results.csv").read_text(), (folder / "table.md").read_text()
     assert main([str(path)]) == 0
     assert (folder / "results.csv").read_text() == before and len(parrot.trained) == 1 and len(parrot.written) == 3
@@ -160,16 +195,16 @@ def test_a_killed_experiment_goes_on(grid_file, parrot):
 
 
 def test_a_failure_costs_its_cell_alone(grid_file, parrot):
-    path = grid_file({"parrot": PARROT, "again": {"kind": "parrot", "epochs": 2}})
-    parrot.trouble = {2.0: torch.OutOfMemoryError("no room")}
+    path = grid_file({"parrot": PARROT, "again": {"kind": "parrot", "epochs": 2, "generation": {"strength": [1, 2]}}})
+    parrot.trouble = {3.0: torch.OutOfMemoryError("no room"), "epochs 2": InputError("cannot be trained")}
     assert main([str(path)]) == 1
-    assert [row["strength"] for row in rows_of(path)] == ["1", "3", ""]
-    failed = list(csv.DictReader(open(path.parent / "experiments" / "grid" / "failures.csv", newline="")))
-    assert [row["reason"] for row in failed] == ["OutOfMemoryError: no room"] and failed[0]["at"].startswith("test_experiment.py:")
-    parrot.trouble = {"train": InputError("cannot be trained")}
-    assert main([str(path)]) == 1 and len(rows_of(path)) == 3
+    assert [row["strength"] for row in rows_of(path)] == ["1", "2"]
+    with open(path.parent / "experiments" / "grid" / "failures.csv", newline="") as file:
+        failed = list(csv.DictReader(file))
+    assert [row["reason"] for row in failed] == ["OutOfMemoryError: no room", *["InputError: cannot be trained"] * 2]
+    assert all(row["at"].startswith("test_experiment.py:") for row in failed)
     parrot.trouble = {}
-    assert main([str(path)]) == 0 and len(rows_of(path)) == 4
+    assert main([str(path)]) == 0 and [row["strength"] for row in rows_of(path)] == ["1", "2", "3", "1", "2"]
 
 
 def test_seeds_train_apart_and_are_reported_together(grid_file, parrot):
@@ -335,7 +370,9 @@ def test_the_picture_has_a_line_per_model_over_its_strength():
     first = axes.lines[0]
     assert np.allclose(first.get_xdata(), [0.6, 0.5, 0.4]) and np.allclose(first.get_ydata(), [0.2, 0.4, 0.6])
     texts = {text.get_text() for text in axes.texts}
-    assert {"ours 100", "1", "10", "free", "human replies", "chance"} <= texts
+    assert {"ours 100", "1", "10", "free", "human replies: 0.90 \u2192", "chance"} <= texts
+    left, right = axes.get_xlim()
+    assert left < 0.2 and 0.6 < right < 0.9 and axes.get_ylim()[0] == 0
 
 
 def test_rows_keep_commas_quotes_and_order(tmp_path):
@@ -369,7 +406,7 @@ def test_a_gpt2_base_judges_at_its_last_token(pad, decoder_tokenizer, tmp_path):
     assert np.allclose(together, alone, atol=1e-6) and len({round(p, 6) for p in together[:, 0]}) == 4
 
 
-def test_a_second_set_of_judges(grid_file, tiny_run, tmp_path, decoder_tokenizer):
+def test_a_second_set_of_judges(grid_file, tmp_path, decoder_tokenizer):
     """A GPT-2 base gives a second set of attribute classifiers, whose columns stand beside the first's."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(decoder_tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=160, bos_token_id=0, eos_token_id=0)
