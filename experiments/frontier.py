@@ -53,7 +53,8 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
             colours.append(tuple(0.7 * part for part in to_rgb(style["color"])))  # thin letters need more contrast than lines
     axes.axhline(guess, color="#888888", linestyle="--", linewidth=1, zorder=1)
     axes.annotate("chance", (1, guess), (-2, -3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top", color="#555555", size=9)
-    left, right = min(x, default=0.0), max(x, default=1.0)
+    everywhere = [s.values["nli"] for s in points]
+    left, right = min(everywhere, default=0.0), max(everywhere, default=1.0)
     spare = max(0.2 * (right - left), (LEAST_WIDTH - (right - left)) / 2)  # differences of a thousandth are not to look like something
     left, right = max(left - spare, -0.02), min(right + spare, 1.02)
     axes.set(xlim=(left, right), ylim=(0, min(1.05, max(2.5 * guess, 1.15 * max(y, default=0.0)))), title=title)

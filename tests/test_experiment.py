@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -52,9 +53,9 @@ class Parrot:
     """A baseline that says the user's words again, followed by its strength; told to, it fails."""
 
     name = "parrot"
-    trained: list[TrainingSetting] = []
-    written: list[float] = []
-    trouble: dict[float | str, BaseException] = {}
+    trained: ClassVar[list[TrainingSetting]]
+    written: ClassVar[list[float]]
+    trouble: ClassVar[dict[float | str, BaseException]]
 
     @classmethod
     def train(cls, setting, shared):
@@ -137,7 +138,7 @@ def test_rows_appear_and_a_second_start_does_nothing(grid_file, parrot, tmp_path
     encodings = []
     encode = cvae.ReplyGenerator.priors
     monkeypatch.setattr(cvae.ReplyGenerator, "priors", lambda self, *args: encodings.append(1) or encode(self, *args))
-    ours = {"kind": "cvae", "generation": {"weights": [1, 1e38], "start": "mean", "max_new_tokens": 8, "max_halvings": 0}}
+    ours = {"kind": "cvae", "generation": {"weights": [1, 1e38], "start": "mean", "max_new_tokens": 8, "steps": 4, "max_halvings": 0}}
     free = {"kind": "cvae", "generation": {"algorithm": "none", "max_new_tokens": 8}}
     path = grid_file({"people": {"kind": "human"}, "ours": ours, "free": free, "parrot": PARROT}, keep_models=False)
     assert main([str(path), "--dry-run"]) == 0 and not (tmp_path / "experiments").exists()
