@@ -217,6 +217,22 @@ def test_seeds_train_apart_and_are_reported_together(grid_file, parrot):
     assert "seeds 0, 5" in table and table.count("| parrot") == 2  # once as the best, once among all
 
 
+def test_best_of_n_takes_each_reply_s_latent_of_least_energy():
+    class Generator:
+        def latents(self, requests, control, batch_size):
+            number = control.seed // cvae.STRIDE
+            energy = torch.tensor([[3.0, 1.0], [2.0, 5.0], [4.0, 0.5]])[number]
+            cost = torch.full((2,), 7)
+            return cvae.Sample(torch.full((2, 3), float(number)), energy + 1, energy, cost)
+
+    system = cvae.Cvae.__new__(cvae.Cvae)
+    system.generator = Generator()
+    best = system.best([], cvae.ControlArguments(seed=4), 8, 3)
+    assert best.z.tolist() == [[1.0] * 3, [2.0] * 3] and best.energy.tolist() == [2.0, 0.5] and best.energy_start.tolist() == [3.0, 1.5]
+    assert best.nfe.tolist() == [21, 21] and best.latent_change is None
+    assert system.best([], cvae.ControlArguments(seed=4), 8, 1).z.tolist() == [[0.0] * 3] * 2
+
+
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 OURS = {"kind": "cvae"}
