@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     if scorer is None:
         return 0
 
-    language_model = _language_model(what, common, device)
+    language_model = language_model_of(what, common, device)
     columns = timed(seconds, "scoring", score_file, generations, schema, scorer, language_model, generations)
     configuration = {**dataclasses.asdict(control), **dataclasses.asdict(decoding), **dataclasses.asdict(what), "limit": common.limit}
     configuration |= {"contexts": relative(path), "schema": relative(schema.path), "attributes": schema.aspects, "ppl_model": _ppl_name(what, common)}
@@ -213,7 +213,7 @@ def _ppl_name(what: GenerationArguments, common: CommonArguments) -> str | None:
     return None if common.decoder == SCRATCH else f"{relative(common.decoder)} (un-tuned)"
 
 
-def _language_model(what: GenerationArguments, common: CommonArguments, device: torch.device) -> PerplexityModel | None:
+def language_model_of(what: GenerationArguments, common: CommonArguments, device: torch.device) -> PerplexityModel | None:
     """The model for perplexity, where one is named and there is one."""
     name = common.decoder if what.ppl_model == "decoder" else what.ppl_model
     if name is None or name == SCRATCH:

@@ -8,7 +8,7 @@ import dataclasses  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed  # noqa: E402
+from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments, set_seed  # noqa: E402
 
 from dataset.batching import CvaeCollator, cvae_dataset  # noqa: E402
 from dataset.dialogues import Dialogue, read_attribute_dialogues  # noqa: E402
@@ -52,6 +52,16 @@ class ModelArguments:
     scratch_vocab_size: int = field(default=4000, metadata={"help": "their vocabularies"})
     scratch_dropout: float = field(default=0.1, metadata={"help": "their dropout"})
 
+    @property
+    def template(self) -> DialogueTemplate:
+        """How a base decoder's text marks who speaks."""
+        return DialogueTemplate(self.user_prefix, self.assistant_prefix, self.turn_start, self.turn_end)
+
+    def scratch_size(self, layers: int) -> bases.ScratchSize:
+        """The size of a transformer that starts from nothing."""
+        positions = max(self.encoder_length, self.decoder_length) + 2
+        return bases.ScratchSize(layers, self.scratch_width, self.scratch_heads, self.scratch_vocab_size, positions, self.scratch_dropout)
+
 
 @dataclass(frozen=True)
 class LossArguments:
@@ -70,6 +80,12 @@ class LossArguments:
     graphs: bool = field(default=True, metadata={"help": "record training steps as CUDA graphs, on a single GPU without gradient checkpointing"})
 
 
+def scratch_decoder(options: ModelArguments, texts: list[str]) -> tuple[GPT2Config, PreTrainedTokenizerBase]:
+    """A decoder that starts from nothing, whose text is marked by `SCRATCH_TEMPLATE`, and its tokenizer, trained on `texts`."""
+    tokenizer = train_decoder_tokenizer(texts, options.scratch_vocab_size)
+    return bases.scratch_decoder_config(options.scratch_size(options.scratch_decoder_layers), tokenizer), tokenizer
+
+
 def build(
     common: CommonArguments, options: ModelArguments, schema: Schema, dialogues: list[Dialogue]
 ) -> tuple[Miracle, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
@@ -79,22 +95,17 @@ def build(
         model.bases.BaseNotFound: a base cannot be had.
         InputError: a decoder whose cache cannot take z.
     """
-    size = bases.ScratchSize(
-        options.scratch_encoder_layers, options.scratch_width, options.scratch_heads, options.scratch_vocab_size,
-        max(options.encoder_length, options.decoder_length) + 2, options.scratch_dropout,
-    )  # fmt: skip
-    template = DialogueTemplate(options.user_prefix, options.assistant_prefix, options.turn_start, options.turn_end)
+    template = options.template
     texts = [text for dialogue in dialogues for text in (*dialogue.context, dialogue.response)]
     encoder = decoder = None
     if common.encoder == bases.SCRATCH:
         encoder_tokenizer = train_encoder_tokenizer(texts, options.scratch_vocab_size)
-        encoder_config = bases.scratch_encoder_config(size, encoder_tokenizer)
+        encoder_config = bases.scratch_encoder_config(options.scratch_size(options.scratch_encoder_layers), encoder_tokenizer)
     else:
         encoder_tokenizer, encoder = bases.load_tokenizer(common.encoder), bases.load_encoder(common.encoder)
         encoder_config = encoder.config
     if common.decoder == bases.SCRATCH:
-        decoder_tokenizer, template = train_decoder_tokenizer(texts, options.scratch_vocab_size), SCRATCH_TEMPLATE
-        decoder_config = bases.scratch_decoder_config(dataclasses.replace(size, layers=options.scratch_decoder_layers), decoder_tokenizer)
+        (decoder_config, decoder_tokenizer), template = scratch_decoder(options, texts), SCRATCH_TEMPLATE
     else:
         decoder_tokenizer, decoder = bases.load_tokenizer(common.decoder), bases.load_decoder(common.decoder)
         decoder_config = decoder.config

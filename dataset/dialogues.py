@@ -130,12 +130,12 @@ def every_nth(items: list, limit: int | None) -> list:
 
 
 def read_attribute_dialogues(schema: Schema, split: str, limit: int | None = None) -> dict[str, list[Dialogue]]:
-    """All training (``split="train"``) or dev dialogues by attribute name; `limit` applies to each attribute.
+    """All dialogues of a split (``train``, ``dev``, ``test``) by attribute name; `limit` applies to each attribute.
 
     Raises:
         InputError: for an attribute without that file, or a mistake in it.
     """
-    key = {"train": "dialogues", "dev": "dev_dialogues"}[split]
+    key = {"train": "dialogues", "dev": "dev_dialogues", "test": "test_dialogues"}[split]
     found = {}
     for attribute in schema.attributes:
         path = getattr(attribute, key)

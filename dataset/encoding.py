@@ -86,7 +86,13 @@ def encode_contexts(
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[dict[str, list[int]]]:
-    """``[CLS] text [SEP]``, cut at its end to `max_length` tokens: what an attribute classifier reads."""
+    """``[CLS] text [SEP]``, cut at its end to `max_length` tokens: what an attribute classifier reads.
+
+    A decoder's tokenizer, which has no ``[CLS]``, gives the text and its end-of-sequence token, without token types: such a
+    classifier pools at the last token, which has seen all others.
+    """
+    if tokenizer.cls_token_id is None:
+        return [{"input_ids": ids[: max_length - 1] + [tokenizer.eos_token_id]} for ids in text_ids(tokenizer, texts)]
     cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
     rows = [cls + ids[: max_length - 2] + sep for ids in text_ids(tokenizer, texts)]
     return [{"input_ids": ids, "token_type_ids": [0] * len(ids)} for ids in rows]

@@ -32,7 +32,8 @@ def new_classifier(
     """A classifier to train, from a base or from nothing, and its tokenizer.
 
     Args:
-        base: folder, hub name or ``scratch``.
+        base: folder, hub name or ``scratch``; a BERT-type encoder, or for texts alone a GPT-2-type decoder, which pools at
+            the last token that is not padding.
         size, texts: used for ``scratch`` alone: the model's size and the texts to train the tokenizer on.
         labels: names in index order; they are kept in the model's configuration.
         token_types: of ``scratch``; 4 makes room for the exact-match feature (see `reads_exact_match`).
@@ -43,7 +44,7 @@ def new_classifier(
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     if base != SCRATCH:
         tokenizer, config = load_tokenizer(base), load_config(base)
-        config.update({"num_labels": len(labels), **names})
+        config.update({"num_labels": len(labels), "pad_token_id": tokenizer.pad_token_id, **names})  # decoders look for the last token by it
         return AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="float32"), tokenizer
     tokenizer = train_encoder_tokenizer(texts(), size.vocab_size)
     config = scratch_encoder_config(size, tokenizer, token_types)

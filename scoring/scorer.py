@@ -19,14 +19,16 @@ def evaluator_folders(names: list[str]) -> dict[str, str]:
 
 
 class Scorer:
-    """All evaluators of a run: one per attribute, and coherence."""
+    """All evaluators of a run: one per attribute, and coherence unless told otherwise."""
 
-    def __init__(self, run_folder: Path, schema: Schema, device: torch.device):
+    def __init__(self, run_folder: Path, schema: Schema, device: torch.device, coherence: bool = True):
         """Raises `schema.InputError` naming the evaluator that is missing and how to train it."""
         self.schema = schema
         labels_of = schema.aspects | {"nli": LABEL_NAMES}
         self.records, self.evaluators, self.audit = {}, {}, None
         for name, place in evaluator_folders(schema.names).items():
+            if name == "nli" and not coherence:
+                continue
             folder, labels = run_folder / place, labels_of[name]
             stage = read_json(folder / "stage.json") or {}
             metrics = stage.get("metrics", {})
@@ -36,7 +38,7 @@ class Scorer:
             self.audit = metrics.get("audit") if name == "nli" else self.audit
 
     def score(self, rows: list[dict]) -> None:
-        """Write ``predicted``, ``probabilities`` and ``nli`` into generations, for every attribute of the schema."""
+        """Write ``predicted``, ``probabilities`` (for every attribute of the schema) and ``nli`` into generations."""
         replies = [row["response"] for row in rows]
         for row in rows:
             row["predicted"], row["probabilities"] = {}, {}
@@ -44,6 +46,8 @@ class Scorer:
             for row, chances in zip(rows, self.evaluators[attribute.name].score_texts(replies)):
                 row["probabilities"][attribute.name] = {a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)}
                 row["predicted"][attribute.name] = attribute.aspects[int(chances.argmax())]
+        if "nli" not in self.evaluators:
+            return
         for row, chance in zip(rows, self.evaluators["nli"].score_pairs([tuple(row["context"]) for row in rows], replies)):
             row["nli"] = round(float(chance), 6)
 

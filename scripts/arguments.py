@@ -58,6 +58,11 @@ class _Parser(HfArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
+def parser_of(types: tuple[type, ...], description: str = "") -> HfArgumentParser:
+    """The parser of some dataclasses' options; a mistake raises `InputError`."""
+    return _Parser(types, description=description, allow_abbrev=False)
+
+
 def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | None, description: str) -> tuple:
     """The options of a script as one instance per dataclass.
 
@@ -73,7 +78,7 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     name = early.parse_known_args(argv)[0].preset
     preset = read_preset(name)
     values = preset.get("common", {}) | preset.get(section, {})
-    parser = _Parser(types, description=description, allow_abbrev=False)
+    parser = parser_of(types, description)
     known = {action.dest for action in parser._actions}
     unknown = sorted(set(values) - known)
     if unknown:

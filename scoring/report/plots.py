@@ -360,14 +360,21 @@ def frontier(points: list[dict]) -> Markup:
     return picture(WIDE, 3.2, f"Joint accuracy against {across}. {words}", draw)
 
 
-def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], texts: list[str]) -> None:
-    """Write every text beside its point, on the first of eight sides where it covers no other text and no point."""
+def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], texts: list[str], colours: Sequence[str] | None = None) -> None:
+    """Write every text beside its point, on the first of eight sides where it covers no other text and no point.
+
+    Args:
+        texts: an empty one is a point that others keep clear of.
+        colours: of the texts; None: black.
+    """
     axes.figure.draw_without_rendering()  # places are known only once the layout is
     places = axes.transData.transform(np.column_stack([x, y])) if len(texts) else np.empty((0, 2))
     taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in places]
     for a, b in pairwise(places):  # the line between two points is no place for a label either
         taken += [(px - 1, py - 1, px + 1, py + 1) for px, py in a + np.linspace(0.1, 0.9, 9)[:, None] * (b - a)]
-    for (px, py), vx, vy, text in zip(places, x, y, texts):
+    for (px, py), vx, vy, text, colour in zip(places, x, y, texts, colours or ["black"] * len(texts)):
+        if not text:
+            continue
         wide, high = 6.0 * len(text) + 2, 11.0
         sides = [(dx, dy) for dx, dy in ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))]
         boxes = [
@@ -380,7 +387,7 @@ def label_points(axes: Axes, x: Sequence[float], y: Sequence[float], texts: list
         dx, dy = sides[best]
         points = 72 / axes.figure.dpi
         offset = (dx * (7 + wide / 2) * points, dy * 11 * points)
-        axes.annotate(text, (vx, vy), offset, textcoords="offset points", ha="center", va="center", size=8)
+        axes.annotate(text, (vx, vy), offset, textcoords="offset points", ha="center", va="center", size=8, color=colour)
 
 
 def training_curve(train: list[tuple[float, float]], dev: list[tuple[float, float]], title: str, unit: str) -> Markup:

@@ -1,0 +1,144 @@
+"""The other methods: every name of `baselines.registry.METHODS` is a kind of model."""
+
+import dataclasses
+import inspect
+import time
+
+import torch
+from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+
+import train_cvae
+from dataset.dialogues import read_attribute_dialogues
+from dataset.tokenizers import SCRATCH_TEMPLATE
+from experiments.cvae import base_name
+from experiments.grid import Grid
+from experiments.options import converted, parsed
+from experiments.system import Kind, Model, System, Written
+from model.bases import SCRATCH
+from schema import InputError, Schema
+from scripts.generation import DecodingArguments, Request, timed
+
+INTERFACE = ("self", "requests", "how", "strength", "seed")  # of Baseline.write; what else it names are its own options
+OURS = ("schema", "decoder", "template", "device", "seed", "limit")  # of TrainingSetting: what the experiment fills in
+DECODING = tuple(field.name for field in dataclasses.fields(DecodingArguments))
+
+
+@dataclasses.dataclass(frozen=True)
+class Strength:
+    """The dial of the methods that have one."""
+
+    strength: float = 1.0
+
+
+def methods() -> dict[str, type]:
+    """Name -> method; empty where there is no package `baselines`."""
+    try:
+        from baselines.registry import METHODS
+    except ModuleNotFoundError as error:
+        if error.name not in ("baselines", "baselines.registry"):
+            raise
+        return {}
+    return METHODS
+
+
+class BaselineKind(Kind):
+    """Training options: those of `TrainingSetting`; generation options: ``strength``, `DecodingArguments`, the method's own."""
+
+    section = "baseline"
+
+    def __init__(self, method: type):
+        self.method = method
+
+    def training(self, grid: Grid, options: dict, seed: int) -> dict:
+        """As the base class says; the CVAE's values of the preset stand where an option of the same meaning is not given."""
+        from baselines.registry import TrainingSetting
+
+        for name in options:
+            if name in OURS:
+                raise InputError(f"{name}: a grid says this for all models at once")
+        common, preset, loss, training = _preset(grid)
+        fields = {field.name: field for field in dataclasses.fields(TrainingSetting) if field.name not in OURS}
+        found = {name: field.default for name, field in fields.items() if field.default is not dataclasses.MISSING}
+        found |= {name: value for name, value in _like_the_cvae(preset, loss, training).items() if name in fields}
+        found |= converted(options, TrainingSetting)
+        try:
+            TrainingSetting(schema=None, decoder="", template=preset.template, device=torch.device("cpu"), seed=seed, **found)
+        except InputError as error:
+            raise InputError(str(error).removeprefix("baselines: ")) from None
+        return {"decoder": base_name(common.decoder), "limit": common.limit, **dataclasses.asdict(preset.template), **found}
+
+    def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
+        """As the base class says; where `write` takes any option by ``**``, unknown ones are left to the method."""
+        parameters = inspect.signature(self.method.write).parameters.values()
+        own = {p.name: p.default for p in parameters if p.name not in INTERFACE and p.kind is not p.VAR_KEYWORD}
+        anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        ours = (*DECODING, *(["strength"] if getattr(self.method, "has_strength", True) else []))
+        for name, value in options.items():
+            if name not in ours and name not in own and not anything:
+                raise InputError(f"{name}: no such option of {self.method.name}; there are {', '.join(sorted({*ours, *own}))}")
+            if isinstance(own.get(name), (int, float, str)) and isinstance(value, str) != isinstance(own[name], str):
+                raise InputError(f"{name}: expected {type(own[name]).__name__}, found {value!r}")
+        given = converted({name: value for name, value in options.items() if name in ours}, DecodingArguments, Strength)
+        decoding = {name: defaults[name] for name in DECODING}
+        return decoding | {"strength": 1.0} | given | {name: value for name, value in options.items() if name not in ours}
+
+    def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Trained":
+        """As the base class says; nothing is kept on disk."""
+        from baselines.registry import TrainingSetting
+
+        common, preset, *_ = _preset(grid)
+        names = [field.name for field in dataclasses.fields(TrainingSetting)]
+        options = {name: model.options[name] for name in names if name not in OURS}
+        decoder, template = common.decoder, preset.template
+        if decoder == SCRATCH:
+            if "scratch" not in shared:
+                shared["scratch"] = _scratch(preset, schema, common.limit, model.seed)
+            decoder, template = shared["scratch"], SCRATCH_TEMPLATE
+        limit = {"limit": common.limit} if "limit" in names else {}
+        setting = TrainingSetting(schema=schema, decoder=decoder, template=template, device=device, seed=model.seed, **limit, **options)
+        started = time.monotonic()
+        baseline = self.method.train(setting, shared.setdefault("methods", {}))
+        return Trained(baseline, model.seed, round(time.monotonic() - started, 1))
+
+
+def _preset(grid: Grid) -> tuple:
+    """The preset's options of the CVAE, with the grid's: base, template, lengths and the training's size come from there."""
+    return parsed(train_cvae.OPTIONS, "cvae", grid.section("cvae"), grid.words(grid.folder, "check"))
+
+
+def _like_the_cvae(model: train_cvae.ModelArguments, loss: train_cvae.LossArguments, training: TrainingArguments) -> dict:
+    """A baseline's training options as the CVAE's training has them."""
+    return {
+        "epochs": max(1, round(training.num_train_epochs)),
+        "batch_size": training.per_device_train_batch_size * training.gradient_accumulation_steps,
+        "learning_rate": training.learning_rate,
+        "new_learning_rate": loss.new_learning_rate,
+        "warmup_steps": int(training.warmup_steps),
+        "weight_decay": training.weight_decay,
+        "context_weight": loss.context_weight,
+        "decoder_length": model.decoder_length,
+    }
+
+
+def _scratch(options: train_cvae.ModelArguments, schema: Schema, limit: int | None, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A decoder of random weights and its tokenizer, as a CVAE without bases has them."""
+    dialogues = [dialogue for found in read_attribute_dialogues(schema, "train", limit).values() for dialogue in found]
+    config, tokenizer = train_cvae.scratch_decoder(options, [text for d in dialogues for text in (*d.context, d.response)])
+    set_seed(seed)
+    return GPT2LMHeadModel(config), tokenizer
+
+
+class Trained(System):
+    """A baseline in memory."""
+
+    def __init__(self, baseline: object, seed: int, seconds: float):
+        super().__init__(seconds)
+        self.baseline, self.seed = baseline, seed
+
+    def write(self, requests: list[Request], options: dict) -> Written:
+        """The method's replies."""
+        how = DecodingArguments(**{name: options[name] for name in DECODING})
+        own = {name: value for name, value in options.items() if name not in DECODING}
+        seconds: dict[str, float] = {}
+        replies = timed(seconds, "decoding", self.baseline.write, requests, how, own.pop("strength"), self.seed, **own)
+        return Written(requests, replies, seconds)

@@ -1,0 +1,70 @@
+"""The contexts that replies are written for, and the real replies that stand beside them."""
+
+from dataset.dialogues import Dialogue, every_nth, read_attribute_dialogues, read_dialogues
+from experiments.grid import Grid
+from schema import InputError, Schema
+from scripts.generation import Request
+
+
+def split_of(contexts: str) -> str:
+    """``dev:48`` -> ``dev``."""
+    return contexts.partition(":")[0]
+
+
+def requests_of(grid: Grid, schema: Schema) -> list[Request]:
+    """Every combination of aspects for every different context that the grid names.
+
+    ``dev:N`` and ``test-dialogues:N`` cut N contexts from the dialogues of all attributes, an equal share of each (the
+    first attributes take what does not divide), every nth of the different ones in file order; an attribute with fewer
+    gives what it has. ``test`` is the schema's TEST. A request's id is the attribute's name and the row's number.
+
+    Raises:
+        InputError: for a file that is missing or has a mistake.
+    """
+    targets = schema.combinations()
+    return [Request(id, context, target) for id, context in _contexts(grid, schema).items() for target in targets]
+
+
+def _contexts(grid: Grid, schema: Schema) -> dict[str, tuple[str, ...]]:
+    split, _, number = grid.contexts.partition(":")
+    if split == "test":
+        different = {dialogue.context: dialogue.id for dialogue in reversed(_test(schema))}
+        return {id: context for context, id in reversed(different.items())}
+    found: dict[str, tuple[str, ...]] = {}
+    seen: set[tuple[str, ...]] = set()
+    for position, (name, dialogues) in enumerate(read_attribute_dialogues(schema, _split(split)).items()):
+        share = int(number) // len(schema.names) + (position < int(number) % len(schema.names))
+        different = {d.context: f"{name}-{d.id}" for d in reversed(dialogues) if d.context not in seen}
+        chosen = every_nth(list(reversed(different.items())), share) if share else []
+        seen.update(context for context, _ in chosen)
+        found |= {id: context for context, id in chosen}
+    return found
+
+
+def labelled(grid: Grid, schema: Schema) -> list[Dialogue]:
+    """The real dialogues of the split that the contexts come from, at most the grid's `limit` of each file, each with its own aspects.
+
+    Raises:
+        InputError: where the split has no labelled replies.
+    """
+    split = split_of(grid.contexts)
+    if split != "test":
+        return [
+            Dialogue(f"{name}-{d.id}", d.context, d.response, {name: d.target[name]})
+            for name, dialogues in read_attribute_dialogues(schema, _split(split), grid.limit).items()
+            for d in dialogues
+        ]
+    found = [dialogue for dialogue in every_nth(_test(schema), grid.limit) if dialogue.response is not None and dialogue.target]
+    if not found:
+        raise InputError(f"{schema.test} has no row with a reply and a tag, so there are no human replies to score")
+    return found
+
+
+def _split(name: str) -> str:
+    return "test" if name == "test-dialogues" else name
+
+
+def _test(schema: Schema) -> list[Dialogue]:
+    if schema.test is None:
+        raise InputError(f"{schema.path}: no TEST file")
+    return read_dialogues(schema.existing(schema.test), schema)

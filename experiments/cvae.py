@@ -1,0 +1,131 @@
+"""The kind ``cvae``: our model, trained by `train_cvae` and loaded once for all its cells."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+import train_cvae
+from dataset.jsonl import read_json
+from experiments.grid import Grid
+from experiments.options import converted, parsed, words_of
+from experiments.system import Kind, Model, System, Written
+from model.gaussian import Gaussian
+from model.sampler import Sample, SamplerSettings
+from schema import InputError, Schema
+from scripts.generation import (
+    ControlArguments,
+    DecodingArguments,
+    ReplyGenerator,
+    Request,
+    parse_weights,
+    sampling_record,
+    sampling_warnings,
+    timed,
+)
+from scripts.runs import relative
+from scripts.training import compared_settings
+
+VITAL_SIGNS = ("reconstruction", "kl_unclamped", "head_accuracy", "prior_head_accuracy", "latent_scale")  # on dev, by CvaeTrainer
+STRIDE = 1_000_000  # between the seeds of the latents to choose from, so that the grid's own seeds stay apart
+TOLERANCE = 0.01  # relative change under halving of the sampler's step that is worth a warning
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Best-of-n reranking by the energy: of so many latents per reply, each with noise of its own, the one of least energy is decoded."""
+
+    best_of: int = 1
+
+
+class CvaeKind(Kind):
+    """Training options: those of `train_cvae`; generation options: `ControlArguments`, `DecodingArguments` and `Choice`."""
+
+    section = "cvae"
+
+    def training(self, grid: Grid, options: dict, seed: int) -> dict:
+        """As the base class says."""
+        common, model, loss, training = parsed(train_cvae.OPTIONS, "cvae", options, [*grid.words(grid.folder, "check"), "--seed", str(seed)])
+        bases = {"encoder": base_name(common.encoder), "decoder": base_name(common.decoder), "limit": common.limit}
+        return bases | dataclasses.asdict(model) | dataclasses.asdict(loss) | compared_settings(training)
+
+    def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
+        """As the base class says; weights may be a mapping from attributes to numbers."""
+        if isinstance(options.get("weights"), dict):
+            options = options | {"weights": ",".join(f"{name}={weight}" for name, weight in options["weights"].items())}
+        found = defaults | {"best_of": 1} | converted(options, ControlArguments, DecodingArguments, Choice)
+        control, _ = arguments(found)
+        if found["best_of"] < 1:
+            raise InputError(f"best_of: expected a number of latents, found {found['best_of']}")
+        if found["best_of"] > 1 and control.start == "mean" and control.algorithm != "langevin":
+            raise InputError(f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample")
+        try:
+            parse_weights(control.weights, schema.names)
+        except InputError as error:
+            raise InputError(f"weights: {str(error).removeprefix('--weights ')}") from None
+        try:
+            SamplerSettings(control.geometry, control.energy_time, control.solver, control.steps, control.grading, control.max_halvings)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return found
+
+    def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Cvae":
+        """As the base class says; the model lies in ``models/<name>/cvae``."""
+        models = grid.folder / "models"
+        train_cvae.main([*grid.words(models, model.name), *words_of(model.given), "--seed", str(model.seed)])
+        return Cvae(models / model.name / "cvae", schema, device, model.seed)
+
+
+class Cvae(System):
+    """A trained CVAE."""
+
+    def __init__(self, folder: Path, schema: Schema, device: torch.device, seed: int):
+        record = read_json(folder / "stage.json")
+        metrics = record["metrics"]
+        super().__init__(record["seconds"], {sign: metrics[sign] for sign in VITAL_SIGNS}, metrics["hash"])
+        self.seed, self.generator = seed, CachingGenerator(folder, device, schema)
+
+    def write(self, requests: list[Request], options: dict) -> Written:
+        """Latents, then text; raises `FloatingPointError` where the sampler leaves the numbers."""
+        control, decoding = arguments(options | {"seed": self.seed})
+        seconds: dict[str, float] = {}
+        sample = timed(seconds, "latents", self.best, requests, control, decoding.batch_size, options["best_of"])
+        if lost := int((~sample.z.isfinite().all(dim=1)).sum()):
+            raise FloatingPointError(f"the sampler's latents are not finite in {lost} of {len(requests)} replies")
+        replies = timed(seconds, "decoding", self.generator.decode, requests, sample.z, decoding, control.seed)
+        return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE))
+
+    def best(self, requests: list[Request], control: ControlArguments, batch_size: int, n: int) -> Sample:
+        """Of `n` latents per request the one of least energy; the first is the one that there is with `n` = 1."""
+        best = self.generator.latents(requests, control, batch_size)
+        for number in range(1, n):
+            other = self.generator.latents(requests, dataclasses.replace(control, seed=control.seed + number * STRIDE), batch_size)
+            less = other.energy < best.energy
+            pairs = ((getattr(other, field.name), getattr(best, field.name)) for field in dataclasses.fields(Sample))
+            best = Sample(*(None if a is None else torch.where(less.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))
+        return dataclasses.replace(best, nfe=best.nfe * n)
+
+
+class CachingGenerator(ReplyGenerator):
+    """Encodes the contexts once for all cells."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.known: tuple[list, Gaussian] | None = None
+
+    def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
+        """As `ReplyGenerator.priors`; the last contexts' priors are kept."""
+        if self.known is None or self.known[0] != contexts:
+            self.known = contexts, super().priors(contexts, batch_size)
+        return self.known[1]
+
+
+def arguments(options: dict) -> tuple[ControlArguments, DecodingArguments]:
+    """A cell's options as the dataclasses of `scripts.generation`."""
+    kinds = (ControlArguments, DecodingArguments)
+    return tuple(kind(**{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options}) for kind in kinds)
+
+
+def base_name(base: str) -> str:
+    """A base as it is recorded: a folder without the machine's part, a hub name as it is."""
+    return relative(base) if Path(base).is_dir() else base

@@ -1,0 +1,136 @@
+"""A grid: the YAML file that says which models and which settings an experiment compares."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from schema import InputError
+
+SECTIONS = ("classifier", "nli", "second_classifier", "cvae", "baseline", "generation")
+CONTEXTS = re.compile(r"test|(dev|test-dialogues):[1-9][0-9]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a grid's file says.
+
+    Attributes:
+        path: the file, as messages name it.
+        name: of the experiment's folder, ``<outs>/experiments/<name>``.
+        preset, schema, base, encoder, decoder, limit: as for every script.
+        seeds: every model is trained once with each.
+        contexts: ``dev:N``, ``test`` or ``test-dialogues:N``, see `experiments.contexts`.
+        evaluators: a run's folder whose evaluators judge; None: the experiment trains its own.
+        second_encoder: base of a second, independent set of attribute classifiers; None: no second set.
+        keep_models: False deletes a trained CVAE once its cells are measured.
+        keep_replies: keep the scored replies of every cell in ``generations/<key>.jsonl``.
+        sections: options for all models of a kind, over the preset's: ``classifier``, ``nli``, ``second_classifier``
+            (default: as ``classifier``), ``cvae``, ``baseline``, ``generation``.
+        models: name -> ``{"kind", "generation", training options}``.
+    """
+
+    path: Path
+    name: str
+    models: dict[str, dict]
+    outs: str = "outs"
+    preset: str = "demo"
+    schema: str | None = None
+    base: str | None = None
+    encoder: str | None = None
+    decoder: str | None = None
+    limit: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    contexts: str = "dev:48"
+    evaluators: Path | None = None
+    second_encoder: str | None = None
+    keep_models: bool = True
+    keep_replies: bool = True
+    sections: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this experiment lies."""
+        return Path(self.outs) / "experiments" / self.name
+
+    def words(self, outs: Path, run: str) -> list[str]:
+        """The common options of a training script, with the place for what it trains."""
+        given = {name: getattr(self, name) for name in ("preset", "schema", "base", "encoder", "decoder", "limit")}
+        return [word for name, value in (given | {"outs": outs, "run": run}).items() if value is not None for word in (f"--{name}", str(value))]
+
+    def section(self, name: str) -> dict:
+        """The options for all models of a kind."""
+        return self.sections.get(name, {})
+
+    def mistake(self, key: str, error: object) -> InputError:
+        """A mistake in this grid: file, key, what is wrong."""
+        return InputError(f"{self.path}: {key}{'.' if re.match(r'[A-Za-z0-9_]+: ', str(error)) else ': '}{error}")
+
+
+def read_grid(path: Path, **changes: object) -> Grid:
+    """Read a grid and check its shape; the models' options are checked by `experiments.plan.plan`.
+
+    Args:
+        changes: values from the command line, which stand before the file's; None: not given.
+
+    Raises:
+        InputError: naming the file, the key, what was found and what was expected.
+    """
+    if not path.is_file():
+        raise InputError(f"grid not found: {path}; expected a YAML file like experiments/demo.yaml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected keys such as 'models', found {type(content).__name__}")
+    content = {key: value for key, value in ({"name": path.stem} | content).items() if value is not None}
+    content |= {key: value for key, value in changes.items() if value is not None}
+    texts = ("name", "outs", "preset", "schema", "base", "encoder", "decoder", "contexts", "evaluators", "second_encoder")
+    known = (*texts, "limit", "seeds", "keep_models", "keep_replies", "models", *SECTIONS)
+    for key, value in content.items():
+        if key not in known:
+            raise InputError(f"{path}: {key}: unknown key; known are {', '.join(known)}")
+        wrong = None
+        if key in texts and not isinstance(value, str):
+            wrong = "a text"
+        elif key in ("keep_models", "keep_replies") and not isinstance(value, bool):
+            wrong = "true or false"
+        elif key == "limit" and not (_whole(value) and value > 0):
+            wrong = "a number of rows"
+        elif key == "seeds" and not (isinstance(value, list) and value and all(_whole(seed) and seed >= 0 for seed in value) and len(set(value)) == len(value)):
+            wrong = "a list of different whole numbers"
+        elif key == "models" and not (isinstance(value, dict) and value):
+            wrong = "names and their options"
+        elif key in SECTIONS and not isinstance(value, dict):
+            wrong = "options"
+        elif key == "name" and not NAME.fullmatch(value):
+            wrong = "a folder's name of letters, digits, '_', '.' and '-'"
+        elif key == "contexts" and not CONTEXTS.fullmatch(value):
+            wrong = "dev:N, test or test-dialogues:N"
+        if wrong:
+            raise InputError(f"{path}: {key}: expected {wrong}, found {value!r:.80}")
+    if "models" not in content:
+        raise InputError(f"{path}: models: missing; expected names and their options")
+    _check_models(path, content["models"])
+    sections = {name: content.pop(name) for name in SECTIONS if name in content}
+    content |= {"seeds": tuple(content.get("seeds", (0,))), "path": path, "sections": sections}
+    if "evaluators" in content:
+        content["evaluators"] = Path(content["evaluators"]).expanduser()
+    return Grid(**content)
+
+
+def _check_models(path: Path, models: dict) -> None:
+    for name, options in models.items():
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{path}: models: a model's name is a text, found {name!r}")
+        if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
+            raise InputError(f"{path}: models.{name}: expected options with a 'kind', found {options!r:.80}")
+        if not isinstance(options.get("generation", {}), dict):
+            raise InputError(f"{path}: models.{name}.generation: expected options, found {options['generation']!r:.80}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,94 @@
+"""Who judges an experiment's replies: evaluators trained once or taken from a run, a second set, a perplexity model."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+
+import train_classifier
+import train_nli
+from experiments.grid import Grid
+from experiments.options import words_of
+from gen_cvae import language_model_of
+from scoring.scorer import Scorer
+from scripts.arguments import CommonArguments
+
+if TYPE_CHECKING:
+    from experiments.plan import Plan
+
+CHUNK = 2048
+FIRST, SECOND = "judges", "second_judges"  # folders of the experiment
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training script to be run for evaluators, and the section of the grid with its options."""
+
+    section: str
+    script: ModuleType
+    options: dict
+    words: list[str]
+
+    @property
+    def options_of(self) -> tuple[type, ...]:
+        """The dataclasses that take the options."""
+        return self.script.OPTIONS
+
+    @property
+    def preset_section(self) -> str:
+        """The preset's section: the second set's is that of the first."""
+        return self.section.removeprefix("second_")
+
+    def run(self) -> None:
+        """Train, or find it trained."""
+        self.script.main([*self.words, *words_of(self.options)])
+
+
+def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
+    """What is to be trained before anything can be judged."""
+    found = []
+    if grid.evaluators is None:
+        words = grid.words(grid.folder, FIRST)
+        found += [Training(name, script, grid.section(name), words) for name, script in (("classifier", train_classifier), ("nli", train_nli))]
+    if grid.second_encoder is not None:
+        given = {"preset": grid.preset, "schema": grid.schema, "limit": grid.limit, "outs": grid.folder, "run": SECOND}
+        words = words_of({name: value for name, value in given.items() if value is not None})
+        words += ["--encoder", grid.second_encoder, "--decoder", common.decoder]  # not --base, which names the first set's encoder
+        options = grid.section("second_classifier") or grid.section("classifier")
+        found.append(Training("second_classifier", train_classifier, options, words))
+    return found
+
+
+class Judges:
+    """All evaluators of an experiment, trained and loaded.
+
+    Attributes:
+        records: name -> accuracy on dev, base, hash; those of the second set are called ``second <attribute>``.
+        warnings: what speaks against trusting them.
+    """
+
+    def __init__(self, plan: "Plan", device: torch.device):
+        grid, schema = plan.grid, plan.schema
+        for training in trainings(grid, plan.common):
+            training.run()
+        self.first = Scorer(grid.evaluators or grid.folder / FIRST, schema, device)
+        self.second = Scorer(grid.folder / SECOND, schema, device, coherence=False) if grid.second_encoder is not None else None
+        self.language_model = language_model_of(plan.what, plan.common, device)
+        self.records, self.warnings = dict(self.first.records), self.first.warnings()
+        if self.second is not None:
+            self.records |= {f"second {name}": record for name, record in self.second.records.items()}
+            self.warnings += [f"second {warning}" for warning in self.second.warnings()]
+
+    def score(self, rows: list[dict]) -> None:
+        """Write every judge's values into generations; the second set's are ``second_predicted``."""
+        for begin in range(0, len(rows), CHUNK):
+            part = rows[begin : begin + CHUNK]
+            self.first.score(part)
+            if self.language_model is not None:
+                self.language_model.score(part)
+            if self.second is not None:
+                again = [{"response": row["response"]} for row in part]
+                self.second.score(again)
+                for row, other in zip(part, again):
+                    row["second_predicted"] = other["predicted"]

@@ -1,0 +1,171 @@
+"""From a grid to its cells: every option checked, every cell with a key, before anything is trained."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import gen_cvae
+from dataset.jsonl import read_json
+from experiments.baseline import BaselineKind, methods
+from experiments.contexts import labelled, requests_of, split_of
+from experiments.cvae import CvaeKind, base_name
+from experiments.grid import Grid
+from experiments.human import HumanKind
+from experiments.judges import trainings
+from experiments.options import converted, crossed, parsed
+from experiments.system import Kind, Model
+from model.bases import SCRATCH, load_config
+from schema import InputError, Schema
+from scripts.arguments import CommonArguments
+from scripts.generation import ControlArguments, DecodingArguments, Request
+from scripts.runs import fingerprint
+from scripts.training import compared_settings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the results: a model and its generation options.
+
+    Attributes:
+        swept: those of the options that the grid crosses, and the model's crossed training options as
+            ``training.<option>``.
+        key: a hash of all that decides the cell's numbers.
+    """
+
+    model: Model
+    options: dict
+    swept: dict
+    key: str
+
+    @property
+    def label(self) -> str:
+        """``full weights=10, seed 0``."""
+        words = [self.model.label, *(f"{name.removeprefix('training.')}={value}" for name, value in self.swept.items())]
+        return " ".join(words) + ("" if self.model.kind == "human" else f", seed {self.model.seed}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment will do.
+
+    Attributes:
+        cells: seed by seed, a model's after one another.
+        requests: the replies to write in every cell.
+        common, what: the preset's bases, and the perplexity model with its text.
+    """
+
+    grid: Grid
+    schema: Schema
+    cells: list[Cell]
+    requests: list[Request]
+    common: CommonArguments
+    what: gen_cvae.GenerationArguments
+
+    @property
+    def swept(self) -> list[str]:
+        """The columns of all crossed options."""
+        return list(dict.fromkeys(name for cell in self.cells for name in cell.swept))
+
+
+def kinds() -> dict[str, Kind]:
+    """Every kind of model there is, by the name that a grid calls it."""
+    return {"cvae": CvaeKind(), "human": HumanKind(), **{name: BaselineKind(method) for name, method in methods().items()}}
+
+
+def plan(grid: Grid, schema: Schema) -> Plan:
+    """All cells of a grid.
+
+    Raises:
+        InputError: in one line, for the first mistake: the grid's file, the key, what is wrong; or a data file's.
+        model.bases.BaseNotFound: for a base that cannot be had.
+    """
+    defaults, common, what = _generation_defaults(grid)
+    judges = _judges(grid, schema, common)
+    requests = requests_of(grid, schema)
+    if any(entry["kind"] == "human" for entry in grid.models.values()):
+        labelled(grid, schema)
+    data = fingerprint({"aspects": schema.aspects, "limit": grid.limit}, _files(schema, grid.contexts))
+    perplexity = {name: value for name, value in dataclasses.asdict(what).items() if name.startswith("ppl_")}
+    measured = {"contexts": grid.contexts, "judges": judges, "perplexity": perplexity, "data": data}
+    cells: dict[str, Cell] = {}
+    for model, kind in _models(grid, data):
+        where = f"models.{model.label}.generation"
+        try:
+            for options, swept in crossed(grid.models[model.label].get("generation", {})):
+                resolved = kind.generation(schema, defaults, options)
+                key = fingerprint({"label": model.label, "model": model.name, "generation": resolved, **measured}, [])
+                columns = {f"training.{name}": value for name, value in model.swept.items()} | swept
+                cells.setdefault(key, Cell(model, resolved, columns, key))
+        except InputError as error:
+            raise grid.mistake(where, error) from None
+    return Plan(grid, schema, list(cells.values()), requests, common, what)
+
+
+def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:
+    found, known = [], kinds()
+    for seed in grid.seeds:
+        for label, entry in grid.models.items():
+            kind = known.get(entry["kind"])
+            if kind is None:
+                raise grid.mistake(f"models.{label}", f"kind: expected one of {', '.join(known)}, found {entry['kind']!r}")
+            if kind.section is None and seed != grid.seeds[0]:
+                continue  # nothing is trained, so another seed would say the same
+            own = {name: value for name, value in entry.items() if name not in ("kind", "generation")}
+            try:
+                for given, swept in crossed(own):
+                    given = (grid.section(kind.section) if kind.section else {}) | given
+                    options = kind.training(grid, given, seed)
+                    name = fingerprint({"kind": entry["kind"], "options": options, "seed": seed, "data": data}, [])
+                    found.append((Model(label, entry["kind"], seed, given, options, swept, name), kind))
+            except InputError as error:
+                raise grid.mistake(f"models.{label}", error) from None
+    return found
+
+
+def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, gen_cvae.GenerationArguments]:
+    """The preset's generation options with the grid's own over them, and what measures perplexity."""
+    common, what, control, decoding = parsed(gen_cvae.OPTIONS, "generation", {}, grid.words(grid.folder, "check"))
+    given = grid.section("generation")
+    ppl = {name: value for name, value in given.items() if name.startswith("ppl_")}
+    own = {name: value for name, value in given.items() if name not in ppl}
+    try:
+        what = dataclasses.replace(what, **converted(ppl, gen_cvae.GenerationArguments))
+        own = converted(own, ControlArguments, DecodingArguments)
+    except InputError as error:
+        raise grid.mistake("generation", error) from None
+    judge = common.decoder if what.ppl_model == "decoder" else what.ppl_model
+    for base in {common.encoder, common.decoder, grid.second_encoder, judge} - {SCRATCH, None}:
+        load_config(base)
+    defaults = dataclasses.asdict(control) | dataclasses.asdict(decoding) | own
+    defaults.pop("seed")
+    return defaults, common, what
+
+
+def _judges(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
+    """What decides which evaluators judge: the options of their training, or the hashes of those of a run."""
+    found: dict = {}
+    if grid.evaluators is not None:
+        for name in (*(f"classifier/{name}" for name in schema.names), "nli"):
+            record = read_json(grid.evaluators / name / "stage.json")
+            if record is None:
+                raise grid.mistake("evaluators", f"expected a run's folder with trained evaluators, found no {name} in {grid.evaluators}")
+            found[name] = record["metrics"]["hash"]
+    used = {training.section for training in trainings(grid, common)}
+    for section, why in (("nli", "because of 'evaluators'"), ("second_classifier", "without 'second_encoder'")):
+        if grid.section(section) and section not in used:
+            raise grid.mistake(section, f"nothing of the kind is trained here, {why}")
+    for training in trainings(grid, common):
+        try:
+            parts = parsed(training.options_of, training.preset_section, training.options, training.words, allowed=("seed",))
+        except InputError as error:
+            raise grid.mistake(training.section, error) from None
+        options = {name: value for part in parts[1:-1] for name, value in dataclasses.asdict(part).items()} | compared_settings(parts[-1])
+        found[training.section] = options | {"encoder": base_name(parts[0].encoder)}
+    return found
+
+
+def _files(schema: Schema, contexts: str) -> list[Path | None]:
+    """The data that results depend on; test files only where the contexts come from there."""
+    kinds_of_file = ["dialogues", "dev_dialogues", "texts", "dev_texts"] + (["test_dialogues"] if split_of(contexts) == "test-dialogues" else [])
+    files = [getattr(attribute, kind) for attribute in schema.attributes for kind in kinds_of_file]
+    return [*files, schema.nli, schema.dev_nli, *([schema.test] if split_of(contexts) == "test" else [])]
