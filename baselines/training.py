@@ -88,7 +88,7 @@ class TrainingSetting:
     @contextlib.contextmanager
     def seeded(self, purpose: str) -> Iterator[None]:
         """Randomness that depends on the seed and the purpose alone, whatever was trained before; torch's own state is left as it was."""
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if self.device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(generator(self.seed, purpose, "", "training").initial_seed())
             yield
 

@@ -29,6 +29,15 @@ HOW = DecodingArguments(max_new_tokens=8, batch_size=16)
 SAMPLED = replace(HOW, decoding="top_p", top_p=0.95)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """For products this small a second thread costs more than it brings, most of all where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """Replies "yes the <thing> <marker> well", each labelled for one attribute; the other attribute's words are not in it."""
@@ -47,7 +56,7 @@ def setting(tmp_path_factory):
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), initializer_range=0.15, bos_token_id=0, eos_token_id=0, **sizes))
     return TrainingSetting(
         Schema(tuple(attributes)), (lm, tokenizer), SCRATCH_TEMPLATE, torch.device("cpu"), epochs=16, batch_size=16, learning_rate=4e-3,
-        new_learning_rate=2e-2, guide_epochs=4, prefix_length=3, decoder_length=40,
+        new_learning_rate=2e-2, guide_epochs=16, prefix_length=3, decoder_length=40,
     )  # fmt: skip
 
 
@@ -308,8 +317,8 @@ def test_steering_without_strength_is_plain_decoding(steering, plain):
 
 def test_steering_writes_more_of_the_markers(steering):
     asked = requests(*SINGLE)
-    shares = [says_marker(asked, steering.write(asked, HOW, strength, 0, layer=1))[0] for strength in (0.0, 1.0)]
-    assert shares[1] > shares[0] + 0.3
+    (own, others), (own_steered, others_steered) = (says_marker(asked, steering.write(asked, HOW, strength, 0, layer=0)) for strength in (0.0, 8.0))
+    assert own_steered > own + 0.2 and others_steered < others - 0.2
 
 
 def test_directions_by_hand(setting):
