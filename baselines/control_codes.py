@@ -46,5 +46,5 @@ class ControlCodes:
 
     def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int) -> list[str]:
         """See `baselines.registry.Baseline`; a code has no strength, so that it does not matter."""
-        before = [[self.codes[aspect] for aspect in request.target.values()] for request in requests]
+        before = [[code for aspect, code in self.codes.items() if aspect in request.target.values()] for request in requests]
         return self.model.write(requests, how, seed, before=before)

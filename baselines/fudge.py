@@ -2,7 +2,7 @@
 
 At every step the k most probable tokens are scored ``log P(token | text so far) + strength * sum over the named
 attributes of log P(aspect | reply so far + token)``; other tokens are left out. Several attributes are independent given
-the reply (section 3.3 of the paper). The guides judge all k candidates exactly, in one pass behind their own caches
+the reply, as the paper takes them (section 3). The guides judge all k candidates exactly, in one pass behind their own caches
 (`baselines.guides.Guide.candidates`).
 """
 

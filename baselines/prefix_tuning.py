@@ -3,7 +3,8 @@
 The prefixes are `peft`'s prefix encoders. They are put into the cache as `model.decoder` puts z there, with positions that
 count real tokens from 0, because `peft`'s own model shifts the positions of the text by the prefix's length. A prefix
 begins as the keys and values of a training reply's first tokens: the paper found activations of real words better than
-random numbers where there is little data (section 7.4), and needs no reparametrisation then.
+random numbers where there is little data (section 7.4). We train keys and values themselves, without the paper's
+reparametrisation by an MLP (section 4.3), which made training from random numbers stable.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, training_rows, uncontrolled
-from baselines.training import TrainingSetting, optimise
+from baselines.training import TrainingSetting, all_aspects, optimise
 from dataset.encoding import text_ids
 from model.decoder import check_plain_cache
 from schema import InputError, Schema
@@ -152,7 +153,7 @@ class PrefixTuning:
         """
         if combination not in COMBINATIONS:
             raise InputError(f"prefix tuning: combination must be one of {COMBINATIONS}, found {combination!r}")
-        number = {aspect: index for index, aspect in enumerate(aspect for a in self.schema.attributes for aspect in a.aspects)}
+        number = {aspect: index for index, aspect in enumerate(all_aspects(self.schema))}
         chosen = [[number.get(request.target.get(name), -1) for name in self.schema.names] for request in requests]
         chosen, states = torch.tensor(chosen, device=self.model.device), self.prefixes()
         return self.model.write(requests, how, seed, lambda lm: PrefixDecoder(lm, lambda: states, chosen, combination))

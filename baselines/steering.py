@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, Step, training_rows, uncontrolled
-from baselines.training import TrainingSetting
+from baselines.training import TrainingSetting, all_aspects
 from dataset.encoding import IGNORED
 from schema import InputError, Schema
 from scripts.generation import DecodingArguments, Request
@@ -112,7 +112,6 @@ class Steering:
         layer = (n_layers - 1) // 2 if layer is None else layer
         if not 0 <= layer < n_layers:
             raise InputError(f"steering: layer must be from 0 to {n_layers - 1}, found {layer}")
-        aspects = [aspect for attribute in self.schema.attributes for aspect in attribute.aspects]
-        member = torch.tensor([[float(aspect in request.target.values()) for aspect in aspects] for request in requests], device=self.model.device)
-        vectors = strength * member @ self.vectors[layer]
+        member = [[float(aspect in request.target.values()) for aspect in all_aspects(self.schema)] for request in requests]
+        vectors = strength * torch.tensor(member, device=self.model.device) @ self.vectors[layer]
         return self.model.write(requests, how, seed, lambda lm: SteeredDecoder(lm, layer, vectors))

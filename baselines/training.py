@@ -20,6 +20,11 @@ from model.noise import generator
 from schema import InputError, Schema
 
 
+def all_aspects(schema: Schema) -> list[str]:
+    """The aspects of all attributes in schema order; their positions number them where attributes do not matter."""
+    return [aspect for attribute in schema.attributes for aspect in attribute.aspects]
+
+
 @dataclass(frozen=True)
 class TrainingSetting:
     """What a baseline is trained from; the defaults are those of the CVAE's `small` preset.
@@ -61,8 +66,8 @@ class TrainingSetting:
 
     @property
     def aspects(self) -> list[str]:
-        """All aspects of all attributes in schema order; their positions number them where attributes do not matter."""
-        return [aspect for attribute in self.schema.attributes for aspect in attribute.aspects]
+        """`all_aspects` of the schema."""
+        return all_aspects(self.schema)
 
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base decoder in fp32, a copy of its own, on the device, and its tokenizer.

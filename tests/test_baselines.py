@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, GPT2LMH
 
 from baselines.fudge import Fudge
 from baselines.guides import Guide, guides, judge
-from baselines.language_model import PlainDecoder, Step, uncontrolled
+from baselines.language_model import DialogueCollator, PlainDecoder, Step, reply_loss, uncontrolled
 from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combine
 from baselines.registry import METHODS, TrainingSetting, method_named
 from baselines.rerank import Rerank
@@ -97,6 +97,19 @@ def test_the_base_given_is_left_as_it_is_and_the_copy_learns(setting, plain):
     assert [reply.split()[:3] for reply in replies] == [["yes", "the", thing] for thing in THINGS]
 
 
+def test_the_loss_is_that_of_transformers_and_a_weight_adds_the_contexts(plain):
+    """Padded on the left here, unpadded there; the contexts' first tokens have nothing before them."""
+    lm, rows = plain.model.lm, [([4, 5, 6, 7, 8, 0], 3), ([9, 10, 11], 1)]
+    encoded = [{"input_ids": ids, "labels": [-100] * start + ids[start:], "aspect": 0} for ids, start in rows]
+    batch = DialogueCollator(plain.model.tokenizer.pad_token_id)(encoded)
+    with torch.no_grad():
+        nats = [-lm(torch.tensor([ids])).logits.log_softmax(-1)[0, :-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1) for ids, _ in rows]
+        reply = torch.cat([loss[start - 1 :] for loss, (_, start) in zip(nats, rows)]).mean()
+        torch.testing.assert_close(reply_loss(PlainDecoder(lm), batch), reply)
+        longest = DialogueCollator(plain.model.tokenizer.pad_token_id)(encoded[:1])  # alone: in the batch a padding token precedes the short one
+        torch.testing.assert_close(reply_loss(PlainDecoder(lm), longest, 0.5), nats[0][2:].mean() + 0.5 * nats[0][:2].mean())
+
+
 def test_greedy_is_what_transformers_generates(plain):
     model, asked = plain.model, requests({}, things=("bread", "tea"))
     rows = encode_for_decoder(model.tokenizer, model.template, [(*r.context, "yes", *r.context) if r.id == "1" else r.context for r in asked], None, 40)
@@ -137,9 +150,9 @@ def test_control_codes_write_the_marker_that_is_asked_for(codes):
 def test_control_codes_stand_in_front_in_schema_order(codes, monkeypatch):
     seen = {}
     monkeypatch.setattr(type(codes.model), "write", lambda self, asked, how, seed, before: seen.update(before=before) or [""] * len(asked))
-    codes.write(requests(*BOTH, {}, things=("tea",)), HOW, 1.0, 0)
+    codes.write(requests(*BOTH, {}, {"mood": "calm", "style": "plain"}, things=("tea",)), HOW, 1.0, 0)
     number = codes.codes
-    assert seen["before"] == [[number["lyrical"], number["sad"]], [number["plain"], number["angry"]], []]
+    assert seen["before"] == [[number["lyrical"], number["sad"]], [number["plain"], number["angry"]], [], [number["plain"], number["calm"]]]
 
 
 def test_a_code_in_a_users_text_is_plain_text(codes):
