@@ -7,6 +7,7 @@ random numbers where there is little data (section 7.4). We train keys and value
 reparametrisation by an MLP (section 4.3), which made training from random numbers stable.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from types import ModuleType
@@ -141,7 +142,8 @@ class PrefixTuning:
             decoder = PrefixDecoder(model.lm, prefixes, torch.arange(len(setting.aspects), device=setting.device).unsqueeze(1))
             rows = training_rows(model.tokenizer, setting, dialogues)
             collate, new = DialogueCollator(model.tokenizer.pad_token_id), frozenset(prefixes.parameters())
-            optimise(cls.name, prefixes, rows, collate, lambda batch: reply_loss(decoder, batch), setting, setting.epochs, new)
+            rates = dataclasses.replace(setting, new_learning_rate=setting.prefix_learning_rate)
+            optimise(cls.name, prefixes, rows, collate, lambda batch: reply_loss(decoder, batch), rates, setting.epochs, new)
         return cls(model, prefixes, setting.schema)
 
     @torch.no_grad()

@@ -34,7 +34,8 @@ class TrainingSetting:
         decoder: base decoder, by folder or hub name, or a (model, tokenizer) pair, which is copied and left as it is.
         template: the marks of the speakers in the decoder's text.
         device: where to train and to write; bf16 autocast on a GPU that has it.
-        learning_rate, new_learning_rate: of the base's weights, and of what comes from no base (prefixes, heads).
+        learning_rate, new_learning_rate: of the base's weights, and of the guides' heads, which come from no base.
+        prefix_learning_rate: of prefixes, which are keys and values themselves and learn in larger steps than weights.
         context_weight: of language modelling on the context's tokens, for decoders from scratch.
         guide_epochs: of the guide classifiers, which soon know their training replies by heart.
         prefix_length: key/value positions of prefix tuning, per aspect.
@@ -50,6 +51,7 @@ class TrainingSetting:
     batch_size: int = 128
     learning_rate: float = 2e-4
     new_learning_rate: float = 1e-3
+    prefix_learning_rate: float = 5e-3
     warmup_steps: int = 30
     weight_decay: float = 0.01
     context_weight: float = 0.0

@@ -57,7 +57,7 @@ def setting(tmp_path_factory):
     lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), initializer_range=0.15, bos_token_id=0, eos_token_id=0, **sizes))
     return TrainingSetting(
         Schema(tuple(attributes)), (lm, tokenizer), SCRATCH_TEMPLATE, torch.device("cpu"), epochs=16, batch_size=16, learning_rate=4e-3,
-        new_learning_rate=2e-2, guide_epochs=16, prefix_length=3, decoder_length=40,
+        prefix_learning_rate=2e-2, guide_epochs=16, prefix_length=3, decoder_length=40,
     )  # fmt: skip
 
 
