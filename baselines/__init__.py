@@ -1,0 +1,1 @@
+"""Methods that people would use instead, trained and decoded like the CVAE."""

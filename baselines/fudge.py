@@ -1,0 +1,91 @@
+"""FUDGE: the language model's next-token probabilities times a guide's opinion of each candidate (Yang & Klein, NAACL 2021).
+
+At every step the k most probable tokens are scored ``log P(token | text so far) + strength * sum over the named
+attributes of log P(aspect | reply so far + token)``; other tokens are left out. Several attributes are independent given
+the reply, as the paper takes them (section 3). The guides judge all k candidates exactly, in one pass behind their own caches
+(`baselines.guides.Guide.candidates`).
+"""
+
+import torch
+from transformers import Cache, DynamicCache, PreTrainedModel
+
+from baselines.guides import Guide, encode_replies, guides
+from baselines.language_model import LanguageModel, PlainDecoder, Step, precise, uncontrolled
+from baselines.training import TrainingSetting
+from schema import InputError, Schema
+from scripts.generation import DecodingArguments, Request
+
+LEFT_OUT = 1e4  # taken from the logits of all but the candidates; they keep their order, for steps at which all candidates are banned
+
+
+class GuidedCache:
+    """The language model's cache and the guides'."""
+
+    def __init__(self, lm: Cache, guides: list[Cache]):
+        self.lm, self.guides = lm, guides
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep those rows of the batch."""
+        for cache in (self.lm, *self.guides):
+            cache.batch_select_indices(indices)
+
+
+class GuidedDecoder(PlainDecoder):
+    """A language model whose candidates guides have their say about.
+
+    Args:
+        guides: one per attribute.
+        start: what the guides read before a reply.
+        targets: [N, K] aspect indices, -1 where an attribute is not named; the decoder's rows are rows of it.
+        candidates: how many tokens the guides judge.
+    """
+
+    def __init__(self, lm: PreTrainedModel, guides: list[Guide], start: list[int], targets: torch.Tensor, strength: float, candidates: int):
+        super().__init__(lm)
+        self.guides, self.start, self.targets, self.strength, self.k = guides, start, targets, strength, candidates
+
+    def start_cache(self, rows: torch.Tensor) -> GuidedCache:
+        """Empty caches for all."""
+        return GuidedCache(DynamicCache(), [DynamicCache() for _ in self.guides])
+
+    def run(self, step: Step, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: GuidedCache, logits_to_keep: int = 1) -> torch.Tensor:
+        """Guided logits of the last position, [B, 1, V]; arguments as for `PlainDecoder.run`."""
+        first = cache.lm.get_seq_length() == 0
+        read = torch.tensor([self.start] * len(step.ids), device=step.ids.device) if first else step.ids
+        logits = super().run(step, attention_mask, past_mask, cache.lm, logits_to_keep=1)[:, -1].float()
+        scores, tokens = logits.topk(min(self.k, logits.shape[-1]))
+        for guide, past, target in zip(self.guides, cache.guides, self.targets[step.rows].unbind(1)):
+            opinions = guide.candidates(read, tokens, past)  # [B, k, aspects]
+            opinion = opinions.gather(2, target.clamp_min(0).view(-1, 1, 1).expand(-1, tokens.shape[1], 1)).squeeze(2)
+            scores = scores + self.strength * opinion * (target >= 0).unsqueeze(1)
+        return (logits - LEFT_OUT).scatter(1, tokens, scores).unsqueeze(1)
+
+
+class Fudge:
+    """The uncontrolled language model, guided at every token."""
+
+    name = "fudge"
+    has_strength = True
+
+    def __init__(self, model: LanguageModel, guides: list[Guide], schema: Schema):
+        self.model, self.guides, self.schema = model, guides, schema
+
+    @classmethod
+    def train(cls, setting: TrainingSetting, shared: dict) -> "Fudge":
+        """See `baselines.registry.Baseline`."""
+        return cls(uncontrolled(setting, shared), guides(setting, shared), setting.schema)
+
+    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, candidates: int = 50) -> list[str]:
+        """See `baselines.registry.Baseline`; strength is what the guides' log-probabilities are multiplied by.
+
+        Args:
+            candidates: the most probable tokens among which to choose.
+        """
+        if candidates < 1:
+            raise InputError(f"fudge: candidates must be at least 1, found {candidates}")
+        targets = torch.tensor([self.schema.target_indices(request.target) for request in requests], device=self.model.device)
+        named = (targets >= 0).any(0).nonzero().squeeze(1).tolist()
+        chosen = [precise(self.guides[index], how, self.model.device) for index in named]
+        row = encode_replies(self.model, [""])[0]
+        start = row["input_ids"][:-1]  # without the end of the empty reply
+        return self.model.write(requests, how, seed, lambda lm: GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates))

@@ -1,0 +1,223 @@
+"""A causal language model fine-tuned on the dialogues: what every baseline stands on, and as it is, the one without control.
+
+Replies are written by `model.decoding.generate`, the CVAE's own loop, so that a difference between methods is none of the
+decoding.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from baselines.training import TrainingSetting, once, optimise
+from dataset.batching import pad, pad_inputs
+from dataset.dialogues import Dialogue
+from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
+from model.decoding import generate
+from model.losses import context_loss, reconstruction_loss, token_losses
+from model.noise import generators
+from schema import InputError, target_name
+from scripts.generation import DecodingArguments, Request
+
+
+class Step(NamedTuple):
+    """What a decoder reads in one call: token ids [B, T], and which reply each row writes, [B]."""
+
+    ids: torch.Tensor
+    rows: torch.Tensor
+
+
+class PlainDecoder:
+    """A causal LM behind the interface of `model.decoder.LatentDecoder` that `generate` decodes with.
+
+    Where the CVAE's decoder has latents, this one has the numbers of the replies under way, by which a method's own
+    decoder looks up what it adds to each.
+    """
+
+    to_logits = None
+
+    def __init__(self, lm: PreTrainedModel):
+        self.lm = lm
+
+    def to_offset(self, rows: torch.Tensor) -> torch.Tensor:
+        """The numbers of the replies [B] as they are: `generate` keeps them for the rows still alive."""
+        return rows
+
+    def embed(self, ids: torch.Tensor, rows: torch.Tensor) -> Step:
+        """What `run` reads; the language model embeds."""
+        return Step(ids, rows)
+
+    def start_cache(self, rows: torch.Tensor) -> Cache:
+        """An empty cache; methods may begin with something in it."""
+        return DynamicCache()
+
+    def prefix_mask(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Which cached positions in front of the prompt count, [B, P]; None where there are none."""
+        return None
+
+    def run(self, step: Step, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: Cache | None, logits_to_keep: int = 0) -> torch.Tensor:
+        """Logits [B, T, V] of the new tokens; arguments as for `LatentDecoder.run`, whose positions count real tokens from 0 too."""
+        prefix = self.prefix_mask(step.rows)
+        return self.lm(
+            input_ids=step.ids,
+            attention_mask=past_mask if prefix is None else torch.cat([prefix, past_mask], dim=1),
+            position_ids=(past_mask.long().cumsum(1) - 1).clamp_min(0)[:, -step.ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=logits_to_keep,
+        ).logits
+
+
+def precise(model: nn.Module, how: DecodingArguments, device: torch.device) -> nn.Module:
+    """The model, or a bf16 copy of it where replies are to be written in bf16: what is trained next still starts in fp32."""
+    half = how.precision == "bf16" or (how.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return copy.deepcopy(model).to(torch.bfloat16) if half else model
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal LM with what it reads and writes text by."""
+
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: DialogueTemplate
+    decoder_length: int
+    device: torch.device
+
+    def write(
+        self, requests: list[Request], how: DecodingArguments, seed: int, decoder: Callable[[PreTrainedModel], PlainDecoder] = PlainDecoder,
+        before: list[list[int]] | None = None, purpose: str = "decoding",
+    ) -> list[str]:  # fmt: skip
+        """One reply per request, in order; none depends on what else is in its batch.
+
+        Args:
+            decoder: makes a method's decoder from the language model in the precision of writing.
+            before: token ids in front of each request's prompt.
+            purpose: of the noise that ``top_p`` draws; another purpose, another sample.
+
+        Raises:
+            InputError: where the model has not enough positions for a reply.
+        """
+        positions, length = getattr(self.lm.config, "max_position_embeddings", None), self.decoder_length
+        if positions is not None:  # room for the reply is kept in every prompt, so that no reply is cut by its neighbours' prompts
+            length = min(length, positions - how.max_new_tokens)
+        length -= max(map(len, before)) if before else 0
+        if length < 1:
+            raise InputError(f"--max-new-tokens {how.max_new_tokens} leaves no room for the context; the decoder has {positions} positions")
+        prompts = encode_for_decoder(self.tokenizer, self.template, [request.context for request in requests], None, length)
+        rows = [{"input_ids": front + row["input_ids"]} for front, row in zip(before or [[]] * len(prompts), prompts)]
+        sources = None
+        if how.decoding == "top_p":
+            sources = generators(seed, [(request.id, target_name(request.target)) for request in requests], purpose)
+        writer = decoder(precise(self.lm, how, self.device))
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        replies = [""] * len(rows)
+        with tqdm(total=len(rows), desc="decoding", unit="reply", leave=False, disable=None) as bar:
+            for begin in range(0, len(order), how.batch_size):
+                chosen = order[begin : begin + how.batch_size]
+                batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id, side="left")
+                tokens = generate(
+                    writer,
+                    torch.tensor(chosen, device=self.device),
+                    batch["input_ids"].to(self.device),
+                    batch["attention_mask"].to(self.device),
+                    eos_token_id=self.tokenizer.eos_token_id,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    max_new_tokens=how.max_new_tokens,
+                    decoding=how.decoding,
+                    top_p=how.top_p,
+                    temperature=how.temperature,
+                    sources=None if sources is None else [sources[index] for index in chosen],
+                    no_repeat_ngram_size=how.no_repeat_ngram_size,
+                    repetition_penalty=how.repetition_penalty,
+                )
+                for index, text in zip(chosen, self.tokenizer.batch_decode(tokens, skip_special_tokens=True)):
+                    replies[index] = " ".join(text.split())
+                bar.update(len(chosen))
+        return replies
+
+
+def training_rows(
+    tokenizer: PreTrainedTokenizerBase, setting: TrainingSetting, dialogues: list[tuple[str, Dialogue]], before: dict[str, list[int]] | None = None
+) -> list[dict]:
+    """Encoded dialogues: ``input_ids``, ``labels`` and the number of the aspect.
+
+    Args:
+        before: aspect -> token ids in front of its dialogues.
+    """
+    contexts, responses = [d.context for _, d in dialogues], [d.response for _, d in dialogues]
+    longest = max(map(len, before.values())) if before else 0
+    encoded = encode_for_decoder(tokenizer, setting.template, contexts, responses, setting.decoder_length - longest)
+    number = {aspect: index for index, aspect in enumerate(setting.aspects)}
+    fronts = [before[aspect] if before else [] for aspect, _ in dialogues]
+    return [
+        {"input_ids": front + row["input_ids"], "labels": [IGNORED] * len(front) + row["labels"], "aspect": number[aspect]}
+        for (aspect, _), front, row in zip(dialogues, fronts, encoded)
+    ]
+
+
+class DialogueCollator:
+    """Rows of `training_rows` -> a batch, padded on the left, so that all replies end in the last column."""
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor | int]:
+        batch = pad_inputs(rows, self.pad_token_id, side="left")
+        batch |= {"labels": pad([row["labels"] for row in rows], IGNORED, "left"), "aspect": torch.tensor([row["aspect"] for row in rows])}
+        return batch | {"response_length": max(sum(label != IGNORED for label in row["labels"]) for row in rows)}
+
+
+def reply_loss(decoder: PlainDecoder, batch: dict, context_weight: float = 0.0) -> torch.Tensor:
+    """Nats per token of the replies, plus those of the contexts times their weight; the aspects are the decoder's rows."""
+    ids, mask, kept = batch["input_ids"], batch["attention_mask"], 0 if context_weight else batch["response_length"] + 1
+    rows = batch["aspect"]
+    prefix = decoder.prefix_mask(rows)
+    logits = decoder.run(Step(ids, rows), mask, mask, None if prefix is None else decoder.start_cache(rows), kept)
+    losses = token_losses(logits, ids[:, -kept:])
+    loss = reconstruction_loss(losses, batch["labels"][:, -kept:])
+    return loss + context_weight * context_loss(losses, mask, batch["labels"]) if context_weight else loss
+
+
+def fine_tune(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], setting: TrainingSetting, name: str) -> LanguageModel:
+    """Train all weights of a base on encoded dialogues; `lm` itself is trained."""
+    decoder = PlainDecoder(lm)
+    optimise(name, lm, rows, DialogueCollator(tokenizer.pad_token_id), lambda batch: reply_loss(decoder, batch, setting.context_weight), setting, setting.epochs)
+    return LanguageModel(lm, tokenizer, setting.template, setting.decoder_length, setting.device)
+
+
+def uncontrolled(setting: TrainingSetting, shared: dict) -> LanguageModel:
+    """The base fine-tuned on all dialogues without their labels; trained once for all methods of a run."""
+
+    def make() -> LanguageModel:
+        with setting.seeded("uncontrolled"):
+            lm, tokenizer = setting.base()
+            model = fine_tune(lm, tokenizer, training_rows(tokenizer, setting, setting.dialogues(shared)), setting, "uncontrolled")
+            model.lm.requires_grad_(False)  # methods that stand on it leave it as it is
+            return model
+
+    return once(setting, shared, "uncontrolled", make)
+
+
+class Uncontrolled:
+    """The fine-tuned language model as it is: targets do not matter, except that each has its own noise."""
+
+    name = "uncontrolled"
+    has_strength = False
+
+    def __init__(self, model: LanguageModel):
+        self.model = model
+
+    @classmethod
+    def train(cls, setting: TrainingSetting, shared: dict) -> "Uncontrolled":
+        """See `baselines.registry.Baseline`."""
+        return cls(uncontrolled(setting, shared))
+
+    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int) -> list[str]:
+        """See `baselines.registry.Baseline`; strength does not matter."""
+        return self.model.write(requests, how, seed)
