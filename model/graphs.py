@@ -10,10 +10,19 @@ logger = logging.getLogger(__name__)
 
 
 class _Place(threading.local):
-    """Where a thread records: one stream and one pool of memory, as it replays its graphs one after the other."""
+    """Where a thread records: one stream and one pool of memory, as it replays its graphs one after the other.
+
+    A pool is gone with its last graph, so one that does nothing stays.
+    """
 
     def __init__(self):
         self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        self.nothing, number = torch.cuda.CUDAGraph(), torch.zeros(1, device="cuda")
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self.nothing.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            number.add_(0)
+            self.nothing.capture_end()
 
 
 _place: _Place | None = None

@@ -107,6 +107,8 @@ class CvaeTrainer(Trainer):
         model: Miracle = self.accelerator.unwrap_model(self.model)
         training = model.training
         model.eval()
+        if self.graphed is not None:
+            self.graphed.forget()  # evaluation needs the memory
         generator = torch.Generator().manual_seed(0)
         total, count = None, 0
         for batch in self.get_eval_dataloader(eval_dataset):

@@ -15,8 +15,8 @@ class GraphedStep:
     """Computes gradients of a batch, from a graph where its shape has come before.
 
     A step of a large model launches thousands of small kernels, and launching them takes longer than computing them. The
-    first batch of a shape is computed as usual, the second is recorded, all further ones are one launch each. Results
-    are those of the plain step: the same kernels run in the same order.
+    very first batch is computed as usual; after that every shape is recorded when it first comes, and further batches of
+    it are one launch each. Results are those of the plain step: the same kernels run in the same order.
 
     Args:
         forward: (batch, weight of the KL term as a scalar tensor) -> the loss and what is to be logged, [n]. It must not
@@ -28,7 +28,7 @@ class GraphedStep:
         self.forward, self.parameters = forward, parameters
         self.kl, self.scale = torch.zeros((), device=device), torch.ones((), device=device)
         self.gradients: list[tuple[torch.nn.Parameter, torch.Tensor]] | None = None  # where backward passes leave them, every time
-        self.graphs: OrderedDict[tuple, tuple[Batch, torch.Tensor, Callable[[], None]] | None] = OrderedDict()  # None: came once
+        self.graphs: OrderedDict[tuple, tuple[Batch, torch.Tensor, Callable[[], None]]] = OrderedDict()
         self.records = device.type == "cuda"
 
     def __call__(self, batch: Batch, kl: float, scale: float = 1.0) -> torch.Tensor:
@@ -37,17 +37,8 @@ class GraphedStep:
         self.scale.fill_(scale)
         self._place_gradients()
         shape = tuple((name, tuple(value.shape) if isinstance(value, torch.Tensor) else value) for name, value in sorted(batch.items()))
-        if shape not in self.graphs and self.records:
-            self.graphs[shape] = None
+        if self.gradients is None or not self._recorded(shape, batch):
             return self._compute(batch)
-        if self.records and self.graphs[shape] is None:
-            self.graphs[shape] = self._record(batch)
-            self.records = self.graphs[shape] is not None
-        if not self.records:
-            return self._compute(batch)
-        self.graphs.move_to_end(shape)
-        for old in [key for key, graph in self.graphs.items() if graph is not None][:-MOST_SHAPES]:
-            del self.graphs[old]
         inputs, logged, replay = self.graphs[shape]
         for name, value in batch.items():
             if isinstance(value, torch.Tensor):
@@ -70,9 +61,29 @@ class GraphedStep:
             for parameter, gradient in missing:
                 parameter.grad = gradient
 
-    def _record(self, batch: Batch) -> tuple[Batch, torch.Tensor, Callable[[], None]] | None:
-        inputs = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-        logged = []
+    def _recorded(self, shape: tuple, batch: Batch) -> bool:
+        """Whether there is a graph of that shape now."""
+        if shape in self.graphs:
+            self.graphs.move_to_end(shape)
+            return True
+        if not self.records:
+            return False
+        while len(self.graphs) >= MOST_SHAPES:
+            self.graphs.popitem(last=False)
         torch.cuda.empty_cache()  # the graphs' memory is their own
-        replay = recorded(lambda: logged.append(self._compute(inputs)))
-        return None if replay is None else (inputs, logged[0], replay)
+        for _ in range(2):
+            inputs = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+            logged: list[torch.Tensor] = []
+            replay = recorded(lambda: logged.append(self._compute(inputs)))
+            if replay is not None:
+                self.graphs[shape] = (inputs, logged[0], replay)
+                return True
+            self.forget()  # where memory ran out, it may have been split up by the others
+        self.records = False
+        return False
+
+    def forget(self) -> None:
+        """Give the graphs' memory back; shapes are recorded again when they come."""
+        self.graphs.clear()
+        if self.records:
+            torch.cuda.empty_cache()
