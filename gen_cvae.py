@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 
     seconds: dict[str, float] = {}
     sample = timed(seconds, "latents", generator.latents, requests, control, decoding.batch_size)
-    replies = timed(seconds, "decoding", generator.decode, requests, sample.z, decoding, control.seed)
+    replies = timed(seconds, "decoding", generator.decode, requests, sample, decoding, control.seed)
     rows = generations_of(requests, replies, control.seed)
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
     before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None
@@ -194,7 +194,7 @@ def sweep(
     for weight in weights:
         settings = dataclasses.replace(control, weights=str(weight))
         sample = generator.latents(requests, settings, decoding.batch_size)
-        rows = generations_of(requests, generator.decode(requests, sample.z, decoding, control.seed), control.seed)
+        rows = generations_of(requests, generator.decode(requests, sample, decoding, control.seed), control.seed)
         scorer.score(rows)
         if language_model is not None:
             language_model.score(rows)

@@ -260,7 +260,7 @@ class Miracle:
                 requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
                 settings = dataclasses.replace(control, seed=seed, **({} if any(r.target for r in requests) else {"algorithm": "none"}))
                 sample = self.generator.latents(requests, settings, decoding.batch_size)
-                found = self.generator.decode(requests, sample.z, decoding, seed, watch(chosen))
+                found = self.generator.decode(requests, sample, decoding, seed, watch(chosen))
                 for place, i in enumerate(chosen):
                     texts[i], latents[i], used[i] = found[place], sample.z[place].cpu().numpy(), settings
                     starts[i], energies[i] = float(sample.energy_start[place]), float(sample.energy[place])

@@ -11,7 +11,7 @@ from experiments.grid import Grid
 from experiments.options import converted, parsed, words_of
 from experiments.system import Kind, Model, System, Written
 from model.gaussian import Gaussian
-from model.sampler import Sample, SamplerSettings
+from model.sampler import Sample
 from schema import InputError, Schema
 from scripts.generation import (
     ControlArguments,
@@ -64,7 +64,7 @@ class CvaeKind(Kind):
         except InputError as error:
             raise InputError(f"weights: {str(error).removeprefix('--weights ')}") from None
         try:
-            SamplerSettings(control.geometry, control.energy_time, control.solver, control.steps, control.grading, control.max_halvings)
+            control.sampler  # noqa: B018 (its settings are checked)
         except ValueError as error:
             raise InputError(str(error)) from None
         return found
@@ -92,7 +92,7 @@ class Cvae(System):
         sample = timed(seconds, "latents", self.best, requests, control, decoding.batch_size, options["best_of"])
         if lost := int((~sample.z.isfinite().all(dim=1)).sum()):
             raise FloatingPointError(f"the sampler's latents are not finite in {lost} of {len(requests)} replies")
-        replies = timed(seconds, "decoding", self.generator.decode, requests, sample.z, decoding, control.seed)
+        replies = timed(seconds, "decoding", self.generator.decode, requests, sample, decoding, control.seed)
         return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE))
 
     def best(self, requests: list[Request], control: ControlArguments, batch_size: int, n: int) -> Sample:

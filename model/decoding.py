@@ -26,10 +26,14 @@ class Rules:
     temperature: float
     no_repeat_ngram_size: int
     repetition_penalty: float
+    guidance: float
 
 
 class Replies:
     """The replies of a batch while they are written.
+
+    With a reference every reply is read twice, behind its latent and behind its reference; the rows of the second reading
+    lie behind those of the first in all that the decoder sees.
 
     All tensors stay where they are from step to step, and a step reads nothing back, so that it can be recorded as a CUDA
     graph (`model.graphs`); only `keep` moves them.
@@ -40,10 +44,16 @@ class Replies:
         ended: [live rows].
     """
 
-    def __init__(self, decoder: LatentDecoder, z: torch.Tensor, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, longest: int, rules: Rules, uniforms: torch.Tensor | None):
+    def __init__(
+        self, decoder: LatentDecoder, z: torch.Tensor, reference: torch.Tensor | None, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor,
+        longest: int, rules: Rules, uniforms: torch.Tensor | None,
+    ):  # fmt: skip
         """Reads the prompts and writes the first token; arguments as for `generate`, and the randomness [B, longest]."""
         self.decoder, self.rules, self.uniforms = decoder, rules, uniforms
         (batch, length), device, prefix = prompt_ids.shape, z.device, decoder.n_prefix
+        self.readings = 1 if reference is None else 2
+        if reference is not None:
+            z, prompt_ids, prompt_mask = torch.cat([z, reference]), prompt_ids.repeat(2, 1), prompt_mask.repeat(2, 1)
         self.offset = decoder.to_offset(z)
         self.lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]
         self.cache = decoder.start_cache(z, length + longest)
@@ -55,13 +65,13 @@ class Replies:
         self.tokens = torch.zeros(batch, dtype=torch.long, device=device)
         self.count = torch.zeros(1, dtype=torch.long, device=device)  # tokens that every reply has
 
-        seen = torch.cat([prompt_mask.new_ones(batch, prefix), prompt_mask], dim=1).bool()
+        seen = torch.cat([prompt_mask.new_ones(len(prompt_mask), prefix), prompt_mask], dim=1).bool()
         causal = torch.ones(length, prefix + length, dtype=torch.bool, device=device).tril(prefix)
         positions = positions_of(prompt_mask)
         self.cache.aim(torch.arange(prefix, prefix + length, device=device), prefix + length)
         self._choose(decoder.call(decoder.embed(prompt_ids, self.offset), (seen[:, None] & causal)[:, None], positions, self.cache, logits_to_keep=1))
 
-        self.mask = torch.zeros(batch, 1, 1, room, dtype=torch.bool, device=device)  # what the next token sees
+        self.mask = torch.zeros(len(prompt_mask), 1, 1, room, dtype=torch.bool, device=device)  # what the next token sees
         self.mask[:, 0, 0, : prefix + length] = seen
         self.column = torch.full((1,), prefix + length, device=device)  # where it goes in the cache
         self.position = positions[:, -1:] + 1
@@ -77,7 +87,7 @@ class Replies:
         """Write one more token of every reply; attention reads the first `visible` columns of the cache."""
         self.mask.index_fill_(3, self.column, True)
         self.cache.aim(self.column, visible)
-        embeddings = self.decoder.embed(self.tokens.unsqueeze(1), self.offset)
+        embeddings = self.decoder.embed(self.tokens.repeat(self.readings).unsqueeze(1), self.offset)
         self._choose(self.decoder.call(embeddings, self.mask[..., :visible], self.position, self.cache, logits_to_keep=1))
         self.column += 1
         self.position += 1
@@ -85,6 +95,9 @@ class Replies:
     def _choose(self, logits: torch.Tensor) -> None:
         rules, logits = self.rules, logits[:, -1]
         logits = logits if self.lexical is None else logits + self.lexical
+        if self.readings == 2:
+            guided, plain = logits.float().chunk(2)
+            logits = plain + rules.guidance * (guided - plain)
         if rules.no_repeat_ngram_size:
             logits = ban_repeated_ngrams(logits, self.written, self.count, rules.no_repeat_ngram_size)
         if rules.repetition_penalty != 1.0:
@@ -104,10 +117,12 @@ class Replies:
 
     def keep(self, live: torch.Tensor) -> None:
         """Only these rows, [n], go on."""
-        self.cache.keep(live)
-        for name in ("rows", "written", "ended", "used", "tokens", "offset", "lexical", "uniforms", "mask", "position"):
-            value = getattr(self, name)
-            setattr(self, name, None if value is None else value[live])
+        read = torch.cat([live + reading * self.rows.numel() for reading in range(self.readings)])
+        self.cache.keep(read)
+        for names, chosen in ((("rows", "written", "ended", "used", "tokens", "uniforms"), live), (("offset", "lexical", "mask", "position"), read)):
+            for name in names:
+                value = getattr(self, name)
+                setattr(self, name, None if value is None else value[chosen])
 
 
 @torch.no_grad()
@@ -126,6 +141,8 @@ def generate(
     sources: list[torch.Generator] | None = None,
     no_repeat_ngram_size: int = 0,
     repetition_penalty: float = 1.0,
+    reference: torch.Tensor | None = None,
+    guidance: float = 1.0,
     on_step: Callable[[torch.Tensor], bool] | None = None,
     graphs: bool = True,
 ) -> list[list[int]]:
@@ -139,6 +156,9 @@ def generate(
             depend on the batch it is decoded in.
         no_repeat_ngram_size: no n-gram of that size twice in a reply; 0 allows all.
         repetition_penalty: over 1, tokens that the reply has already become less likely (Keskar et al., 2019); 1 is off.
+        reference: [B, D], latents without control, needed for a guidance other than 1.
+        guidance: logits are those of the reference plus so many times the difference that z makes (classifier-free
+            guidance: Ho and Salimans, 2022; for language models Sanchez et al., 2023); 1 is off, over 1 exaggerates z.
         on_step: called after every step with all rows' tokens so far, [B, steps], padded where a row has ended; where it
             returns False, decoding ends there.
         graphs: record the step as a CUDA graph where there is a GPU.
@@ -147,18 +167,20 @@ def generate(
         Token ids per row without the end-of-sequence token.
 
     Raises:
-        ValueError: for an unknown decoding, or ``top_p`` without sources.
+        ValueError: for an unknown decoding, ``top_p`` without sources, or guidance without a reference.
     """
     if decoding not in DECODINGS:
         raise ValueError(f"decoding must be one of {DECODINGS}, got {decoding!r}")
     if decoding == "top_p" and sources is None:
         raise ValueError("top_p decoding needs one generator per row in `sources`")
+    if guidance != 1.0 and reference is None:
+        raise ValueError(f"guidance {guidance} needs the latents without control in `reference`")
     if max_new_tokens < 1:
         return [[] for _ in range(z.shape[0])]
     graphs = graphs and z.is_cuda
     uniforms = uniform(sources, max_new_tokens, z.device) if decoding == "top_p" else None
-    rules = Rules(eos_token_id, decoding, top_p, temperature, no_repeat_ngram_size, repetition_penalty)
-    replies = Replies(decoder, z, prompt_ids, prompt_mask, max_new_tokens, rules, uniforms)
+    rules = Rules(eos_token_id, decoding, top_p, temperature, no_repeat_ngram_size, repetition_penalty, guidance)
+    replies = Replies(decoder, z, None if guidance == 1.0 else reference, prompt_ids, prompt_mask, max_new_tokens, rules, uniforms)
     whole = torch.full((z.shape[0], max_new_tokens), UNWRITTEN, device=z.device)  # all replies, those that have ended included
     replay: Callable[[], None] | None = None
     recorded_columns = 0

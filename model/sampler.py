@@ -85,6 +85,7 @@ class Sample:
         latent_change: relative change of z when the final step was halved, [B]; None for the adaptive solvers.
         energy_change: change of E in that halving, relative to E or to 1 nat where E is smaller, [B].
         settled: False where the adaptive solver gave an example up, [B]; None for the others.
+        reference: the prior's mean, [B, D]: latents without control, for guidance in decoding; None where nobody set it.
     """
 
     z: torch.Tensor
@@ -94,6 +95,7 @@ class Sample:
     latent_change: torch.Tensor | None = None
     energy_change: torch.Tensor | None = None
     settled: torch.Tensor | None = None
+    reference: torch.Tensor | None = None
 
 
 class _Drift:

@@ -65,6 +65,7 @@ class DecodingArguments:
     max_new_tokens: int = field(default=48, metadata={"help": "longest reply in tokens"})
     no_repeat_ngram_size: int = field(default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"})
     repetition_penalty: float = field(default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"})
+    guidance: float = field(default=1.0, metadata={"help": "over 1: exaggerate what the latent changes in the next token's logits against the prior's mean; 1: off"})
     batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
     precision: str = field(default="auto", metadata={"help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
 
@@ -212,7 +213,10 @@ class ReplyGenerator:
     def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:
         """Latents for all requests, in order."""
         problem = self.problem(requests, control, batch_size)
-        start, prior, everyone = problem.start, problem.prior, torch.arange(len(requests), device=self.device)
+        return dataclasses.replace(self._solved(problem, control), reference=problem.prior.mean)
+
+    def _solved(self, problem: Problem, control: ControlArguments) -> Sample:
+        start, prior, everyone = problem.start, problem.prior, torch.arange(len(problem.keys), device=self.device)
         if control.algorithm == "ode":
             return sample_ode(control.sampler, start, prior, problem.make_energy)
         energy = problem.make_energy(everyone)
@@ -221,13 +225,13 @@ class ReplyGenerator:
             return sample_langevin(start, prior, energy, sources, control.langevin_steps, control.langevin_step_size)
         with torch.no_grad():
             value = energy(start)
-        return Sample(start, value, value, torch.zeros(len(requests), dtype=torch.long, device=self.device))
+        return Sample(start, value, value, torch.zeros_like(everyone))
 
     @torch.no_grad()
     def decode(
-        self, requests: list[Request], z: torch.Tensor, how: DecodingArguments, seed: int, on_text: Callable[[dict[int, str]], bool] | None = None
+        self, requests: list[Request], sample: Sample, how: DecodingArguments, seed: int, on_text: Callable[[dict[int, str]], bool] | None = None
     ) -> list[str]:
-        """One reply per latent, in order; batches are grouped by the prompt's length.
+        """One reply per latent of the sample that `latents` gave, in order; batches are grouped by the prompt's length.
 
         Args:
             on_text: called after every token with the texts so far of the requests under way, by their position; where
@@ -256,7 +260,7 @@ class ReplyGenerator:
                 longest = how.max_new_tokens if positions is None else min(how.max_new_tokens, positions - batch["input_ids"].shape[1])
                 tokens = generate(
                     decoder,
-                    z[chosen],
+                    sample.z[chosen],
                     batch["input_ids"].to(self.device),
                     batch["attention_mask"].to(self.device),
                     eos_token_id=tokenizer.eos_token_id,
@@ -268,6 +272,8 @@ class ReplyGenerator:
                     sources=None if sources is None else [sources[index] for index in chosen],
                     no_repeat_ngram_size=how.no_repeat_ngram_size,
                     repetition_penalty=how.repetition_penalty,
+                    reference=sample.reference[chosen],
+                    guidance=how.guidance,
                     on_step=watching(chosen),
                 )
                 for index, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True)):

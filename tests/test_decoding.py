@@ -120,6 +120,27 @@ def test_no_ngram_comes_twice(size, make_decoder):
     assert most(written(decoder)) > 1 and most(written(decoder, no_repeat_ngram_size=size)) == 1
 
 
+@torch.no_grad()
+def guided_step_by_step(decoder, z, reference, guidance, prompt):
+    """Guidance by its definition: two full forwards at every step."""
+    reply = []
+    for _ in range(LENGTH):
+        ids = torch.tensor([prompt + reply])
+        guided, plain = (decoder(ids, torch.ones_like(ids), latent.unsqueeze(0))[0, -1] for latent in (z, reference))
+        reply.append(int((plain + guidance * (guided - plain)).argmax()))
+    return reply
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_exaggerates_what_the_latent_changes(kind, make_decoder):
+    decoder, reference = make_decoder(kind), torch.randn(len(PROMPTS), 8, generator=torch.Generator().manual_seed(4))
+    found = {g: written(decoder, reference=reference, guidance=g) for g in (1.0, 2.5, 0.0)}
+    assert found[2.5] == [guided_step_by_step(decoder, z, r, 2.5, prompt) for z, r, prompt in zip(latents(), reference, PROMPTS)]
+    assert found[1.0] == written(decoder) != found[2.5] and found[0.0] == written(decoder, z=reference)
+    eos = frequent_token(found[2.5])  # rows that end leave both readings
+    assert written(decoder, reference=reference, guidance=2.5, eos=eos) == [r[: r.index(eos)] if eos in r else r for r in found[2.5]]
+
+
 def test_ngrams_of_the_prompt_are_allowed(make_decoder):
     """Only the reply counts: a word of the question may be said again."""
     decoder = make_decoder()
@@ -209,3 +230,5 @@ def test_bad_options_are_refused(make_decoder):
         written(make_decoder(), decoding="beam")
     with pytest.raises(ValueError, match="top_p decoding needs one generator per row in `sources`"):
         written(make_decoder(), decoding="top_p")
+    with pytest.raises(ValueError, match="guidance 2.0 needs the latents without control in `reference`"):
+        written(make_decoder(), guidance=2.0)
