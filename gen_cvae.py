@@ -36,7 +36,7 @@ from scripts.generation import (  # noqa: E402
     timed,
 )
 from scripts.trace import trace  # noqa: E402
-from scripts.runs import command_line, device_name, git_revision, package_versions, relative  # noqa: E402
+from scripts.runs import command_line, device_name, enough_memory, git_revision, package_versions, relative  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     generator = ReplyGenerator(common.run_folder / "cvae", device, schema, decoding.precision)
 
     seconds: dict[str, float] = {}
-    sample = timed(seconds, "latents", generator.latents, requests, control, decoding.batch_size)
-    replies = timed(seconds, "decoding", generator.decode, requests, sample, decoding, control.seed)
+    with enough_memory(f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"):
+        sample = timed(seconds, "latents", generator.latents, requests, control, decoding.batch_size)
+        replies = timed(seconds, "decoding", generator.decode, requests, sample, decoding, control.seed)
     rows = generations_of(requests, replies, control.seed)
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
     before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None

@@ -6,10 +6,13 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from schema import InputError
 from scripts.arguments import ROOT
 
 if TYPE_CHECKING:
@@ -73,3 +76,18 @@ def fingerprint(settings: dict, files: list[Path | None]) -> str:
     for path in files:
         digest.update(b"\x00" if path is None or not path.is_file() else hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Work that may need more memory than the device has; then it ends in one line with the advice.
+
+    Raises:
+        InputError: the advice, and the device's name.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{advice} ({device_name()})") from error

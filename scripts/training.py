@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from dataset.jsonl import read_json, write_json
 from schema import InputError
-from scripts.runs import device_name
+from scripts.runs import enough_memory
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -147,12 +147,8 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
     checkpoint = stage.last_checkpoint()
     if checkpoint:
         print(f"{stage.name}: going on from {Path(checkpoint).name}", flush=True)
-    try:
+    size = trainer.args.per_device_train_batch_size
+    advice = "halve it and double --gradient_accumulation_steps (the same training), or add --gradient_checkpointing"
+    with enough_memory(f"{stage.name}: out of memory at --per_device_train_batch_size {size}; {advice}"):
         trainer.train(resume_from_checkpoint=checkpoint)
-    except torch.OutOfMemoryError as error:
-        size = trainer.args.per_device_train_batch_size
-        raise InputError(
-            f"{stage.name}: out of memory on {device_name()} at --per_device_train_batch_size {size}; halve it and double "
-            "--gradient_accumulation_steps (the same training), or add --gradient_checkpointing"
-        ) from error
     return time.monotonic() - started

@@ -206,3 +206,14 @@ def test_other_replies_do_not_take_the_place_of_the_main_ones():
     for name, settings in (("control", none), ("none", control)):
         with pytest.raises(InputError, match="choose another name"):
             gen_cvae.name_of(dataclasses.replace(what, name=name), settings)
+
+
+def test_memory_that_runs_out_is_one_line_of_advice():
+    import torch
+
+    from scripts.runs import enough_memory
+
+    with pytest.raises(InputError, match=r"^generation: halve it \(.+\)$"), enough_memory("generation: halve it"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+    with pytest.raises(RuntimeError, match="other"), enough_memory("generation: halve it"):
+        raise RuntimeError("other")
