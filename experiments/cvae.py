@@ -11,7 +11,7 @@ from experiments.grid import Grid
 from experiments.options import converted, parsed, words_of
 from experiments.system import Kind, Model, System, Written
 from model.gaussian import Gaussian
-from model.sampler import Sample, SamplerSettings
+from model.sampler import Sample
 from schema import InputError, Schema
 from scripts.generation import (
     ControlArguments,
@@ -64,7 +64,7 @@ class CvaeKind(Kind):
         except InputError as error:
             raise InputError(f"weights: {str(error).removeprefix('--weights ')}") from None
         try:
-            SamplerSettings(control.geometry, control.energy_time, control.solver, control.steps, control.grading, control.max_halvings)
+            control.sampler
         except ValueError as error:
             raise InputError(str(error)) from None
         return found
