@@ -3,31 +3,36 @@
 At every step the k most probable tokens are scored ``log P(token | text so far) + strength * sum over the named
 attributes of log P(aspect | reply so far + token)``; other tokens are left out. Several attributes are independent given
 the reply, as the paper takes them (section 3). The guides judge all k candidates exactly, in one pass behind their own caches
-(`baselines.guides.Guide.candidates`).
+(`baselines.guides.Guide.candidates`), and nothing in it depends on the host, so that a step can be recorded.
 """
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from baselines.guides import Guide, encode_replies, guides
+from baselines.guides import Guide, GuideCache, encode_replies, guides
 from baselines.language_model import LanguageModel, PlainDecoder, Step, precise, uncontrolled
 from baselines.training import TrainingSetting
+from model.cache import RoomCache
 from schema import InputError, Schema
 from scripts.generation import DecodingArguments, Request
 
 LEFT_OUT = 1e4  # taken from the logits of all but the candidates; they keep their order, for steps at which all candidates are banned
 
 
-class GuidedCache:
-    """The language model's cache and the guides'."""
+class GuidedCache(RoomCache):
+    """The language model's cache, with the guides' beside it.
 
-    def __init__(self, lm: Cache, guides: list[Cache]):
-        self.lm, self.guides = lm, guides
+    Attributes:
+        guides: None until the prompt is read.
+    """
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep those rows of the batch."""
-        for cache in (self.lm, *self.guides):
-            cache.batch_select_indices(indices)
+    guides: list[GuideCache] | None = None
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Only these rows of the batch go on."""
+        super().keep(rows)
+        for cache in self.guides:
+            cache.keep(rows)
 
 
 class GuidedDecoder(PlainDecoder):
@@ -44,16 +49,18 @@ class GuidedDecoder(PlainDecoder):
         super().__init__(lm)
         self.guides, self.start, self.targets, self.strength, self.k = guides, start, targets, strength, candidates
 
-    def start_cache(self, rows: torch.Tensor) -> GuidedCache:
-        """Empty caches for all."""
-        return GuidedCache(DynamicCache(), [DynamicCache() for _ in self.guides])
+    def start_cache(self, rows: torch.Tensor, room: int) -> GuidedCache:
+        """As `PlainDecoder.start_cache`; the guides' caches come when it is known how much of the room is for the reply."""
+        return GuidedCache(self.prefix(rows), room)
 
-    def run(self, step: Step, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: GuidedCache, logits_to_keep: int = 1) -> torch.Tensor:
-        """Guided logits of the last position, [B, 1, V]; arguments as for `PlainDecoder.run`."""
-        first = cache.lm.get_seq_length() == 0
-        read = torch.tensor([self.start] * len(step.ids), device=step.ids.device) if first else step.ids
-        logits = super().run(step, attention_mask, past_mask, cache.lm, logits_to_keep=1)[:, -1].float()
+    def call(self, step: Step, mask: torch.Tensor, position_ids: torch.Tensor, cache: GuidedCache, logits_to_keep: int = 1) -> torch.Tensor:
+        """Guided logits of the last position, [B, 1, V]; arguments as for `PlainDecoder.call`."""
+        logits = super().call(step, mask, position_ids, cache, logits_to_keep=1)[:, -1].float()
         scores, tokens = logits.topk(min(self.k, logits.shape[-1]))
+        batch, length, read = *step.ids.shape, step.ids
+        if cache.guides is None:  # of the prompt, the guides read the mark of the reply alone
+            read = torch.tensor(self.start, device=read.device).expand(batch, -1)
+            cache.guides = [guide.start_cache(batch, tokens.shape[1], len(self.start) + cache.room - length) for guide in self.guides]
         for guide, past, target in zip(self.guides, cache.guides, self.targets[step.rows].unbind(1)):
             opinions = guide.candidates(read, tokens, past)  # [B, k, aspects]
             opinion = opinions.gather(2, target.clamp_min(0).view(-1, 1, 1).expand(-1, tokens.shape[1], 1)).squeeze(2)

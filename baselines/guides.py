@@ -11,13 +11,28 @@ import copy
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from baselines.language_model import DialogueCollator, LanguageModel, uncontrolled
+from baselines.language_model import DialogueCollator, LanguageModel, no_prefix, uncontrolled
 from baselines.training import TrainingSetting, once, optimise
 from dataset.dialogues import read_dialogues
 from dataset.encoding import IGNORED, encode_for_decoder
+from model.cache import RoomCache
+from model.decoder import causal_mask, mask_for, positions_of
 from schema import Attribute
+
+
+class GuideCache(RoomCache):
+    """A guide's cache: in front a column for each candidate of a step, which the next step overwrites, behind them the reply.
+
+    Attributes:
+        candidates: how many columns are in front.
+        read: tokens of the reply that are in it, [1]: on the device, so that a recorded step can go on.
+    """
+
+    def __init__(self, config: PreTrainedConfig, batch: int, candidates: int, longest: int, dtype: torch.dtype, device: torch.device):
+        super().__init__(no_prefix(config, batch, dtype, device), candidates + longest)
+        self.candidates, self.read = candidates, torch.zeros(1, dtype=torch.long, device=device)
 
 
 class Guide(nn.Module):
@@ -29,34 +44,41 @@ class Guide(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the aspects given each prefix, [B, T, aspects], of ids and mask [B, T], padded on the left."""
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        states = self.trunk(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+        sees = mask_for(self.trunk, causal_mask(mask, ids.shape[1]))
+        states = self.trunk(input_ids=ids, attention_mask=sees, position_ids=positions_of(mask), use_cache=False).last_hidden_state
         return torch.log_softmax(self.head(states).float(), dim=-1)
 
-    def candidates(self, read: torch.Tensor, tokens: torch.Tensor, cache: Cache) -> torch.Tensor:
+    def start_cache(self, batch: int, candidates: int, longest: int) -> GuideCache:
+        """An empty cache for replies of so many tokens, their beginning's mark included, and so many candidates a step."""
+        return GuideCache(self.trunk.config, batch, candidates, longest, self.trunk.dtype, self.trunk.device)
+
+    def candidates(self, read: torch.Tensor, tokens: torch.Tensor, cache: GuideCache) -> torch.Tensor:
         """Log-probabilities of the aspects given the reply so far and each candidate token, [B, k, aspects].
 
         Exact, in one pass: the candidates are read side by side at the same next position, and a mask lets each see the
-        reply so far and itself alone. Their states are dropped from the cache, those of `read` stay.
+        reply so far and itself alone. The next call overwrites their states in the cache, those of `read` stay.
 
         Args:
             read: [B, T], what has been written since the last call.
-            tokens: [B, k].
-            cache: of what was read before, without padding; it grows by `read`.
+            tokens: [B, k], k no more than the cache has columns for.
+            cache: of what was read before, without padding; `read` is added.
         """
-        (batch, new), k, past = read.shape, tokens.shape[1], cache.get_seq_length()
-        sees = torch.ones(new + k, past + new + k, dtype=torch.bool, device=read.device).tril(past)
-        sees[new:, past + new :] = torch.eye(k, dtype=torch.bool, device=read.device)
-        mask = torch.zeros(sees.shape, dtype=self.trunk.dtype, device=read.device).masked_fill(~sees, torch.finfo(self.trunk.dtype).min)
-        positions = torch.arange(past, past + new + k, device=read.device).clamp_max(past + new)
+        (batch, new), k, device = read.shape, tokens.shape[1], read.device
+        number, known = torch.arange(new + k, device=device), cache.read + new
+        positions = cache.read + number.clamp_max(new)
+        columns = torch.where(number < new, cache.candidates + positions, number - new)
+        column = torch.arange(cache.room, device=device)
+        so_far = (column >= cache.candidates) & (column - cache.candidates <= torch.minimum(positions, known - 1).unsqueeze(1))
+        sees = so_far | (column == columns.unsqueeze(1))  # [T + k, room]
+        cache.aim(columns, cache.room)
         states = self.trunk(
             input_ids=torch.cat([read, tokens], dim=1),
-            attention_mask=mask.expand(batch, 1, -1, -1),
+            attention_mask=mask_for(self.trunk, sees).expand(batch, 1, -1, -1),
             position_ids=positions.expand(batch, -1),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state[:, new:]
-        cache.crop(-k)
+        cache.read += new
         return torch.log_softmax(self.head(states).float(), dim=-1)
 
 

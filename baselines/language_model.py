@@ -12,12 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from baselines.training import TrainingSetting, once, optimise
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
+from model.cache import PrefixLayer, RoomCache
+from model.decoder import align_head, cache_shape, causal_mask, mask_for, positions_of
 from model.decoding import generate
 from model.losses import context_loss, reconstruction_loss, token_losses
 from model.noise import generators
@@ -32,14 +34,23 @@ class Step(NamedTuple):
     rows: torch.Tensor
 
 
+def no_prefix(config: PreTrainedConfig, batch: int, dtype: torch.dtype, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values per layer without any columns, [B, key/value heads, 0, head size]: what an empty `RoomCache` begins with."""
+    layers, heads, size = cache_shape(config)
+    nothing = torch.empty(batch, heads, 0, size, dtype=dtype, device=device)
+    return [(nothing, nothing)] * layers
+
+
 class PlainDecoder:
     """A causal LM behind the interface of `model.decoder.LatentDecoder` that `generate` decodes with.
 
-    Where the CVAE's decoder has latents, this one has the numbers of the replies under way, by which a method's own
-    decoder looks up what it adds to each.
+    Where the CVAE's decoder has latents, this one has the numbers of the replies under way, [B], by which a method's own
+    decoder looks up what it adds to each. Like there, nothing in `call` may read anything back from the device, so that a
+    step can be recorded.
     """
 
     to_logits = None
+    n_prefix = 0
 
     def __init__(self, lm: PreTrainedModel):
         self.lm = lm
@@ -49,24 +60,41 @@ class PlainDecoder:
         return rows
 
     def embed(self, ids: torch.Tensor, rows: torch.Tensor) -> Step:
-        """What `run` reads; the language model embeds."""
+        """What `call` reads; the language model embeds."""
         return Step(ids, rows)
 
-    def start_cache(self, rows: torch.Tensor) -> Cache:
-        """An empty cache; methods may begin with something in it."""
-        return DynamicCache()
+    def prefix(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values per layer that stand in front of the prompt, each [B, key/value heads, n_prefix, head size]."""
+        return no_prefix(self.lm.config, len(rows), self.lm.dtype, rows.device)
 
-    def prefix_mask(self, rows: torch.Tensor) -> torch.Tensor | None:
-        """Which cached positions in front of the prompt count, [B, P]; None where there are none."""
-        return None
+    def prefix_mask(self, rows: torch.Tensor) -> torch.Tensor:
+        """1 for the positions of the prefix that count, [B, n_prefix]."""
+        return torch.ones(len(rows), self.n_prefix, dtype=torch.long, device=rows.device)
 
-    def run(self, step: Step, attention_mask: torch.Tensor, past_mask: torch.Tensor, cache: Cache | None, logits_to_keep: int = 0) -> torch.Tensor:
-        """Logits [B, T, V] of the new tokens; arguments as for `LatentDecoder.run`, whose positions count real tokens from 0 too."""
-        prefix = self.prefix_mask(step.rows)
+    def start_cache(self, rows: torch.Tensor, room: int) -> RoomCache:
+        """A cache with room for so many tokens behind the prefix, for generation."""
+        return RoomCache([(keys.to(self.lm.dtype), values.to(self.lm.dtype)) for keys, values in self.prefix(rows)], room)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, logits_to_keep: int = 0) -> torch.Tensor:
+        """Next-token logits [B, T, V] for ids and mask [B, T], with gradients; arguments as for `LatentDecoder.forward`."""
+        cache = Cache(layers=[PrefixLayer(*states) for states in self.prefix(rows)]) if self.n_prefix else None
+        seen = torch.cat([self.prefix_mask(rows), mask], dim=1)
+        return self.call(Step(ids, rows), causal_mask(seen, ids.shape[1]), positions_of(mask), cache, logits_to_keep)
+
+    def call(self, step: Step, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache | None, logits_to_keep: int = 0) -> torch.Tensor:
+        """One call of the language model.
+
+        Args:
+            mask: what each token may see, [B, 1, T, keys] (bool).
+            position_ids: [B, T]; they count real tokens from 0.
+
+        Returns:
+            Logits [B, T, V], or of the last so many positions.
+        """
         return self.lm(
             input_ids=step.ids,
-            attention_mask=past_mask if prefix is None else torch.cat([prefix, past_mask], dim=1),
-            position_ids=(past_mask.long().cumsum(1) - 1).clamp_min(0)[:, -step.ids.shape[1] :],
+            attention_mask=mask_for(self.lm, mask),
+            position_ids=position_ids,
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=logits_to_keep,
@@ -176,9 +204,7 @@ class DialogueCollator:
 def reply_loss(decoder: PlainDecoder, batch: dict, context_weight: float = 0.0) -> torch.Tensor:
     """Nats per token of the replies, plus those of the contexts times their weight; the aspects are the decoder's rows."""
     ids, mask, kept = batch["input_ids"], batch["attention_mask"], 0 if context_weight else batch["response_length"] + 1
-    rows = batch["aspect"]
-    prefix = decoder.prefix_mask(rows)
-    logits = decoder.run(Step(ids, rows), mask, mask, None if prefix is None else decoder.start_cache(rows), kept)
+    logits = decoder.forward(ids, mask, batch["aspect"], kept)
     losses = token_losses(logits, ids[:, -kept:])
     loss = reconstruction_loss(losses, batch["labels"][:, -kept:])
     return loss + context_weight * context_loss(losses, mask, batch["labels"]) if context_weight else loss
@@ -186,6 +212,8 @@ def reply_loss(decoder: PlainDecoder, batch: dict, context_weight: float = 0.0) 
 
 def fine_tune(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], setting: TrainingSetting, name: str) -> LanguageModel:
     """Train all weights of a base on encoded dialogues; `lm` itself is trained."""
+    if isinstance(head := lm.get_output_embeddings(), nn.Linear):
+        align_head(head)
     decoder = PlainDecoder(lm)
     optimise(name, lm, rows, DialogueCollator(tokenizer.pad_token_id), lambda batch: reply_loss(decoder, batch, setting.context_weight), setting, setting.epochs)
     return LanguageModel(lm, tokenizer, setting.template, setting.decoder_length, setting.device)

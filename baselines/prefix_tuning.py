@@ -15,12 +15,12 @@ from types import ModuleType
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, training_rows, uncontrolled
 from baselines.training import TrainingSetting, all_aspects, optimise
 from dataset.encoding import text_ids
-from model.decoder import check_plain_cache
+from model.decoder import cache_shape
 from schema import InputError, Schema
 from scripts.generation import DecodingArguments, Request
 
@@ -41,15 +41,10 @@ class Prefixes(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, length: int, n_aspects: int):
         super().__init__()
-        try:
-            check_plain_cache(config)
-        except ValueError as error:
-            raise InputError(f"prefix tuning: {error}") from error
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.shape = (length, 2 * config.num_hidden_layers, heads, size)
+        layers, heads, size = cache_shape(config)
+        self.shape = (length, 2 * layers, heads, size)
         peft = import_peft()
-        settings = peft.PrefixTuningConfig(num_virtual_tokens=length, token_dim=heads * size, num_layers=config.num_hidden_layers)
+        settings = peft.PrefixTuningConfig(num_virtual_tokens=length, token_dim=heads * size, num_layers=layers)
         self.encoders = nn.ModuleList(peft.PrefixEncoder(settings) for _ in range(n_aspects))
 
     def forward(self) -> torch.Tensor:
@@ -94,19 +89,15 @@ class PrefixDecoder(PlainDecoder):
         super().__init__(lm)
         self.prefixes, self.chosen, self.combination = prefixes, chosen, combination
         self.length = prefixes().shape[1]
+        self.n_prefix = self.length * (chosen.shape[1] if combination == "concatenate" else 1)
 
-    def start_cache(self, rows: torch.Tensor) -> DynamicCache:
-        """A growing cache that begins with the prefixes."""
-        kind = rows.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.lm.dtype
-        states = combine(self.prefixes(), self.chosen[rows], self.combination).to(dtype).permute(2, 0, 3, 1, 4)  # [2 * layers, B, heads, P, head size]
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(zip(states[::2], states[1::2])):
-            cache.update(keys, values, layer)
-        return cache
+    def prefix(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The combined prefixes, as `PlainDecoder.prefix` says."""
+        states = combine(self.prefixes(), self.chosen[rows], self.combination).permute(2, 0, 3, 1, 4)  # [2 * layers, B, heads, P, head size]
+        return list(zip(states[::2], states[1::2]))
 
     def prefix_mask(self, rows: torch.Tensor) -> torch.Tensor:
-        """1 for prefixes of named aspects, [B, P or K * P]."""
+        """1 for prefixes of named aspects, [B, n_prefix]."""
         named = (self.chosen[rows] >= 0).long()
         named = named if self.combination == "concatenate" else named.amax(1, keepdim=True)
         return named.repeat_interleave(self.length, dim=1)
@@ -126,7 +117,7 @@ class PrefixTuning:
         """See `baselines.registry.Baseline`; the prefixes of all aspects are trained together, each on its own dialogues.
 
         Raises:
-            InputError: without `peft`, or for a decoder without a plain key/value cache.
+            InputError: without `peft`.
         """
         import_peft()  # before anything is trained
         model = uncontrolled(setting, shared)

@@ -34,8 +34,8 @@ class SteeredDecoder(PlainDecoder):
         super().__init__(lm)
         self.layer, self.vectors = layers_of(lm)[layer], vectors.to(lm.dtype)
 
-    def run(self, step: Step, *args, **options) -> torch.Tensor:
-        """As `PlainDecoder.run`; the vector is added at the last position, so that of the context only the mark of the reply gets it."""
+    def call(self, step: Step, *args, **options) -> torch.Tensor:
+        """As `PlainDecoder.call`; the vector is added at the last position, so that of the context only the mark of the reply gets it."""
         vectors = self.vectors[step.rows]
 
         def add(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ class SteeredDecoder(PlainDecoder):
 
         hook = self.layer.register_forward_hook(add)
         try:
-            return super().run(step, *args, **options)
+            return super().call(step, *args, **options)
         finally:
             hook.remove()
 
@@ -64,7 +64,7 @@ def mean_states(model: LanguageModel, rows: list[dict], n_aspects: int, batch_si
         ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
         for batch in DataLoader(ordered, batch_size, collate_fn=DialogueCollator(model.tokenizer.pad_token_id)):
             ids, mask, labels, aspect = (batch[key].to(model.device) for key in ("input_ids", "attention_mask", "labels", "aspect"))
-            PlainDecoder(model.lm).run(Step(ids, aspect), mask, mask, None, logits_to_keep=1)
+            PlainDecoder(model.lm).forward(ids, mask, aspect, logits_to_keep=1)
             member = torch.nn.functional.one_hot(aspect, n_aspects).float().T  # [aspects, B]
             told = ((labels != IGNORED) & (labels != model.tokenizer.eos_token_id)).float()
             for layer, output in enumerate(states):

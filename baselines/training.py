@@ -11,11 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers.activations import ACT2FN, NewGELUActivation
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from dataset.dialogues import Dialogue, read_attribute_dialogues
 from dataset.encoding import DialogueTemplate
 from model.bases import load_decoder, load_tokenizer
+from model.decoder import check_plain_cache
 from model.noise import generator
 from schema import InputError, Schema
 
@@ -76,7 +78,7 @@ class TrainingSetting:
 
         Raises:
             model.bases.BaseNotFound: where it cannot be had.
-            InputError: where it has fewer positions than `decoder_length`.
+            InputError: where it has fewer positions than `decoder_length`, or no plain key/value cache.
         """
         if isinstance(self.decoder, str):
             lm, tokenizer = load_decoder(self.decoder), load_tokenizer(self.decoder)
@@ -85,6 +87,13 @@ class TrainingSetting:
         positions = getattr(lm.config, "max_position_embeddings", None)
         if positions is not None and positions < self.decoder_length:
             raise InputError(f"baselines: decoder_length is {self.decoder_length}; the base decoder has {positions} positions")
+        try:
+            check_plain_cache(lm.config)
+        except ValueError as error:
+            raise InputError(f"baselines: {error}") from error
+        for module in lm.modules():
+            if isinstance(getattr(module, "act", None), NewGELUActivation):
+                module.act = ACT2FN["gelu_pytorch_tanh"]  # the same function in one kernel instead of eight
         return lm.float().to(self.device), tokenizer
 
     def dialogues(self, shared: dict) -> list[tuple[str, Dialogue]]:
@@ -128,16 +137,17 @@ def optimise(
     started, steps = time.monotonic(), epochs * -(-len(rows) // setting.batch_size)
     order = torch.Generator().manual_seed(torch.initial_seed())
     sampler = LengthGroupedSampler(setting.batch_size, lengths=[len(row["input_ids"]) for row in rows], generator=order)
-    loader = DataLoader(rows, setting.batch_size, sampler=sampler, collate_fn=collate)
+    on_gpu = setting.device.type == "cuda"
+    loader = DataLoader(rows, setting.batch_size, sampler=sampler, collate_fn=collate, pin_memory=on_gpu)
     optimizer = torch.optim.AdamW(_groups(model, setting, new), fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, min(setting.warmup_steps, steps // 10), steps)
-    half = setting.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    half = on_gpu and torch.cuda.is_bf16_supported()
     model.train()
     with tqdm(total=steps, desc=name, unit="step", leave=False, disable=None) as bar:
         for epoch in range(epochs):
             total = torch.zeros((), device=setting.device)
             for batch in loader:
-                batch = {key: value.to(setting.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+                batch = {key: value.to(setting.device, non_blocking=True) if torch.is_tensor(value) else value for key, value in batch.items()}
                 with torch.autocast(setting.device.type, torch.bfloat16, enabled=half):
                     loss = loss_of(batch)
                 loss.backward()

@@ -50,10 +50,19 @@ class RoomLayer(DynamicLayer):
 
 
 class RoomCache(Cache):
-    """The `RoomLayer`s of a decoder."""
+    """The `RoomLayer`s of a decoder.
+
+    Args:
+        prefix: keys and values per layer, which may have no columns.
+        room: columns behind it, at least.
+
+    Attributes:
+        room: columns in all; a multiple of 8, as attention kernels want the rows of their masks.
+    """
 
     def __init__(self, prefix: list[tuple[torch.Tensor, torch.Tensor]], room: int):
-        super().__init__(layers=[RoomLayer(keys, values, room) for keys, values in prefix])
+        self.room = -(-(prefix[0][0].shape[2] + room) // 8) * 8
+        super().__init__(layers=[RoomLayer(keys, values, self.room) for keys, values in prefix])
 
     def aim(self, columns: torch.Tensor, visible: int) -> None:
         """The next states go into these columns (a tensor, so that a recorded step can move on), and `visible` are read."""

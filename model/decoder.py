@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig
+from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from model.cache import PrefixLayer, RoomCache
@@ -46,6 +46,33 @@ def check_plain_cache(config: PreTrainedConfig) -> None:
 def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
     """Positions [B, T] that count real tokens from 0, so that a pre-trained position table is met where it was trained."""
     return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
+
+
+def causal_mask(seen: torch.Tensor, new: int) -> torch.Tensor:
+    """What each of the last `new` tokens may see, [B, 1, new, keys] (bool): the real ones up to itself.
+
+    Padding sees itself: attention to nothing at all is not a number.
+
+    Args:
+        seen: [B, keys], 1 for real ones.
+    """
+    past = seen.shape[1] - new
+    mask = seen.bool().unsqueeze(1) & torch.ones(new, seen.shape[1], dtype=torch.bool, device=seen.device).tril(past)
+    mask.diagonal(past, 1, 2).fill_(True)
+    return mask.unsqueeze(1)
+
+
+def mask_for(lm: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
+    """A mask of what may be seen (bool) as the model's attention takes it: all but ``sdpa`` add it to the scores."""
+    if lm.config._attn_implementation == "sdpa":
+        return mask
+    return torch.zeros_like(mask, dtype=lm.dtype).masked_fill(~mask, torch.finfo(lm.dtype).min)
+
+
+def cache_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Layers, key/value heads and head size."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return config.num_hidden_layers, heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def align_head(head: nn.Linear) -> None:
@@ -84,9 +111,7 @@ class LatentDecoder(nn.Module):
         if isinstance(head := self.lm.get_output_embeddings(), nn.Linear):
             align_head(head)
         self.n_prefix, self.token_dropout = n_prefix, token_dropout
-        self.n_layers = config.num_hidden_layers
-        self.n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.n_layers, self.n_heads, self.head_dim = cache_shape(config)
         self.to_prefix = nn.Linear(latent_size, self.n_layers * 2 * self.n_heads * n_prefix * self.head_dim)
         self.to_offset = nn.Linear(latent_size, config.hidden_size)
         self.to_logits = nn.Linear(latent_size, config.vocab_size, bias=False) if lexical_offset else None
@@ -100,6 +125,10 @@ class LatentDecoder(nn.Module):
         """Keys and values per layer, each [B, key/value heads, n_prefix, head size], from z [B, D]."""
         states = self.to_prefix(z).view(-1, self.n_layers, 2, self.n_heads, self.n_prefix, self.head_dim)
         return [(layer[:, 0], layer[:, 1]) for layer in states.unbind(1)]
+
+    def prefix_mask(self, z: torch.Tensor) -> torch.Tensor:
+        """1 for the positions of the prefix that count, [B, n_prefix]: all of them."""
+        return torch.ones(z.shape[0], self.n_prefix, dtype=torch.long, device=z.device)
 
     def embed(self, input_ids: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Token embeddings [B, T, H], some zeroed in training, plus the offset [B, H] of z."""
@@ -116,7 +145,7 @@ class LatentDecoder(nn.Module):
             logits_to_keep: only those of the last so many positions; 0: all.
         """
         cache = Cache(layers=[PrefixLayer(keys, values) for keys, values in self.prefix(z)])
-        seen = torch.cat([attention_mask.new_ones(attention_mask.shape[0], self.n_prefix), attention_mask], dim=1)
+        seen = torch.cat([self.prefix_mask(z), attention_mask], dim=1)
         positions = positions_of(attention_mask)
         logits = self.call(self.embed(input_ids, self.to_offset(z)), seen, positions, cache, logits_to_keep=logits_to_keep)
         return logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1)
@@ -133,8 +162,7 @@ class LatentDecoder(nn.Module):
             Logits [B, T, V].
         """
         dtype = self.lm.get_input_embeddings().weight.dtype
-        if mask.ndim == 4 and self.lm.config._attn_implementation != "sdpa":  # others add their masks to the scores
-            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+        mask = mask_for(self.lm, mask) if mask.ndim == 4 else mask
         output = self.lm(inputs_embeds=embeddings.to(dtype), attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, **options)
         return output.logits
 
@@ -142,4 +170,4 @@ class LatentDecoder(nn.Module):
         """A cache with room for so many tokens behind the prefix of z [B, D], for generation."""
         dtype = self.lm.dtype
         prefix = [(keys.to(dtype), values.to(dtype)) for keys, values in self.prefix(z)]
-        return RoomCache(prefix, -(-(self.n_prefix + room) // 8) * 8)  # attention kernels want masks whose rows are a multiple of 8
+        return RoomCache(prefix, room)

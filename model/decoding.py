@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from model.choice import UNWRITTEN, ban_repeated_ngrams, nucleus_choice, penalise_repetition
-from model.decoder import LatentDecoder, positions_of
+from model.decoder import LatentDecoder, causal_mask, positions_of
 from model.graphs import recorded
 from model.noise import uniform
 
@@ -57,7 +57,7 @@ class Replies:
         self.offset = decoder.to_offset(z)
         self.lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]
         self.cache = decoder.start_cache(z, length + longest)
-        room = self.cache.layers[0].keys.shape[2]
+        room = self.cache.room
         self.rows = torch.arange(batch, device=device)
         self.written = torch.full((batch, longest), UNWRITTEN, device=device)
         self.ended = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -65,14 +65,13 @@ class Replies:
         self.tokens = torch.zeros(batch, dtype=torch.long, device=device)
         self.count = torch.zeros(1, dtype=torch.long, device=device)  # tokens that every reply has
 
-        seen = torch.cat([prompt_mask.new_ones(len(prompt_mask), prefix), prompt_mask], dim=1).bool()
-        causal = torch.ones(length, prefix + length, dtype=torch.bool, device=device).tril(prefix)
+        seen = torch.cat([decoder.prefix_mask(z), prompt_mask], dim=1)
         positions = positions_of(prompt_mask)
         self.cache.aim(torch.arange(prefix, prefix + length, device=device), prefix + length)
-        self._choose(decoder.call(decoder.embed(prompt_ids, self.offset), (seen[:, None] & causal)[:, None], positions, self.cache, logits_to_keep=1))
+        self._choose(decoder.call(decoder.embed(prompt_ids, self.offset), causal_mask(seen, length), positions, self.cache, logits_to_keep=1))
 
-        self.mask = torch.zeros(len(prompt_mask), 1, 1, room, dtype=torch.bool, device=device)  # what the next token sees
-        self.mask[:, 0, 0, : prefix + length] = seen
+        self.mask = torch.zeros(len(seen), 1, 1, room, dtype=torch.bool, device=device)  # what the next token sees
+        self.mask[:, 0, 0, : prefix + length] = seen.bool()
         self.column = torch.full((1,), prefix + length, device=device)  # where it goes in the cache
         self.position = positions[:, -1:] + 1
         self.room, self.filled = room, prefix + length
@@ -149,6 +148,7 @@ def generate(
     """Decode one reply per latent; rows that have ended leave the batch.
 
     Args:
+        decoder: or anything with its interface for writing: `n_prefix`, `prefix_mask`, `start_cache`, `to_offset`, `embed`, `call`, `to_logits`.
         z: [B, D].
         prompt_ids, prompt_mask: [B, T], padded on the LEFT.
         decoding: ``greedy`` or ``top_p``.
