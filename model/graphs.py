@@ -55,6 +55,7 @@ def recorded(work: Callable[[], object]) -> Callable[[], None] | None:
                 graph.capture_end()
     except RuntimeError as error:
         logger.warning("a step could not be recorded as a CUDA graph and is slower for it: %s", str(error).splitlines()[0])
+        _place = None  # a pool stays unusable after a failure
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         return None

@@ -10,6 +10,7 @@ are measured on this machine in the same run.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -216,7 +217,7 @@ class Bench:
         seconds = seconds_of(work, self.device, self.repeats)
         memory = (torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9) if self.device.type == "cuda" else (None, None)
         if self.profiled:
-            print(profile(work, self.device), flush=True)
+            print(profile(work, self.device), file=sys.stderr, flush=True)
         floor = per_call / floor_seconds if floor_seconds else None
         return Figure(what, self.size_name, batch, per_call / seconds, unit, seconds, first, floor, *memory)
 
@@ -302,7 +303,7 @@ class Bench:
         part = Gaussian(prior.mean[few], prior.logvar[few])
         exact, found = (sample_ode(SamplerSettings(solver=solver), start[few], part, make_energy) for solver in ("dopri5", "rowwise"))
         distance = float(((found.z - exact.z).norm(dim=1) / exact.z.norm(dim=1)).mean())
-        print(f"ode: energy {float(exact.energy_start.mean()):.3f} -> {float(found.energy.mean()):.4f}, by dopri5 at 1e-5 {float(exact.energy.mean()):.4f}; latents differ by {distance:.2%}", flush=True)
+        print(f"ode: energy {float(exact.energy_start.mean()):.3f} -> {float(found.energy.mean()):.4f}, by dopri5 at 1e-5 {float(exact.energy.mean()):.4f}; latents differ by {distance:.2%}", file=sys.stderr, flush=True)
         return figure
 
     def generate(self, batch: int) -> Figure:

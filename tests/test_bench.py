@@ -8,16 +8,26 @@ import torch
 from scripts import bench
 
 
-def test_every_figure_has_a_rate_and_a_floor(capsys):
-    assert bench.main(["train", "encode", "ode", "generate", "--size", "demo", "--batch", "2", "--repeats", "1", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+def test_every_figure_has_a_rate_and_a_floor(capsys, monkeypatch):
+    monkeypatch.setattr(bench, "PIPELINE_CONTEXTS", 1)
+    assert bench.main(["train", "encode", "ode", "generate", "pipeline", "--size", "demo", "--batch", "2", "--repeats", "1", "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert "by dopri5 at 1e-5" in printed.err
     figures = found["figures"]
-    assert [figure["what"].split()[0] for figure in figures] == ["train", "encode", "ode", "generate"]
+    assert [figure["what"].split()[0] for figure in figures] == ["train", "encode", "ode", "generate", "pipeline"]
     for figure in figures:
-        assert figure["rate"] > 0 and figure["floor_rate"] > 0 and figure["share_of_floor"] == figure["rate"] / figure["floor_rate"]
-        units = 2 * bench.NEW_TOKENS if figure["what"] == "generate" else 2
+        if figure["what"] != "pipeline":
+            assert figure["floor_rate"] > 0 and figure["share_of_floor"] == figure["rate"] / figure["floor_rate"]
+        units = {"generate": 2 * bench.NEW_TOKENS, "pipeline": 8}.get(figure["what"], 2)
         assert figure["rate"] == pytest.approx(units / figure["seconds"])
     assert found["machine"]["precision"] == ("bf16" if torch.cuda.is_available() else "fp32") and found["ceilings"]["bytes_per_second"] > 0
+
+
+def test_a_profile_says_where_the_time_goes(capsys):
+    assert bench.main(["encode", "--size", "demo", "--batch", "2", "--repeats", "1", "--profile"]) == 0
+    printed = capsys.readouterr()
+    assert "s by the clock" in printed.err and "aten::addmm" in printed.err and "contexts/s" in printed.out
 
 
 def test_operations_by_hand():
