@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from baselines.fudge import Fudge, GuidedDecoder
 from baselines.guides import Guide, guides, judge
@@ -385,12 +385,12 @@ def test_a_layer_that_is_not_there_is_refused(steering):
 # --- all of them ----------------------------------------------------------------------------------------------------------
 
 
-def make_writer(name, device="cpu"):
+def make_writer(name, kind="gpt2", device="cpu"):
     """A method's decoder of random weights, for three replies, the last of which names one attribute alone."""
     torch.manual_seed(0)
-    lm, guide_lm = (AutoModelForCausalLM.from_config(config_from(decoder_settings("gpt2"))).to(device).eval() for _ in range(2))
+    lm, guide_lm = (AutoModelForCausalLM.from_config(config_from(decoder_settings(kind))).to(device).eval() for _ in range(2))
     chosen = torch.tensor([[1, 4], [0, 2], [-1, 3]], device=device)
-    prefixes = torch.randn(5, 3, 4, 4, 8, device=device)  # aspects, positions, keys and values of two layers, heads, head size
+    prefixes = torch.randn(5, 3, 4, 4 if kind == "gpt2" else 2, 8, device=device)  # aspects, positions, keys and values of two layers, heads, head size
     if name.endswith("prefixes"):
         return PrefixDecoder(lm, lambda: prefixes, chosen, "concatenate" if name.startswith("concatenated") else "average")
     if name == "guided":
@@ -440,10 +440,11 @@ def test_a_step_can_be_recorded(name):
     assert (replies.written >= 0).sum(1).tolist() == [4, 4, 4]
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("name", WRITERS)
-def test_replies_are_those_of_whole_passes(name):
+def test_replies_are_those_of_whole_passes(name, kind):
     """Against decoding by its definition: greedy, one row at a time, without padding, the whole text read anew for every token."""
-    decoder, options = make_writer(name), {"eos_token_id": 10**6, "pad_token_id": 1, "max_new_tokens": 6}
+    decoder, options = make_writer(name, kind), {"eos_token_id": 10**6, "pad_token_id": 1, "max_new_tokens": 6}
     found = generate(decoder, torch.arange(3), PROMPTS, (PROMPTS > 1).long(), **options)
     for row, prompt in enumerate(PROMPTS.tolist()):
         reply, prompt = [], [token for token in prompt if token > 1]
@@ -480,7 +481,7 @@ def token_of_whole_pass(decoder, prompt, reply, row):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", WRITERS)
 def test_recorded_steps_write_the_same_replies(name, caplog):
-    decoder, device = make_writer(name, "cuda"), torch.device("cuda")
+    decoder, device = make_writer(name, device="cuda"), torch.device("cuda")
     prompts, rows = PROMPTS.to(device), torch.arange(3, device=device)
     options = {"pad_token_id": 1, "max_new_tokens": 40, "no_repeat_ngram_size": 2}
     plain = generate(decoder, rows, prompts, (prompts > 1).long(), eos_token_id=10**6, graphs=False, **options)
@@ -541,3 +542,7 @@ def test_settings_that_cannot_be_are_refused(setting):
         replace(setting, epochs=0)
     with pytest.raises(InputError, match="baselines: decoder_length is 64; the base decoder has 48 positions"):
         replace(setting, decoder_length=64).base()
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    windowed = MistralForCausalLM(MistralConfig(vocab_size=20, sliding_window=4, **sizes))
+    with pytest.raises(InputError, match="baselines: decoder of type 'mistral' keeps sliding_window"):
+        replace(setting, decoder=(windowed, setting.decoder[1])).base()
