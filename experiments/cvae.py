@@ -64,7 +64,7 @@ class CvaeKind(Kind):
         except InputError as error:
             raise InputError(f"weights: {str(error).removeprefix('--weights ')}") from None
         try:
-            control.sampler  # noqa: B018 (its settings are checked)
+            control.sampler  # noqa: B018  (checks itself)
         except ValueError as error:
             raise InputError(str(error)) from None
         return found

@@ -23,7 +23,7 @@ from scripts.runs import command_line, device_name, fingerprint, git_revision, p
 
 CELL = ["key", "model", "kind", "seed", "contexts"]
 SECONDS = ["training", "latents", "decoding", "scoring"]
-SAMPLER = ["nfe", "energy_start", "energy", "halving_latent_change", "halving_energy_change"]
+SAMPLER = ["nfe", "energy_start", "energy", "settled", "halving_latent_change", "halving_energy_change"]
 RECORD = ["training", "generation", "weights_hash", "evaluators", "warnings", "date", "device", "git", "versions"]
 FAILURE = ["key", "model", "kind", "seed", "options", "reason", "at", "date"]
 

@@ -50,7 +50,7 @@ def write_table(work: Plan, known: list[Summary]) -> Path:
     if measured < len(work.cells):
         lines += [f"{len(work.cells) - measured} of {len(work.cells)} cells are not measured.", ""]
     if any(summary.sampler for summary in known):
-        lines += ["~ the sampler's step-halving check failed for some replies; see the column `warnings` of results.csv.", ""]
+        lines += ["~ the sampler's own check failed for some replies; see the column `warnings` of results.csv.", ""]
     judges = [[name, written("accuracy_mean", judge["accuracy"]), judge["base"] or "-", judge["hash"] or "-"] for name, judge in record.get("evaluators", {}).items()]
     if judges:
         lines += ["## The judges", "", markdown(["evaluator", "accuracy on dev", "base", "hash"], judges), ""]

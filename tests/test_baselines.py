@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from baselines.fudge import Fudge, GuidedDecoder
 from baselines.guides import Guide, guides, judge
@@ -18,7 +20,7 @@ from baselines.steering import SteeredDecoder, Steering, directions, layers_of, 
 from dataset.batching import pad_inputs
 from dataset.encoding import encode_for_decoder
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer
-from model.decoding import generate
+from model.decoding import Replies, Rules, generate
 from model.encoder import encoder_config as config_from
 from schema import Attribute, InputError, Schema
 from scripts.generation import DecodingArguments, Request
@@ -383,6 +385,112 @@ def test_a_layer_that_is_not_there_is_refused(steering):
 # --- all of them ----------------------------------------------------------------------------------------------------------
 
 
+def make_writer(name, kind="gpt2", device="cpu"):
+    """A method's decoder of random weights, for three replies, the last of which names one attribute alone."""
+    torch.manual_seed(0)
+    lm, guide_lm = (AutoModelForCausalLM.from_config(config_from(decoder_settings(kind))).to(device).eval() for _ in range(2))
+    chosen = torch.tensor([[1, 4], [0, 2], [-1, 3]], device=device)
+    prefixes = torch.randn(5, 3, 4, 4 if kind == "gpt2" else 2, 8, device=device)  # aspects, positions, keys and values of two layers, heads, head size
+    if name.endswith("prefixes"):
+        return PrefixDecoder(lm, lambda: prefixes, chosen, "concatenate" if name.startswith("concatenated") else "average")
+    if name == "guided":
+        guides = [Guide(guide_lm, 5).to(device).eval() for _ in range(2)]
+        return GuidedDecoder(lm, guides, [5, 6], chosen, 3.0, 7)
+    return SteeredDecoder(lm, 0, torch.randn(3, 32, device=device)) if name == "steered" else PlainDecoder(lm)
+
+
+WRITERS = ("plain", "averaged prefixes", "concatenated prefixes", "guided", "steered")
+PROMPTS = torch.tensor([[1, 1, 5, 6], [7, 8, 9, 10], [1, 11, 12, 13]])
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that are run, with shapes in the place of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        shapes = tree_map(lambda value: (tuple(value.shape), value.dtype) if torch.is_tensor(value) else value, (args, kwargs or {}))
+        self.found.append((str(func), str(shapes)))
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@torch.no_grad()
+def test_a_step_can_be_recorded(name):
+    """Step after step the same operations with the same numbers, on tensors that stay where they are; nothing is read back."""
+    rules = Rules(10**6, "top_p", 0.9, 1.0, 2, 1.2)
+    replies = Replies(make_writer(name), torch.arange(3), PROMPTS, (PROMPTS > 1).long(), 8, rules, torch.rand(3, 8))
+    caches = [replies.cache, *(getattr(replies.cache, "guides", None) or [])]
+    assert len(caches) == (3 if name == "guided" else 1)
+
+    def places():
+        tensors = [getattr(replies, field) for field in ("rows", "written", "ended", "used", "tokens", "count", "offset", "mask", "column", "position")]
+        tensors += [part for cache in caches for layer in cache.layers for part in (layer.keys, layer.values)]
+        return [tensor.data_ptr() for tensor in tensors + [cache.read for cache in caches[1:]]]
+
+    before, steps = places(), []
+    for _ in range(3):
+        with Operations() as operations:
+            replies.step(replies.room)
+        steps.append(operations.found)
+    assert steps[0] == steps[1] == steps[2] and places() == before
+    assert not [func for func, _ in steps[0] if any(word in func for word in ("_local_scalar_dense", "nonzero", "masked_select"))]
+    assert (replies.written >= 0).sum(1).tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_replies_are_those_of_whole_passes(name, kind):
+    """Against decoding by its definition: greedy, one row at a time, without padding, the whole text read anew for every token."""
+    decoder, options = make_writer(name, kind), {"eos_token_id": 10**6, "pad_token_id": 1, "max_new_tokens": 6}
+    found = generate(decoder, torch.arange(3), PROMPTS, (PROMPTS > 1).long(), **options)
+    for row, prompt in enumerate(PROMPTS.tolist()):
+        reply, prompt = [], [token for token in prompt if token > 1]
+        for _ in range(6):
+            reply.append(token_of_whole_pass(decoder, prompt, reply, row))
+        assert found[row] == reply
+    assert len({tuple(reply) for reply in found}) == 3
+    end = next(token for token in found[0][1:] if any(token not in reply for reply in found))
+    ended = generate(decoder, torch.arange(3), PROMPTS, (PROMPTS > 1).long(), **options | {"eos_token_id": end})
+    assert ended == [reply[: reply.index(end)] if end in reply else reply for reply in found]  # rows that leave take nothing of the others along
+
+
+@torch.no_grad()
+def token_of_whole_pass(decoder, prompt, reply, row):
+    """What a method by its definition writes behind a prompt and the reply so far."""
+    ids = torch.tensor([prompt + reply])
+    if isinstance(decoder, SteeredDecoder):  # at the prompt's last token and at all behind it
+        added = torch.zeros(1, ids.shape[1], 32)
+        added[:, len(prompt) - 1 :] = decoder.vectors[row]
+        hook = decoder.layer.register_forward_hook(lambda module, inputs, output: output + added)
+        logits = decoder.lm(ids).logits[0, -1]
+        hook.remove()
+        return int(logits.argmax())
+    if not isinstance(decoder, GuidedDecoder):
+        return int(decoder.forward(ids, torch.ones_like(ids), torch.tensor([row]))[0, -1].argmax())
+    scores, tokens = decoder.lm(ids).logits[0, -1].topk(7)
+    texts = torch.tensor([[5, 6, *reply, token] for token in tokens.tolist()])
+    for guide, target in zip(decoder.guides, decoder.targets[row].tolist()):
+        if target >= 0:
+            scores = scores + 3.0 * guide(texts, torch.ones_like(texts))[:, -1, target]
+    return int(tokens[scores.argmax()])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", WRITERS)
+def test_recorded_steps_write_the_same_replies(name, caplog):
+    decoder, device = make_writer(name, device="cuda"), torch.device("cuda")
+    prompts, rows = PROMPTS.to(device), torch.arange(3, device=device)
+    options = {"pad_token_id": 1, "max_new_tokens": 40, "no_repeat_ngram_size": 2}
+    plain = generate(decoder, rows, prompts, (prompts > 1).long(), eos_token_id=10**6, graphs=False, **options)
+    for eos in (10**6, plain[0][20]):
+        expected, found = (generate(decoder, rows, prompts, (prompts > 1).long(), eos_token_id=eos, graphs=graphs, **options) for graphs in (False, True))
+        assert found == expected
+    assert "could not be recorded" not in caplog.text
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("how", [HOW, SAMPLED], ids=["greedy", "top_p"])
 def test_a_reply_does_not_depend_on_its_batch(name, how, setting, shared, request):
@@ -434,3 +542,7 @@ def test_settings_that_cannot_be_are_refused(setting):
         replace(setting, epochs=0)
     with pytest.raises(InputError, match="baselines: decoder_length is 64; the base decoder has 48 positions"):
         replace(setting, decoder_length=64).base()
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    windowed = MistralForCausalLM(MistralConfig(vocab_size=20, sliding_window=4, **sizes))
+    with pytest.raises(InputError, match="baselines: decoder of type 'mistral' keeps sliding_window"):
+        replace(setting, decoder=(windowed, setting.decoder[1])).base()

@@ -6,7 +6,7 @@ from conftest import decoder_settings
 from transformers import AutoConfig, Cache, DynamicCache, GPT2Config, LlamaConfig, Qwen2Config
 
 from model.cache import PrefixLayer
-from model.decoder import LatentDecoder, check_plain_cache, padded_product
+from model.decoder import LatentDecoder, causal_mask, check_plain_cache, padded_product
 
 KINDS = ("gpt2", "llama")
 
@@ -62,6 +62,12 @@ def test_head_size_of_its_own():
     decoder = LatentDecoder(decoder_settings("llama", head_dim=16), 8, 3, 0.0)
     assert decoder.prefix(torch.randn(1, 8))[0][0].shape == (1, 2, 3, 16)
     decoder(torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.long), torch.randn(1, 8))
+
+
+def test_new_tokens_see_what_is_real_up_to_themselves_and_padding_itself():
+    seen = torch.tensor([[1, 0, 0, 1, 1], [0, 0, 1, 1, 1]])  # two columns of the past, then three new tokens
+    expected = [[[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 1]], [[0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]
+    assert causal_mask(seen, 3).int().tolist() == [[rows] for rows in expected]
 
 
 def test_prefix_layer_gives_all_and_stores_nothing():

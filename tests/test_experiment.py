@@ -138,7 +138,7 @@ def test_rows_appear_and_a_second_start_does_nothing(grid_file, parrot, tmp_path
     encodings = []
     encode = cvae.ReplyGenerator.priors
     monkeypatch.setattr(cvae.ReplyGenerator, "priors", lambda self, *args: encodings.append(1) or encode(self, *args))
-    ours = {"kind": "cvae", "generation": {"weights": [1, 1e38], "start": "mean", "max_new_tokens": 8, "steps": 4, "max_halvings": 0}}
+    ours = {"kind": "cvae", "generation": {"weights": [1, 1e38], "start": "mean", "max_new_tokens": 8, "solver": "rk4", "steps": 4, "max_halvings": 0}}
     free = {"kind": "cvae", "generation": {"algorithm": "none", "max_new_tokens": 8}}
     path = grid_file({"people": {"kind": "human"}, "ours": ours, "free": free, "parrot": PARROT}, keep_models=False)
     assert main([str(path), "--dry-run"]) == 0 and not (tmp_path / "experiments").exists()
@@ -223,13 +223,14 @@ def test_best_of_n_takes_each_reply_s_latent_of_least_energy():
             number = control.seed // cvae.STRIDE
             energy = torch.tensor([[3.0, 1.0], [2.0, 5.0], [4.0, 0.5]])[number]
             cost = torch.full((2,), 7)
-            return cvae.Sample(torch.full((2, 3), float(number)), energy + 1, energy, cost)
+            settled = torch.tensor([number != 1, number != 0])
+            return cvae.Sample(torch.full((2, 3), float(number)), energy + 1, energy, cost, settled=settled)
 
     system = cvae.Cvae.__new__(cvae.Cvae)
     system.generator = Generator()
     best = system.best([], cvae.ControlArguments(seed=4), 8, 3)
     assert best.z.tolist() == [[1.0] * 3, [2.0] * 3] and best.energy.tolist() == [2.0, 0.5] and best.energy_start.tolist() == [3.0, 1.5]
-    assert best.nfe.tolist() == [21, 21] and best.latent_change is None
+    assert best.nfe.tolist() == [21, 21] and best.latent_change is None and best.settled.tolist() == [False, True]
     assert system.best([], cvae.ControlArguments(seed=4), 8, 1).z.tolist() == [[0.0] * 3] * 2
 
 
@@ -262,6 +263,7 @@ OURS = {"kind": "cvae"}
         ({"m": OURS | {"generation": {"weights": {"style": 1}}}}, {}, "models.m.generation.weights: names ['style']; the schema has"),
         ({"m": OURS | {"generation": {"steps": 1.5}}}, {}, "models.m.generation.steps: expected int, found 1.5"),
         ({"m": OURS | {"generation": {"steps": 0}}}, {}, "models.m.generation: steps must be at least 1"),
+        ({"m": OURS | {"generation": {"tolerance": 1.5}}}, {}, "models.m.generation: tolerance must lie between 0 and 1, got 1.5"),
         ({"m": {"kind": "parrot", "generation": {"weights": 1}}}, {}, "models.m.generation.weights: no such option of parrot; there are batch_size"),
         ({"m": {"kind": "parrot", "generation": {"tail": 1}}}, {}, "models.m.generation.tail: expected str, found 1"),
         ({"m": {"kind": "parrot", "epochs": "many"}}, {}, "models.m.epochs: expected int, found 'many'"),
