@@ -1,8 +1,11 @@
 """Which token comes next: penalties on what the reply already says, then the largest logit or a draw from the nucleus."""
 
+import math
+
 import torch
 
 UNWRITTEN = -1  # in a reply's tokens: nothing there (yet)
+IMPLAUSIBLE = 1e4  # taken from logits; their order stays, for where everything plausible is banned
 
 
 def nucleus_choice(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, temperature: float) -> torch.Tensor:
@@ -22,6 +25,22 @@ def nucleus_choice(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, t
     kept = torch.where(cumulative - probabilities < top_p, probabilities, torch.zeros_like(probabilities)).cumsum(-1)
     position = torch.searchsorted(kept, (uniforms.to(kept) * kept[:, -1]).unsqueeze(1), right=True)
     return order.gather(1, position.clamp_max(order.shape[1] - 1)).squeeze(1)
+
+
+def guide(logits: torch.Tensor, plain: torch.Tensor, guidance: float, plausibility: float) -> torch.Tensor:
+    """Logits in which what the latent changes is exaggerated (classifier-free guidance: Ho and Salimans, 2022; for language
+    models Sanchez et al., 2023).
+
+    Args:
+        logits, plain: behind the latent and behind the reference, [B, V].
+        guidance: how many times the difference is added to `plain`; 1 gives `logits`.
+        plausibility: only tokens whose probability behind the latent is at least this share of the likeliest one's, so
+            that no token wins by being unlikely without the latent (Li et al., ACL 2023); 0 admits all.
+    """
+    guided = plain + guidance * (logits - plain)
+    if plausibility > 0:
+        guided = torch.where(logits < logits.amax(-1, keepdim=True) + math.log(plausibility), guided - IMPLAUSIBLE, guided)
+    return guided
 
 
 def ban_repeated_ngrams(logits: torch.Tensor, written: torch.Tensor, step: torch.Tensor, size: int) -> torch.Tensor:

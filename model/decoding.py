@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.choice import UNWRITTEN, ban_repeated_ngrams, nucleus_choice, penalise_repetition
+from model.choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
 from model.decoder import LatentDecoder, causal_mask, positions_of
 from model.graphs import recorded
 from model.noise import uniform
@@ -27,6 +27,7 @@ class Rules:
     no_repeat_ngram_size: int
     repetition_penalty: float
     guidance: float
+    plausibility: float
 
 
 class Replies:
@@ -96,7 +97,7 @@ class Replies:
         logits = logits if self.lexical is None else logits + self.lexical
         if self.readings == 2:
             guided, plain = logits.float().chunk(2)
-            logits = plain + rules.guidance * (guided - plain)
+            logits = guide(guided, plain, rules.guidance, rules.plausibility)
         if rules.no_repeat_ngram_size:
             logits = ban_repeated_ngrams(logits, self.written, self.count, rules.no_repeat_ngram_size)
         if rules.repetition_penalty != 1.0:
@@ -142,6 +143,7 @@ def generate(
     repetition_penalty: float = 1.0,
     reference: torch.Tensor | None = None,
     guidance: float = 1.0,
+    plausibility: float = 0.0,
     on_step: Callable[[torch.Tensor], bool] | None = None,
     graphs: bool = True,
 ) -> list[list[int]]:
@@ -157,8 +159,7 @@ def generate(
         no_repeat_ngram_size: no n-gram of that size twice in a reply; 0 allows all.
         repetition_penalty: over 1, tokens that the reply has already become less likely (Keskar et al., 2019); 1 is off.
         reference: [B, D], latents without control, needed for a guidance other than 1.
-        guidance: logits are those of the reference plus so many times the difference that z makes (classifier-free
-            guidance: Ho and Salimans, 2022; for language models Sanchez et al., 2023); 1 is off, over 1 exaggerates z.
+        guidance, plausibility: see `model.choice.guide`; a guidance of 1 is off.
         on_step: called after every step with all rows' tokens so far, [B, steps], padded where a row has ended; where it
             returns False, decoding ends there.
         graphs: record the step as a CUDA graph where there is a GPU.
@@ -179,7 +180,7 @@ def generate(
         return [[] for _ in range(z.shape[0])]
     graphs = graphs and z.is_cuda
     uniforms = uniform(sources, max_new_tokens, z.device) if decoding == "top_p" else None
-    rules = Rules(eos_token_id, decoding, top_p, temperature, no_repeat_ngram_size, repetition_penalty, guidance)
+    rules = Rules(eos_token_id, decoding, top_p, temperature, no_repeat_ngram_size, repetition_penalty, guidance, plausibility)
     replies = Replies(decoder, z, None if guidance == 1.0 else reference, prompt_ids, prompt_mask, max_new_tokens, rules, uniforms)
     whole = torch.full((z.shape[0], max_new_tokens), UNWRITTEN, device=z.device)  # all replies, those that have ended included
     replay: Callable[[], None] | None = None

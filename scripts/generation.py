@@ -66,6 +66,7 @@ class DecodingArguments:
     no_repeat_ngram_size: int = field(default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"})
     repetition_penalty: float = field(default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"})
     guidance: float = field(default=1.0, metadata={"help": "over 1: exaggerate what the latent changes in the next token's logits against the prior's mean; 1: off"})
+    plausibility: float = field(default=0.0, metadata={"help": "with guidance: only tokens at least this share as likely as the likeliest without it; 0: all"})
     batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
     precision: str = field(default="auto", metadata={"help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
 
@@ -274,6 +275,7 @@ class ReplyGenerator:
                     repetition_penalty=how.repetition_penalty,
                     reference=sample.reference[chosen],
                     guidance=how.guidance,
+                    plausibility=how.plausibility,
                     on_step=watching(chosen),
                 )
                 for index, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True)):

@@ -420,7 +420,7 @@ class Operations(TorchDispatchMode):
 @torch.no_grad()
 def test_a_step_can_be_recorded(name):
     """Step after step the same operations with the same numbers, on tensors that stay where they are; nothing is read back."""
-    rules = Rules(10**6, "top_p", 0.9, 1.0, 2, 1.2, 1.0)
+    rules = Rules(10**6, "top_p", 0.9, 1.0, 2, 1.2, 1.0, 0.0)
     replies = Replies(make_writer(name), torch.arange(3), None, PROMPTS, (PROMPTS > 1).long(), 8, rules, torch.rand(3, 8))
     caches = [replies.cache, *(getattr(replies.cache, "guides", None) or [])]
     assert len(caches) == (3 if name == "guided" else 1)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from model.choice import nucleus_choice
+from model.choice import guide, nucleus_choice
 from model.decoding import generate
 from model.noise import generators
 
@@ -139,6 +139,22 @@ def test_guidance_exaggerates_what_the_latent_changes(kind, make_decoder):
     assert found[1.0] == written(decoder) != found[2.5] and found[0.0] == written(decoder, z=reference)
     eos = frequent_token(found[2.5])  # rows that end leave both readings
     assert written(decoder, reference=reference, guidance=2.5, eos=eos) == [r[: r.index(eos)] if eos in r else r for r in found[2.5]]
+
+
+def test_guidance_chooses_among_plausible_tokens():
+    """By hand: the third token gains most by the latent, but is a hundredth as likely as the first."""
+    logits, plain = torch.tensor([[0.0, -1.0, -4.6]]), torch.tensor([[1.0, -1.5, -9.0]])
+    free = guide(logits, plain, 3.0, 0.0)
+    torch.testing.assert_close(free, torch.tensor([[-2.0, 0.0, 4.2]]))
+    assert free.argmax() == 2
+    kept = guide(logits, plain, 3.0, 0.1)
+    assert kept.argmax() == 1 and kept[0, 2] < -9_000 and torch.equal(kept[:, :2], free[:, :2])
+    assert torch.equal(guide(logits, plain, 1.0, 0.0), logits)
+
+
+def test_plausibility_of_one_is_greedy_without_guidance(make_decoder):
+    decoder, reference = make_decoder(), torch.randn(len(PROMPTS), 8, generator=torch.Generator().manual_seed(4))
+    assert written(decoder, reference=reference, guidance=4.0, plausibility=1.0) == written(decoder)
 
 
 def test_ngrams_of_the_prompt_are_allowed(make_decoder):
