@@ -1,5 +1,6 @@
 """A grid: the YAML file that says which models and which settings an experiment compares."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,8 @@ def read_grid(path: Path, **changes: object) -> Grid:
     content |= {"seeds": tuple(content.get("seeds", (0,))), "path": path, "sections": sections}
     if "evaluators" in content:
         content["evaluators"] = Path(content["evaluators"]).expanduser()
+    if "second_encoder" in content:
+        content["second_encoder"] = os.path.expanduser(content["second_encoder"])  # a hub name stays as it is
     return Grid(**content)
 
 
