@@ -99,9 +99,8 @@ def main(argv: list[str] | None = None) -> int:
 
     seconds: dict[str, float] = {}
     with enough_memory(f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"):
-        sample = timed(seconds, "latents", generator.latents, requests, control, decoding.batch_size)
-        replies = timed(seconds, "decoding", generator.decode, requests, sample, decoding, control.seed)
-    rows = generations_of(requests, replies, control.seed)
+        written = generator.write(requests, control, decoding, seconds)
+    rows = generations_of(requests, written.texts, control.seed)
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
     before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None
     write_jsonl(generations, rows)
@@ -122,14 +121,14 @@ def main(argv: list[str] | None = None) -> int:
         "versions": package_versions(),
         "git": git_revision(),
         "device": device_name(device),
-        **sampling_record(sample),
+        **sampling_record(written.sample),
         "seconds": seconds,
     }
     record = results(
         columns,
         baseline=baseline_of(common.run_folder, what.name, columns),
         evaluators=scorer.records,
-        warnings=scorer.warnings() + sampling_warnings(sample, 0.01),
+        warnings=scorer.warnings() + sampling_warnings(written.sample, 0.01),
         run=run,
         seed=control.seed,
     )  # fmt: skip
@@ -194,15 +193,15 @@ def sweep(
     points = []
     for weight in weights:
         settings = dataclasses.replace(control, weights=str(weight))
-        sample = generator.latents(requests, settings, decoding.batch_size)
-        rows = generations_of(requests, generator.decode(requests, sample, decoding, control.seed), control.seed)
+        written = generator.write(requests, settings, decoding)
+        rows = generations_of(requests, written.texts, control.seed)
         scorer.score(rows)
         if language_model is not None:
             language_model.score(rows)
         gatherer = Gatherer(schema)
         gatherer.add(rows)
         m = measure(gatherer.finish(), control.seed)
-        points.append({"weight": weight, "overall": m, "warnings": sampling_warnings(sample, 0.01)})
+        points.append({"weight": weight, "overall": m, "warnings": sampling_warnings(written.sample, 0.01)})
         ppl = f", perplexity {m['ppl']:.1f}" if m["ppl"] is not None else ""
         print(f"weight {weight:g}: accuracy {m['accuracy_mean']:.3f}, joint {m['accuracy_joint']:.3f}, coherence {m['nli']:.3f}{ppl}", flush=True)
     return points

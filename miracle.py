@@ -16,7 +16,7 @@ from schema import Attribute, InputError, Schema
 from scoring.scorer import Scorer
 from scripts.devices import choose_device
 from scripts.entry import quiet_transformers
-from scripts.generation import ControlArguments, DecodingArguments, ReplyGenerator, Request, parse_weights, way_times
+from scripts.generation import ControlArguments, DecodingArguments, Problem, ReplyGenerator, Request, parse_weights, way_times
 from scripts.share import fetch, has_evaluators, push_run, run_parts, save_run
 
 Context = str | list[str] | tuple[str, ...]
@@ -42,6 +42,7 @@ class Reply:
         finished: False where it was stopped on the way.
         control: how its latent was found, for `Miracle.explain`.
         latent: z, [D].
+        candidate: which of the candidates was kept, where there were several.
     """
 
     text: str
@@ -58,6 +59,7 @@ class Reply:
     finished: bool = True
     control: ControlArguments | None = field(default=None, repr=False)
     latent: np.ndarray | None = field(default=None, repr=False, compare=False)
+    candidate: int = field(default=0, repr=False)
 
     def __str__(self) -> str:
         return self.text
@@ -240,7 +242,7 @@ class Miracle:
         wanted = [self.target(target) for target in targets]
         texts: list[str] = [""] * len(turns)
         starts, energies, latents, used = (np.zeros(len(turns)), np.zeros(len(turns)), [None] * len(turns), [control] * len(turns))
-        stopped = False
+        candidates, stopped = [0] * len(turns), False
 
         def watch(chosen: list[int]) -> Callable[[dict[int, str]], bool] | None:
             if on_text is None:
@@ -259,10 +261,10 @@ class Miracle:
                 chosen = [i for i, own in enumerate(seeds) if own == seed]
                 requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
                 settings = dataclasses.replace(control, seed=seed, **({} if any(r.target for r in requests) else {"algorithm": "none"}))
-                sample = self.generator.latents(requests, settings, decoding.batch_size)
-                found = self.generator.decode(requests, sample, decoding, seed, watch(chosen))
+                found = self.generator.write(requests, settings, decoding, on_text=watch(chosen))
+                sample = found.sample
                 for place, i in enumerate(chosen):
-                    texts[i], latents[i], used[i] = found[place], sample.z[place].cpu().numpy(), settings
+                    texts[i], latents[i], used[i], candidates[i] = found.texts[place], sample.z[place].cpu().numpy(), settings, found.candidates[place]
                     starts[i], energies[i] = float(sample.energy_start[place]), float(sample.energy[place])
             rows = [{"context": list(turn), "response": text} for turn, text in zip(turns, texts)]
             if self.scorer is not None:
@@ -272,9 +274,9 @@ class Miracle:
         return [
             Reply(
                 text, turn, target, {name: strengths[name] for name in target}, seed, row.get("predicted"), row.get("probabilities"), row.get("nli"),
-                float(start), float(energy), seconds, not stopped, settings, latent,
+                float(start), float(energy), seconds, not stopped, settings, latent, candidate,
             )
-            for text, turn, target, seed, row, start, energy, settings, latent in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents)
+            for text, turn, target, seed, row, start, energy, settings, latent, candidate in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents, candidates)
         ]  # fmt: skip
 
     def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options: object) -> list[Reply]:
@@ -288,9 +290,8 @@ class Miracle:
 
         The way is integrated once more, with `EXPLAINED_POINTS` points that lie closer at the start, where it is steep.
         """
-        request = Request("\n".join(reply.context), reply.context, reply.target)
         with self._lock:
-            problem = self.generator.problem([request], reply.control, 1)
+            problem = self._problem(reply)
             path, energies = problem.way(reply.control.sampler, EXPLAINED_POINTS)
             chances = [torch.softmax(logits.float(), -1).cpu().numpy() for logits in self.generator.model.heads(path[:, 0])]
         probabilities = {
@@ -302,7 +303,7 @@ class Miracle:
     def prior(self, reply: Reply) -> Gaussian:
         """The combined prior that a reply's latent started from, mean and log-variance [D] each."""
         with self._lock:
-            prior = self.generator.problem([Request("\n".join(reply.context), reply.context, reply.target)], reply.control, 1).prior
+            prior = self._problem(reply).prior
         return Gaussian(prior.mean[0], prior.logvar[0])
 
     def warm_up(self) -> None:
@@ -319,6 +320,10 @@ class Miracle:
             return {name: target[name] for name in self.schema.names if name in target}
         aspects = target.replace("+", ",").split(",") if isinstance(target, str) else target
         return self.schema.target([aspect.strip() for aspect in aspects if aspect.strip()])
+
+    def _problem(self, reply: Reply) -> Problem:
+        """What the sampler solved for a reply."""
+        return self.generator.problem([Request("\n".join(reply.context), reply.context, reply.target, candidate=reply.candidate)], reply.control, 1)
 
     def _source(self) -> Path:
         """The folder that can be shared; raises `InputError` where there is none."""

@@ -9,7 +9,7 @@ the reply, as the paper takes them (section 3). The guides judge all k candidate
 import torch
 from transformers import PreTrainedModel
 
-from baselines.guides import Guide, GuideCache, encode_replies, guides
+from baselines.guides import Guide, GuideCache, choose, encode_replies, guides, sample_name
 from baselines.language_model import LanguageModel, PlainDecoder, Step, precise, uncontrolled
 from baselines.training import TrainingSetting
 from model.cache import RoomCache
@@ -82,12 +82,15 @@ class Fudge:
         """See `baselines.registry.Baseline`."""
         return cls(uncontrolled(setting, shared), guides(setting, shared), setting.schema)
 
-    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, candidates: int = 50) -> list[str]:
+    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, candidates: int = 50, n: int = 1) -> list[str]:
         """See `baselines.registry.Baseline`; strength is what the guides' log-probabilities are multiplied by.
 
         Args:
             candidates: the most probable tokens among which to choose.
+            n: whole replies per request, of which the guides choose one, as `baselines.rerank` does; several need top-p sampling.
         """
+        if n < 1 or (n > 1 and how.decoding != "top_p"):
+            raise InputError(f"fudge: n must be at least 1, and 1 where decoding is not top_p; found {n} with {how.decoding}")
         if candidates < 1:
             raise InputError(f"fudge: candidates must be at least 1, found {candidates}")
         targets = torch.tensor([self.schema.target_indices(request.target) for request in requests], device=self.model.device)
@@ -95,4 +98,9 @@ class Fudge:
         chosen = [precise(self.guides[index], how, self.model.device) for index in named]
         row = encode_replies(self.model, [""])[0]
         start = row["input_ids"][:-1]  # without the end of the empty reply
-        return self.model.write(requests, how, seed, lambda lm: GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates))
+
+        def decoder(lm: PreTrainedModel) -> GuidedDecoder:
+            return GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates)
+
+        samples = [self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)]
+        return samples[0] if n == 1 else choose(self.guides, self.model, targets, samples, how.batch_size)

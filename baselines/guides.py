@@ -101,6 +101,27 @@ def judge(guide: Guide, model: LanguageModel, replies: list[str], batch_size: in
     return result
 
 
+def choose(guides: list[Guide], model: LanguageModel, targets: torch.Tensor, samples: list[list[str]], batch_size: int) -> list[str]:
+    """Of several replies per request the one with the greatest sum over the named attributes of log P(aspect | whole reply).
+
+    Args:
+        targets: [N, K] aspect indices, -1 where an attribute is not named.
+        samples: so many times N replies.
+    """
+    scores = torch.zeros(len(samples), len(targets), device=model.device)
+    replies = [reply for sample in samples for reply in sample]
+    for guide, target in zip(guides, targets.unbind(1)):
+        opinions = judge(guide, model, replies, batch_size).view(len(samples), len(targets), -1)
+        opinion = opinions.gather(2, target.clamp_min(0).expand(len(samples), -1).unsqueeze(2)).squeeze(2)
+        scores += opinion * (target >= 0)
+    return [samples[best][index] for index, best in enumerate(scores.argmax(0).tolist())]
+
+
+def sample_name(number: int) -> str:
+    """The purpose of the noise of one of several samples; the first is that of a method which samples once."""
+    return f"decoding {number}" if number else "decoding"
+
+
 def train_guide(attribute: Attribute, setting: TrainingSetting, shared: dict) -> Guide:
     """A guide for one attribute, from its training replies; its accuracy on whole dev replies is printed where there are any."""
     model, name = uncontrolled(setting, shared), f"guide {attribute.name}"

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from baselines.guides import Guide, guides, judge
+from baselines.guides import Guide, choose, guides, sample_name
 from baselines.language_model import LanguageModel, uncontrolled
 from baselines.training import TrainingSetting
 from schema import InputError, Schema
@@ -35,12 +35,6 @@ class Rerank:
         if n < 1:
             raise InputError(f"rerank: n must be at least 1, found {n}")
         how = dataclasses.replace(how, decoding="top_p")
-        samples = [self.model.write(requests, how, seed, purpose=f"decoding {number}" if number else "decoding") for number in range(n)]
+        samples = [self.model.write(requests, how, seed, purpose=sample_name(number)) for number in range(n)]
         targets = torch.tensor([self.schema.target_indices(request.target) for request in requests], device=self.model.device)
-        scores = torch.zeros(n, len(requests), device=self.model.device)
-        replies = [reply for sample in samples for reply in sample]
-        for guide, target in zip(self.guides, targets.unbind(1)):
-            opinions = judge(guide, self.model, replies, how.batch_size).view(n, len(requests), -1)
-            opinion = opinions.gather(2, target.clamp_min(0).expand(n, -1).unsqueeze(2)).squeeze(2)
-            scores += opinion * (target >= 0)
-        return [samples[best][index] for index, best in enumerate(scores.argmax(0).tolist())]
+        return choose(self.guides, self.model, targets, samples, how.batch_size)

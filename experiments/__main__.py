@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--outs", help="where experiments/<name> lies (default: outs)")
     options.add_argument("--schema", help="schema file")
     options.add_argument("--base", help="folder with plain checkpoints encoder/ and decoder/")
+    options.add_argument("--workers", type=int, default=1, help="processes that share the work: several on one GPU where the models are small, one or more per GPU where there are several (default: 1)")
     options.add_argument("--dry-run", action="store_true", help="list the cells and which are measured; train nothing")
     options.add_argument("--report", action="store_true", help="write table.md and frontier.png from the rows that are there; train nothing")
     return options
@@ -39,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run, list or report; returns the exit status: 1 where a cell failed."""
     options = vars(parser().parse_args(argv))
-    dry_run, report, path = (options.pop(name) for name in ("dry_run", "report", "grid"))
+    dry_run, report, path, workers = (options.pop(name) for name in ("dry_run", "report", "grid", "workers"))
+    if workers < 1:
+        raise InputError(f"--workers: expected a number of processes, found {workers}")
     grid = read_grid(path, **options)
     (common,) = parse_arguments((CommonArguments,), "none", grid.words(Path(grid.outs), grid.name), "")
     work = plan(grid, load_schema(common.schema))
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     results = results_of(work)
     failed = 0
     if not report:
-        runner = Runner(work, results)
+        runner = Runner(work, results, workers)
         print(f"{grid.name}: {len(work.cells)} cells, {len(work.cells) - len(runner.missing)} of them measured already", flush=True)
         failed = runner.run()
     known = summaries(work, results.rows)

@@ -45,6 +45,7 @@ class BaselineKind(Kind):
     """Training options: those of `TrainingSetting`; generation options: ``strength``, `DecodingArguments`, the method's own."""
 
     section = "baseline"
+    shares = True
 
     def __init__(self, method: type):
         self.method = method

@@ -12,7 +12,8 @@ def split_of(contexts: str) -> str:
 
 
 def requests_of(grid: Grid, schema: Schema) -> list[Request]:
-    """Every combination of aspects for every different context that the grid names.
+    """The replies to write for every different context that the grid names: of every combination of aspects, or with
+    ``targets: single`` one for each aspect of the attribute whose dialogue the context comes from (``test``: of every attribute).
 
     ``dev:N`` and ``test-dialogues:N`` cut N contexts from the dialogues of all attributes, an equal share of each (the
     first attributes take what does not divide), every nth of the different ones in file order; an attribute with fewer
@@ -21,8 +22,15 @@ def requests_of(grid: Grid, schema: Schema) -> list[Request]:
     Raises:
         InputError: for a file that is missing or has a mistake.
     """
-    targets = schema.combinations()
-    return [Request(id, context, target) for id, context in _contexts(grid, schema).items() for target in targets]
+    if grid.targets == "all":
+        return [Request(id, context, target) for id, context in _contexts(grid, schema).items() for target in schema.combinations()]
+    return [
+        Request(id, context, {attribute.name: aspect})
+        for id, context in _contexts(grid, schema).items()
+        for attribute in schema.attributes
+        if split_of(grid.contexts) == "test" or id.rpartition("-")[0] == attribute.name
+        for aspect in attribute.aspects
+    ]
 
 
 def _contexts(grid: Grid, schema: Schema) -> dict[str, tuple[str, ...]]:

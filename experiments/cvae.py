@@ -57,6 +57,8 @@ class CvaeKind(Kind):
         control, _ = arguments(found)
         if found["best_of"] < 1:
             raise InputError(f"best_of: expected a number of latents, found {found['best_of']}")
+        if found["best_of"] > 1 and control.candidates > 1:
+            raise InputError("best_of: chooses latents by their energy, candidates chooses replies by the heads; one or the other")
         if found["best_of"] > 1 and control.start == "mean" and control.algorithm != "langevin":
             raise InputError(f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample")
         try:
@@ -89,10 +91,15 @@ class Cvae(System):
         """Latents, then text; raises `FloatingPointError` where the sampler leaves the numbers."""
         control, decoding = arguments(options | {"seed": self.seed})
         seconds: dict[str, float] = {}
-        sample = timed(seconds, "latents", self.best, requests, control, decoding.batch_size, options["best_of"])
+        if options["best_of"] > 1:
+            sample = timed(seconds, "latents", self.best, requests, control, decoding.batch_size, options["best_of"])
+            replies = timed(seconds, "decoding", self.generator.decode, requests, sample, decoding, control.seed)
+        else:
+            written = self.generator.write(requests, control, decoding, seconds)
+            sample, replies = written.sample, written.texts
+            seconds["decoding"] += seconds.pop("choosing", 0.0)
         if lost := int((~sample.z.isfinite().all(dim=1)).sum()):
             raise FloatingPointError(f"the sampler's latents are not finite in {lost} of {len(requests)} replies")
-        replies = timed(seconds, "decoding", self.generator.decode, requests, sample, decoding, control.seed)
         return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE))
 
     def best(self, requests: list[Request], control: ControlArguments, batch_size: int, n: int) -> Sample:

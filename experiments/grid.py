@@ -11,6 +11,7 @@ from schema import InputError
 
 SECTIONS = ("classifier", "nli", "second_classifier", "cvae", "baseline", "generation")
 CONTEXTS = re.compile(r"test|(dev|test-dialogues):[1-9][0-9]*")
+TARGETS = ("all", "single")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -24,6 +25,7 @@ class Grid:
         preset, schema, base, encoder, decoder, limit: as for every script.
         seeds: every model is trained once with each.
         contexts: ``dev:N``, ``test`` or ``test-dialogues:N``, see `experiments.contexts`.
+        targets: ``all``: every combination of aspects for every context; ``single``: one aspect at a time, see `experiments.contexts`.
         evaluators: a run's folder whose evaluators judge; None: the experiment trains its own.
         second_encoder: base of a second, independent set of attribute classifiers; None: no second set.
         keep_models: False deletes a trained CVAE once its cells are measured.
@@ -45,6 +47,7 @@ class Grid:
     limit: int | None = None
     seeds: tuple[int, ...] = (0,)
     contexts: str = "dev:48"
+    targets: str = "all"
     evaluators: Path | None = None
     second_encoder: str | None = None
     keep_models: bool = True
@@ -89,7 +92,7 @@ def read_grid(path: Path, **changes: object) -> Grid:
         raise InputError(f"{path}: expected keys such as 'models', found {type(content).__name__}")
     content = {key: value for key, value in ({"name": path.stem} | content).items() if value is not None}
     content |= {key: value for key, value in changes.items() if value is not None}
-    texts = ("name", "outs", "preset", "schema", "base", "encoder", "decoder", "contexts", "evaluators", "second_encoder")
+    texts = ("name", "outs", "preset", "schema", "base", "encoder", "decoder", "contexts", "targets", "evaluators", "second_encoder")
     known = (*texts, "limit", "seeds", "keep_models", "keep_replies", "models", *SECTIONS)
     for key, value in content.items():
         if key not in known:
@@ -111,6 +114,8 @@ def read_grid(path: Path, **changes: object) -> Grid:
             wrong = "a folder's name of letters, digits, '_', '.' and '-'"
         elif key == "contexts" and not CONTEXTS.fullmatch(value):
             wrong = "dev:N, test or test-dialogues:N"
+        elif key == "targets" and value not in TARGETS:
+            wrong = " or ".join(TARGETS)
         if wrong:
             raise InputError(f"{path}: {key}: expected {wrong}, found {value!r:.80}")
     if "models" not in content:

@@ -80,6 +80,10 @@ class Judges:
             self.records |= {f"second {name}": record for name, record in self.second.records.items()}
             self.warnings += [f"second {warning}" for warning in self.second.warnings()]
 
+    def summary(self) -> dict[str, dict]:
+        """What identifies every judge: accuracy on dev, base, hash."""
+        return {name: {key: record.get(key) for key in ("accuracy", "base", "hash")} for name, record in self.records.items()}
+
     def score(self, rows: list[dict]) -> None:
         """Write every judge's values into generations; the second set's are ``second_predicted``."""
         for begin in range(0, len(rows), CHUNK):

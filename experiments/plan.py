@@ -86,7 +86,8 @@ def plan(grid: Grid, schema: Schema) -> Plan:
         labelled(grid, schema)
     data = fingerprint({"aspects": schema.aspects, "limit": grid.limit}, _files(schema, grid.contexts))
     perplexity = {name: value for name, value in dataclasses.asdict(what).items() if name.startswith("ppl_")}
-    measured = {"contexts": grid.contexts, "judges": judges, "perplexity": perplexity, "data": data}
+    contexts = grid.contexts if grid.targets == "all" else f"{grid.contexts} {grid.targets}"
+    measured = {"contexts": contexts, "judges": judges, "perplexity": perplexity, "data": data}
     cells: dict[str, Cell] = {}
     for model, kind in _models(grid, data):
         where = f"models.{model.label}.generation"

@@ -1,25 +1,16 @@
-"""Work off a plan: judges once, every model once, a row the moment its cell is measured."""
+"""Work off a plan, in this process or in several: a row is on disk the moment its cell is measured."""
 
-import gc
-import json
-import shutil
 import time
-import traceback
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterator
 
-import torch
-
-from dataset.jsonl import write_json, write_jsonl
+from dataset.jsonl import write_json
 from experiments.cvae import VITAL_SIGNS
-from experiments.judges import Judges
-from experiments.measures import columns_of, measured
+from experiments.measures import columns_of
 from experiments.plan import Cell, Plan, kinds
+from experiments.pool import Pool
 from experiments.rows import RowsFile
-from experiments.system import Model, System
-from gen_cvae import generations_of
-from scripts.generation import timed
-from scripts.runs import command_line, device_name, fingerprint, git_revision, package_versions
+from experiments.worker import Outcome, Worker
+from scripts.runs import command_line
 
 CELL = ["key", "model", "kind", "seed", "contexts"]
 SECONDS = ["training", "latents", "decoding", "scoring"]
@@ -35,124 +26,77 @@ def results_of(plan: Plan) -> RowsFile:
     return RowsFile(plan.grid.folder / "results.csv", columns)
 
 
+def units(cells: list[Cell]) -> list[list[Cell]]:
+    """The cells in parts that any process may take: those of one model, or of all models of a seed whose training shares something."""
+    sharing = {name for name, kind in kinds().items() if kind.shares}
+    found: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.model.seed, "" if cell.model.kind in sharing else cell.model.name), []).append(cell)
+    return list(found.values())
+
+
 class Runner:
-    """One process that measures the missing cells of a plan.
+    """Measures the missing cells of a plan, and is the only one that writes rows.
 
     Args:
         done: where rows go, and what is there already.
+        workers: processes; each loads its own judges and models, and has a log in the experiment's folder.
     """
 
-    def __init__(self, plan: Plan, done: RowsFile):
-        self.plan, self.results, self.kinds = plan, done, kinds()
+    def __init__(self, plan: Plan, done: RowsFile, workers: int = 1):
+        self.plan, self.results, self.workers = plan, done, workers
         measured_before = {row["key"] for row in done.rows}
         self.missing = [cell for cell in plan.cells if cell.key not in measured_before]
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.failed = 0
+        self.models = len({cell.model.name for cell in self.missing})
+        self.failed, self.finished = 0, 0
+        self.loading: list[float] = []  # seconds of every model loaded or trained so far
+        self.measuring = 0.0
 
     def run(self) -> int:
         """Measure every missing cell; returns the number of those that failed, which ``failures.csv`` names with the reason.
 
         Raises:
-            InputError: where the judges cannot be trained or loaded: without them there is nothing to measure.
+            InputError: where the judges cannot be trained or loaded, or a worker process was ended from outside.
         """
-        folder = self.plan.grid.folder
-        (folder / "failures.csv").unlink(missing_ok=True)
+        (self.plan.grid.folder / "failures.csv").unlink(missing_ok=True)
         if not self.missing:
             return 0
-        self.judges = Judges(self.plan, self.device)
-        judges = {name: {key: record.get(key) for key in ("accuracy", "base", "hash")} for name, record in self.judges.records.items()}
-        self.provenance = {"device": device_name(), "git": git_revision(), "versions": json.dumps(package_versions())}
-        self.provenance["evaluators"] = json.dumps({name: judge["hash"] for name, judge in judges.items()})
-        write_json(folder / "experiment.json", {"command": command_line(), "evaluators": judges, "warnings": self.judges.warnings})
-        self.started, self.finished, self.models = time.monotonic(), 0, len({cell.model.name for cell in self.missing})
-        self.loading: list[float] = []  # seconds of every model loaded or trained so far
-        for seed in dict.fromkeys(cell.model.seed for cell in self.missing):
-            shared: dict[str, dict] = {}  # what baselines of one seed and the same options train once
-            cells = [cell for cell in self.missing if cell.model.seed == seed]
-            for name in dict.fromkeys(cell.model.name for cell in cells):
-                self._model([cell for cell in cells if cell.model.name == name], shared)
+        self.began = time.monotonic()
+        for outcome in self._outcomes(units(self.missing)):
+            self._note(outcome)
         return self.failed
 
-    def _model(self, cells: list[Cell], shared: dict[str, dict]) -> None:
-        """Load a model and measure its cells."""
-        model, system = cells[0].model, None
-        try:
-            system = self._loaded(model, shared)
-        except Exception as error:  # whatever stops one model does not stop the others
-            for cell in cells:
-                self._fail(cell, error)
-        if system is not None:
-            for cell in cells:
-                self._cell(cell, system)
-        del system
-        self._tidy()
-        if not self.plan.grid.keep_models:
-            shutil.rmtree(self.plan.grid.folder / "models" / model.name, ignore_errors=True)
-
-    def _loaded(self, model: Model, shared: dict[str, dict]) -> System:
-        common, started = shared.setdefault(fingerprint(model.options, []), {}), time.monotonic()
-        try:
-            return self.kinds[model.kind].load(self.plan.grid, self.plan.schema, self.device, model, common)
-        finally:
-            self.loading.append(time.monotonic() - started)
-
-    def _cell(self, cell: Cell, system: System) -> None:
-        try:
-            row = self._measured(cell, system)
-        except Exception as error:
-            self._fail(cell, error)
-            self._tidy()
+    def _outcomes(self, parts: list[list[Cell]]) -> Iterator[Outcome]:
+        if self.workers == 1:
+            worker = Worker(self.plan)
+            self._begin(worker.judges.summary(), worker.judges.warnings)
+            for part in parts:
+                yield from worker.measure(part)
             return
-        self.results.append(row)
-        joint, coherence = (f"{row[key]:.3f}" if row[key] is not None else "-" for key in ("accuracy_joint", "nli"))
-        self._say(cell, f"accuracy {row['accuracy_mean']:.3f}, joint {joint}, coherence {coherence}")
+        with Pool(self.plan, self.workers) as pool:
+            self._begin(*pool.judges())
+            yield from pool.outcomes(parts)
 
-    def _measured(self, cell: Cell, system: System) -> dict:
-        """A cell's row."""
-        plan, model = self.plan, cell.model
-        written = system.write(plan.requests, cell.options)
-        rows = generations_of(written.requests, written.replies, model.seed)
-        seconds = dict(written.seconds)
-        timed(seconds, "scoring", self.judges.score, rows)
-        if plan.grid.keep_replies:
-            write_jsonl(plan.grid.folder / "generations" / f"{cell.key}.jsonl", rows)
-        numbers = measured(rows, plan.schema, len({request.context for request in plan.requests}))
-        texts = {"training": json.dumps(model.options), "generation": json.dumps(cell.options), "weights_hash": system.hash}
-        return (
-            {"key": cell.key, "model": model.label, "kind": model.kind, "seed": model.seed, "contexts": plan.grid.contexts}
-            | cell.swept
-            | numbers
-            | {f"seconds_{name}": value for name, value in (seconds | {"training": system.seconds}).items()}
-            | {f"dev_{sign}": value for sign, value in system.signs.items()}
-            | written.sampler
-            | texts
-            | {"warnings": "; ".join(written.warnings), "date": _now()}
-            | self.provenance
-        )
+    def _begin(self, judges: dict[str, dict], warnings: list[str]) -> None:
+        write_json(self.plan.grid.folder / "experiment.json", {"command": command_line(), "evaluators": judges, "warnings": warnings})
+        self.began = time.monotonic()
 
-    def _fail(self, cell: Cell, error: Exception) -> None:
-        """Record why a cell has no row."""
-        self.failed += 1
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        row = {"key": cell.key, "model": cell.model.label, "kind": cell.model.kind, "seed": cell.model.seed}
-        row |= {"options": json.dumps(cell.swept), "reason": reason, "at": f"{Path(place.filename).name}:{place.lineno}", "date": _now()}
-        RowsFile(self.plan.grid.folder / "failures.csv", FAILURE).append(row)
-        self._say(cell, f"failed, {reason:.200}")
-
-    def _say(self, cell: Cell, what: str) -> None:
-        """A line per cell, with an estimate of the time left from the means of the models and cells so far."""
+    def _note(self, outcome: Outcome) -> None:
+        """Put an outcome on disk and into a line, with an estimate of the time left from the means of the models and cells so far."""
+        cell, row = outcome.cell, outcome.row
+        if row is not None:
+            self.results.append(row)
+            joint, coherence = (f"{row[key]:.3f}" if row[key] is not None else "-" for key in ("accuracy_joint", "nli"))
+            what = f"accuracy {row['accuracy_mean']:.3f}, joint {joint}, coherence {coherence}"
+        else:
+            self.failed += 1
+            RowsFile(self.plan.grid.folder / "failures.csv", FAILURE).append(outcome.failure)
+            what = f"failed, {outcome.failure['reason']:.200}"
         self.finished += 1
-        spent, loading = time.monotonic() - self.started, sum(self.loading)
-        left = (spent - loading) / self.finished * (len(self.missing) - self.finished)
-        left += loading / len(self.loading) * (self.models - len(self.loading))
-        print(f"[{self.finished}/{len(self.missing)}] {cell.label}: {what}; {spent:.0f} s, about {left:.0f} s left", flush=True)
-
-    def _tidy(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        self.measuring += outcome.seconds
+        if outcome.loading is not None:
+            self.loading.append(outcome.loading)
+        left = self.measuring / self.finished * (len(self.missing) - self.finished)
+        left += sum(self.loading) / len(self.loading) * (self.models - len(self.loading))
+        spent = time.monotonic() - self.began
+        print(f"[{self.finished}/{len(self.missing)}] {cell.label}: {what}; {spent:.0f} s, about {left / self.workers:.0f} s left", flush=True)

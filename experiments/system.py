@@ -64,9 +64,11 @@ class Kind(ABC):
 
     Attributes:
         section: of the grid, with options for all models of the kind; None: there is none.
+        shares: whether models of one seed share what they train, so that one process had better have them all.
     """
 
     section: str | None = None
+    shares: bool = False
 
     @abstractmethod
     def training(self, grid: Grid, options: dict, seed: int) -> dict:

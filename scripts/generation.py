@@ -45,8 +45,13 @@ class ControlArguments:
     max_halvings: int = field(default=4, metadata={"help": "how often an example's step may be halved; 0: report only"})
     langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
     langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})
+    candidates: int = field(default=1, metadata={"help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best"})
     seed: int = field(default=0, metadata={"help": "seed of all noise"})
 
+    def __post_init__(self):
+        _within("candidates", self.candidates, self.candidates >= 1, "at least 1")
+        _within("langevin_steps", self.langevin_steps, self.langevin_steps >= 1, "at least 1")
+        _within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
 
     @property
     def sampler(self) -> SamplerSettings:
@@ -70,15 +75,55 @@ class DecodingArguments:
     batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
     precision: str = field(default="auto", metadata={"help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
 
+    def __post_init__(self):
+        _within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
+        _within("temperature", self.temperature, self.temperature > 0, "over 0")
+        _within("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
+        _within("no_repeat_ngram_size", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more")
+        _within("repetition_penalty", self.repetition_penalty, self.repetition_penalty >= 1, "at least 1")
+        _within("guidance", self.guidance, self.guidance >= 0, "0 or more")
+        _within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "0 or more and less than 1")
+        _within("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+
+
+def _within(name: str, value: float, right: bool, expected: str) -> None:
+    if not right:
+        raise InputError(f"{name}: expected a number {expected}, found {value}")
+
 
 @dataclass(frozen=True)
 class Request:
-    """One reply to write: `id` names the context, which several targets share."""
+    """One reply to write: `id` names the context, which several targets share.
+
+    Attributes:
+        candidate: which of several replies to the same context and target; all but the first start from a sample of the prior.
+    """
 
     id: str
     context: tuple[str, ...]
     target: dict[str, str]
     reference: str | None = None
+    candidate: int = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What seeds its noise."""
+        return self.id, target_name(self.target) + (f"#{self.candidate}" if self.candidate else "")
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What was written for a list of requests, in order.
+
+    Attributes:
+        texts: one per request.
+        sample: the latents that they were decoded from, [B, ...].
+        candidates: which of the candidates each is.
+    """
+
+    texts: list[str]
+    sample: Sample
+    candidates: list[int]
 
 
 @dataclass(frozen=True)
@@ -201,9 +246,11 @@ class ReplyGenerator:
         targets = self.target_indices(requests)
         prior = combine(Gaussian(priors.mean[rows], priors.logvar[rows]), targets >= 0, control.prior_combination)
         weights = torch.tensor(parse_weights(control.weights, self.names), device=self.device)
-        keys = [(request.id, target_name(request.target)) for request in requests]
+        keys = [request.key for request in requests]
         noise = normal(generators(control.seed, keys, "prior"), self.config.latent_size, self.device)
-        start = prior.mean if control.start == "mean" else prior.sample(noise)
+        if control.start == "mean":
+            noise = noise * torch.tensor([[float(request.candidate > 0)] for request in requests], device=self.device)
+        start = prior.sample(noise)
         heads, stacked = self.model.heads, self.model.heads.stacked()
 
         def make_energy(chosen: torch.Tensor):
@@ -215,6 +262,64 @@ class ReplyGenerator:
         """Latents for all requests, in order."""
         problem = self.problem(requests, control, batch_size)
         return dataclasses.replace(self._solved(problem, control), reference=problem.prior.mean)
+
+    def write(
+        self,
+        requests: list[Request],
+        control: ControlArguments,
+        how: DecodingArguments,
+        seconds: dict[str, float] | None = None,
+        on_text: Callable[[dict[int, str]], bool] | None = None,
+    ) -> Replies:
+        """Latents, their replies, and of the candidates for each request the best (`heard`).
+
+        Args:
+            seconds: takes the wall-clock seconds of the parts.
+            on_text: see `decode`; of several candidates it is told the first, which is also kept where it stops the writing.
+        """
+        n, seconds, stopped = control.candidates, {} if seconds is None else seconds, False
+        everything = [dataclasses.replace(request, candidate=i) for request in requests for i in range(n)] if n > 1 else requests
+
+        def told(texts: dict[int, str]) -> bool:
+            nonlocal stopped
+            firsts = {index // n: text for index, text in texts.items() if index % n == 0}
+            stopped = stopped or (bool(firsts) and not on_text(firsts))
+            return not stopped
+
+        sample = timed(seconds, "latents", self.latents, everything, control, how.batch_size)
+        texts = timed(seconds, "decoding", self.decode, everything, sample, how, control.seed, None if on_text is None else told)
+        if n == 1:
+            return Replies(texts, sample, [0] * len(requests))
+        best = [0] * len(requests)
+        if not stopped:
+            best = timed(seconds, "choosing", self.heard, everything, texts, how.batch_size).view(-1, n).argmax(1).tolist()
+        kept = [position * n + i for position, i in enumerate(best)]
+        parts = [getattr(sample, field.name) for field in dataclasses.fields(Sample)]
+        return Replies([texts[i] for i in kept], Sample(*(None if part is None else part[kept] for part in parts)), best)
+
+    @torch.no_grad()
+    def heard(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:
+        """How well the model itself hears each request's aspects in a reply: the latent heads on the posterior's mean.
+
+        Returns:
+            log-probability of all named aspects, [B], on the CPU; minus infinity for a reply without a letter.
+        """
+        rows = encode_contexts(self.encoder_tokenizer, [r.context for r in requests], replies, self.config.encoder_length)
+        targets = self.target_indices(requests)
+        found = torch.full((len(rows),), -torch.inf)
+        order = sorted((i for i in range(len(rows)) if replies[i].strip()), key=lambda index: len(rows[index]["input_ids"]))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)):
+                posterior = self.model.encode_posterior(*(batch[name].to(self.device) for name in ("input_ids", "attention_mask", "token_type_ids")))
+            total = torch.zeros(len(chosen), device=self.device)
+            for k, logits in enumerate(self.model.heads(posterior.mean.float())):
+                wanted = targets[chosen, k]
+                own = torch.log_softmax(logits.float(), -1).gather(1, wanted.clamp_min(0).unsqueeze(1)).squeeze(1)
+                total += torch.where(wanted >= 0, own, torch.zeros_like(own))
+            found[chosen] = total.cpu()
+        return found
 
     def _solved(self, problem: Problem, control: ControlArguments) -> Sample:
         start, prior, everyone = problem.start, problem.prior, torch.arange(len(problem.keys), device=self.device)
@@ -244,7 +349,7 @@ class ReplyGenerator:
         rows = encode_for_decoder(tokenizer, self.template, [r.context for r in requests], None, room, self.config.use_context)
         sources = None
         if how.decoding == "top_p":
-            sources = generators(seed, [(request.id, target_name(request.target)) for request in requests], "decoding")
+            sources = generators(seed, [request.key for request in requests], "decoding")
         positions = getattr(decoder.lm.config, "max_position_embeddings", None)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         replies = [""] * len(rows)

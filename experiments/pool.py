@@ -1,0 +1,112 @@
+"""Several processes that measure one plan: on one GPU that a small model alone does not fill, on several GPUs, on many cores."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+
+from experiments.judges import trainings
+from experiments.plan import Cell, Plan
+from experiments.worker import Outcome, Worker
+from schema import InputError
+
+POLL = 0.5  # seconds between looks at what is there
+
+
+class Pool:
+    """Worker processes, begun when there is work for them.
+
+    With several GPUs each process sees one of them, in turn. What the processes print goes to ``workers/<number>.log`` in
+    the experiment's folder.
+
+    Args:
+        workers: number of processes.
+    """
+
+    def __init__(self, plan: Plan, workers: int):
+        self.plan, context = plan, multiprocessing.get_context("spawn")
+        self.queue, numbers = context.SimpleQueue(), context.SimpleQueue()
+        for number in range(workers):
+            numbers.put(number)
+        self.logs = plan.grid.folder / "workers"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        self.pool = ProcessPoolExecutor(workers, context, _begin, (plan, self.queue, numbers, visible_gpus(), threads, self.logs))
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *what) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def judges(self) -> tuple[dict[str, dict], list[str]]:
+        """Train all judges at once, those that are not yet trained; returns their records and warnings."""
+        number = len(trainings(self.plan.grid, self.plan.common))
+        for _ in self._results([self.pool.submit(_train, i) for i in range(number)]):
+            pass
+        (judges,) = self._results([self.pool.submit(_describe)])
+        return judges
+
+    def outcomes(self, parts: list[list[Cell]]) -> Iterator[Outcome]:
+        """What becomes of every cell, as it becomes known."""
+        pending = {self.pool.submit(_measure, part) for part in parts}
+        while pending:
+            done, pending = wait(pending, timeout=POLL)
+            while not self.queue.empty():
+                yield self.queue.get()
+            for _ in self._results(done):
+                pass
+
+    def _results(self, futures: list[Future]) -> Iterator[object]:
+        for future in futures:
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                message = f"a worker process was ended from outside, for want of memory perhaps; see {self.logs}; with fewer --workers a second start goes on"
+                raise InputError(message) from None
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [gpu for gpu in named.split(",") if gpu] if named is not None else [str(number) for number in range(torch.cuda.device_count())]
+
+
+STATE: dict = {}  # of a worker process
+
+
+def _begin(plan: Plan, queue, numbers, gpus: list[str], threads: int, logs: Path) -> None:
+    number = numbers.get()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+    torch.set_num_threads(threads)
+    log = os.open(logs / f"{number}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(log, stream.fileno())
+    STATE.update(plan=plan, queue=queue)
+
+
+def _train(number: int) -> None:
+    trainings(STATE["plan"].grid, STATE["plan"].common)[number].run()
+
+
+def _worker() -> Worker:
+    if "worker" not in STATE:
+        STATE["worker"] = Worker(STATE["plan"])
+    return STATE["worker"]
+
+
+def _describe() -> tuple[dict[str, dict], list[str]]:
+    judges = _worker().judges
+    return judges.summary(), judges.warnings
+
+
+def _measure(cells: list[Cell]) -> None:
+    for outcome in _worker().measure(cells):
+        STATE["queue"].put(outcome)

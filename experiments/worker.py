@@ -1,0 +1,128 @@
+"""What one process does: load the judges once and every model once, and say of each cell what became of it."""
+
+import gc
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from dataset.jsonl import write_jsonl
+from experiments.judges import Judges
+from experiments.measures import measured
+from experiments.plan import Cell, Plan, kinds
+from experiments.system import Model, System
+from gen_cvae import generations_of
+from scripts.generation import timed
+from scripts.runs import device_name, fingerprint, git_revision, package_versions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell.
+
+    Attributes:
+        row: its numbers; None where it failed.
+        failure: why there is no row.
+        loading: seconds that loading or training its model took, where this is the model's first cell.
+        seconds: everything else.
+    """
+
+    cell: Cell
+    row: dict | None
+    failure: dict | None
+    loading: float | None
+    seconds: float
+
+
+class Worker:
+    """Measures cells of a plan; its judges are loaded, or trained where they are not yet, when it is made.
+
+    Raises:
+        InputError: where the judges cannot be trained or loaded: without them there is nothing to measure.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan, self.kinds = plan, kinds()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.judges = Judges(plan, self.device)
+        self.provenance = {"device": device_name(), "git": git_revision(), "versions": json.dumps(package_versions())}
+        self.provenance["evaluators"] = json.dumps({name: judge["hash"] for name, judge in self.judges.summary().items()})
+
+    def measure(self, cells: list[Cell]) -> Iterator[Outcome]:
+        """The cells of one unit (`experiments.runner.units`), model by model."""
+        shared: dict[str, dict] = {}  # what models of the same options train once
+        for name in dict.fromkeys(cell.model.name for cell in cells):
+            yield from self._model([cell for cell in cells if cell.model.name == name], shared)
+
+    def _model(self, cells: list[Cell], shared: dict[str, dict]) -> Iterator[Outcome]:
+        """Load a model and measure its cells."""
+        model, started = cells[0].model, time.monotonic()
+        system, trouble = None, None
+        try:
+            common = shared.setdefault(fingerprint(model.options, []), {})
+            system = self.kinds[model.kind].load(self.plan.grid, self.plan.schema, self.device, model, common)
+        except Exception as error:  # whatever stops one model does not stop the others
+            trouble = error
+        loading: float | None = time.monotonic() - started
+        for cell in cells:
+            started, row, failure = time.monotonic(), None, None
+            try:
+                if trouble is not None:
+                    raise trouble
+                row = self._row(cell, system)
+            except Exception as error:
+                failure = _failure(cell, error)
+                self._tidy()
+            yield Outcome(cell, row, failure, loading, time.monotonic() - started)
+            loading = None
+        del system
+        self._tidy()
+        if not self.plan.grid.keep_models:
+            shutil.rmtree(self.plan.grid.folder / "models" / model.name, ignore_errors=True)
+
+    def _row(self, cell: Cell, system: System) -> dict:
+        """A cell's row."""
+        plan, model = self.plan, cell.model
+        written = system.write(plan.requests, cell.options)
+        rows = generations_of(written.requests, written.replies, model.seed)
+        seconds = dict(written.seconds)
+        timed(seconds, "scoring", self.judges.score, rows)
+        if plan.grid.keep_replies:
+            write_jsonl(plan.grid.folder / "generations" / f"{cell.key}.jsonl", rows)
+        numbers = measured(rows, plan.schema, len({request.context for request in plan.requests}))
+        texts = {"training": json.dumps(model.options), "generation": json.dumps(cell.options), "weights_hash": system.hash}
+        return (
+            {"key": cell.key, "model": model.label, "kind": model.kind, "seed": model.seed, "contexts": plan.grid.contexts}
+            | cell.swept
+            | numbers
+            | {f"seconds_{name}": value for name, value in (seconds | {"training": system.seconds}).items()}
+            | {f"dev_{sign}": value for sign, value in system.signs.items()}
+            | written.sampler
+            | texts
+            | {"warnings": "; ".join(written.warnings), "date": _now()}
+            | self.provenance
+        )
+
+    def _tidy(self) -> None:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _failure(cell: Cell, error: Exception) -> dict:
+    """Why a cell has no row."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    model: Model = cell.model
+    row = {"key": cell.key, "model": model.label, "kind": model.kind, "seed": model.seed, "options": json.dumps(cell.swept)}
+    return row | {"reason": reason, "at": f"{Path(place.filename).name}:{place.lineno}", "date": _now()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
