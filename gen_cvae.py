@@ -23,6 +23,7 @@ from scoring.report.run_report import write_run_report  # noqa: E402
 from scoring.results import measure, results  # noqa: E402
 from scoring.score import baseline_of, score_file  # noqa: E402
 from scoring.scorer import Scorer  # noqa: E402
+from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
 from scripts.devices import choose_device  # noqa: E402
@@ -81,17 +82,23 @@ def requests_for(dialogues: list[Dialogue], schema: Schema, target: str, limit: 
 
 
 OPTIONS = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
+COMPARED = [f.name for kind in (ControlArguments, DecodingArguments) for f in dataclasses.fields(kind) if f.name != "batch_size"] + ["target", "contexts", "limit"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; returns the exit status."""
     common, what, control, decoding = parse_arguments(OPTIONS, "generation", argv, __doc__)
-    what = dataclasses.replace(what, name=name_of(what, control))
+    named, what = what.name is not None, dataclasses.replace(what, name=name_of(what, control))
     schema = load_schema(common.schema)
     path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
     if path is None:
         raise InputError(f"{schema.path}: no TEST file; name one with --contexts")
     weights = sweep_weights(what.sweep_weights)
+    configuration = {**dataclasses.asdict(control), **dataclasses.asdict(decoding), **dataclasses.asdict(what), "limit": common.limit}
+    configuration |= {"contexts": relative(path), "schema": relative(schema.path), "attributes": schema.aspects, "ppl_model": _ppl_name(what, common)}
+    place = common.run_folder / "results" / f"{what.name}.json"
+    if not named and not common.overwrite:
+        check_replaces_its_like(place, configuration)
     requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
     device = choose_device(what.device)
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
@@ -110,8 +117,6 @@ def main(argv: list[str] | None = None) -> int:
 
     language_model = language_model_of(what, common, device)
     columns = timed(seconds, "scoring", score_file, generations, schema, scorer, language_model, generations)
-    configuration = {**dataclasses.asdict(control), **dataclasses.asdict(decoding), **dataclasses.asdict(what), "limit": common.limit}
-    configuration |= {"contexts": relative(path), "schema": relative(schema.path), "attributes": schema.aspects, "ppl_model": _ppl_name(what, common)}
     trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
     run = {
         "command": command_line(),
@@ -132,7 +137,6 @@ def main(argv: list[str] | None = None) -> int:
         run=run,
         seed=control.seed,
     )  # fmt: skip
-    place = common.run_folder / "results" / f"{what.name}.json"
     write_json(place, record)
     if [row["response"] for row in rows] != before:  # an earlier decoding under this name wrote something else
         for old in ("latents", "sweep"):
@@ -165,13 +169,27 @@ def name_of(what: GenerationArguments, control: ControlArguments) -> str:
     """The decoding's name: `control` and `none` are kept for the run's main results, which the report and the table show.
 
     Raises:
-        InputError: where replies without control are to be called ``control``, or other ones ``none``.
+        InputError: for what is no plain file name, and where replies without control are to be called ``control``, or other ones ``none``.
     """
     whole = what.target == "all" and what.contexts is None
-    name = what.name or (("none" if control.algorithm == "none" else "control") if whole else "custom")
+    default = ("none" if control.algorithm == "none" else "control") if whole else "custom"
+    name = default if what.name is None else checked_name(what.name)
     if name in ("control", "none") and (name == "none") != (control.algorithm == "none"):
         raise InputError(f"--name {name} with --algorithm {control.algorithm}: 'none' is for replies without control, 'control' for those with it; choose another name")
     return name
+
+
+def check_replaces_its_like(place: Path, configuration: dict) -> None:
+    """Nobody loses results by an option: where there are results already, they must be of the same settings.
+
+    Raises:
+        InputError: naming what differs from the settings that ``results/<name>.json`` records.
+    """
+    before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
+    changed = [f"{key} {before[key]}, now {configuration[key]}" for key in COMPARED if key in before and before[key] != configuration[key]]
+    if changed:
+        shown = "; ".join(changed[:3]) + (f"; {len(changed) - 3} more" if changed[3:] else "")
+        raise InputError(f"{place} was made with other options ({shown}); keep it with --name <another>, or replace it with --overwrite")
 
 
 def sweep_weights(text: str | None) -> list[float]:

@@ -21,6 +21,7 @@ from schema import InputError, Schema, load_schema  # noqa: E402
 from scoring.columns import Columns, Gatherer  # noqa: E402
 from scoring.generations import in_chunks, read_generations  # noqa: E402
 from scoring.results import results  # noqa: E402
+from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 
 if TYPE_CHECKING:  # torch is needed only where a model judges
@@ -108,7 +109,7 @@ def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]
     run = options.run or (path.parent.parent if inside else None)
     if run is None and not options.no_evaluators:
         raise InputError(f"{path}: which evaluators are to judge it? --run outs/<run>, or --no-evaluators for the scores that it has")
-    name = options.name or path.stem
+    name = checked_name(options.name) if options.name else path.stem
     if not inside and run is not None and (run / "results" / f"{name}.json").is_file() and "config" in (read_json(run / "results" / f"{name}.json") or {}).get("run", {}):
         raise InputError(f"{run} has replies of its own called {name!r}, which these would replace; name them otherwise: --name")
     return [(path, name, run)]

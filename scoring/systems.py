@@ -1,9 +1,12 @@
 """What a system on the command line is: a run's folder, or a generations file."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from schema import InputError
+
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,13 @@ class System:
     name: str
     generations: Path
     results: Path
+
+
+def checked_name(name: str) -> str:
+    """A name under which a run keeps replies and results; raises `InputError` for one that is no plain file name."""
+    if not FILE_NAME.fullmatch(name):
+        raise InputError(f"--name {name!r}: expected a plain file name of letters, digits, '_', '-' and '.', without a folder")
+    return name
 
 
 def system_at(path: Path) -> System:

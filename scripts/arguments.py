@@ -26,7 +26,7 @@ class CommonArguments:
     encoder: str = field(default="scratch", metadata={"help": "encoder base: folder, hub name, or 'scratch'"})
     decoder: str = field(default="scratch", metadata={"help": "decoder base: folder, hub name, or 'scratch'"})
     limit: int | None = field(default=None, metadata={"help": "use only so many rows of every file: the real path, quickly"})
-    overwrite: bool = field(default=False, metadata={"help": "do finished work again"})
+    overwrite: bool = field(default=False, metadata={"help": "do finished work again; in gen_cvae.sh: replace results that other options made"})
 
     @property
     def run_folder(self) -> Path:

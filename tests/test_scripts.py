@@ -208,6 +208,39 @@ def test_other_replies_do_not_take_the_place_of_the_main_ones():
             gen_cvae.name_of(dataclasses.replace(what, name=name), settings)
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".x", "a b"])
+def test_a_name_is_a_plain_file_name(run, name):
+    before = sorted(run.rglob("*"))
+    with pytest.raises(InputError, match="expected a plain file name"):
+        gen_cvae.main(["--outs", str(run.parent), "--run", "r", *QUICK, "--name", name, "--no-score"])
+    assert sorted(run.rglob("*")) == before
+
+
+def test_results_of_other_options_are_replaced_only_where_that_is_asked_for(run, monkeypatch):
+    class Begun(Exception):
+        """Generation would begin."""
+
+    def begin(*_):
+        raise Begun
+
+    monkeypatch.setattr(gen_cvae, "ReplyGenerator", begin)
+    common, other = ["--outs", str(run.parent), "--run", "r", "--no-score"], ["--limit", "2", "--weights", "3"]
+    said = r"control\.json was made with other options \(weights 1000, now 3; limit 6, now 2\); keep it with --name <another>, or replace it with --overwrite"
+    with pytest.raises(InputError, match=said):
+        gen_cvae.main([*common, *other])
+    for allowed in ([*QUICK, "--batch_size", "7"], [*other, "--name", "control"], [*other, "--overwrite"], [*other, "--target", "plain"]):
+        with pytest.raises(Begun):
+            gen_cvae.main([*common, *allowed])
+
+
+def test_the_pipeline_replaces_its_own_replies(monkeypatch):
+    words = []
+    for module in (train_classifier, train_nli, train_cvae, gen_cvae):
+        monkeypatch.setattr(module, "main", words.append)
+    assert pipeline.main(["--generation.weights", "3"]) == 0
+    assert words[-1] == ["--weights", "3", "--overwrite"] and words[-2] == ["--weights", "3", "--name", "none", "--algorithm", "none"]
+
+
 def test_memory_that_runs_out_is_one_line_of_advice():
     import torch
 
