@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 SAMPLES = 1000
+FEW_CONTEXTS = 10  # intervals over fewer are too narrow to be relied on
 LEVELS = (2.5, 97.5)  # per cent: 95 % percentile intervals
 
 

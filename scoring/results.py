@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scoring.bootstrap import Bootstrap, mean_of
+from scoring.bootstrap import FEW_CONTEXTS, Bootstrap, mean_of
 from scoring.columns import MEANS, Columns
 from scoring.text_metrics import BLEU_STATISTICS, corpus_bleu, distinct, self_bleu
 
 FORMAT = 1
+COHERENCE_MARGIN = 0.05  # what replies must have over random ones to count as better
 Statistic = Callable[[np.ndarray], np.ndarray]  # sums [..., M] -> [...]
 
 
@@ -74,9 +75,17 @@ def confusion(wanted: np.ndarray, heard: np.ndarray, size: int) -> list[list[int
 
 def floor_warnings(coherence: float | None, audit: dict[str, float] | None) -> list[str]:
     """A warning where replies score no better than replies to something else."""
-    if coherence is None or not audit or coherence > audit["random"] + 0.05:
+    if coherence is None or not audit or coherence > audit["random"] + COHERENCE_MARGIN:
         return []
-    return [f"coherence: these replies score {coherence:.2f}, true replies to something else {audit['random']:.2f}; they are no better than random ones"]
+    scores = f"these replies score {coherence:.2f}, true replies to something else {audit['random']:.2f}"
+    return [f"coherence: {scores}; not more than {COHERENCE_MARGIN} above those, so no better than random ones"]
+
+
+def sample_warnings(columns: Columns, overall: dict) -> list[str]:
+    """Warnings of empty replies, and of intervals over few contexts."""
+    empty, contexts = int(columns.column("empty").sum()), len(set(columns.context.tolist()))
+    found = [f"{empty} of {len(columns)} replies are empty"] if empty else []
+    return found + ([f"intervals over {contexts} contexts say little"] if overall["ci95"] and contexts < FEW_CONTEXTS else [])
 
 
 def results(columns: Columns, *, baseline: dict | None, evaluators: dict[str, dict], warnings: list[str], run: dict, seed: int = 0) -> dict:
@@ -95,6 +104,6 @@ def results(columns: Columns, *, baseline: dict | None, evaluators: dict[str, di
         "by_target": {name: measure(part, seed) for name, part in parts.items() if len(part)},
         "baseline": baseline,
         "evaluators": evaluators,
-        "warnings": warnings + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
+        "warnings": warnings + sample_warnings(columns, overall) + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
         "run": run | {"requests": columns.summary()},
     }

@@ -26,7 +26,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dataset.jsonl import read_json, read_jsonl, write_json
 from schema import InputError
-from scoring.bootstrap import Bootstrap, mean_of
+from scoring.bootstrap import FEW_CONTEXTS, Bootstrap, mean_of
 from scoring.systems import system_at
 from scripts.entry import Parser, run_main
 
@@ -38,7 +38,6 @@ CHOICES = {"a": "A", "b": "B", "=": "=", "tie": "=", "": None}  # what a cell ma
 WORTH_OF_A = {"A": 1.0, "=": 0.5, "B": 0.0}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that starts so for a formula, or may
 SPEAKERS = ("User", "Assistant")
-FEW_CONTEXTS = 10
 
 Pair = tuple[str, str]
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -243,5 +244,5 @@ def test_replies_no_better_than_random_ones_are_a_warning():
     from scoring.results import floor_warnings
 
     audit = {"real": 0.8, "random": 0.14}
-    assert "no better than random" in floor_warnings(0.15, audit)[0]
+    assert re.search(r"score 0\.15, .* 0\.14; not more than 0\.05 above those, so no better than random", floor_warnings(0.15, audit)[0])
     assert floor_warnings(0.5, audit) == floor_warnings(None, audit) == floor_warnings(0.1, None) == []

@@ -155,6 +155,17 @@ def test_results_and_table_show_every_target_and_warning():
     assert "careful" in text and "0.700 (from scratch)" in text and "overall" in text
 
 
+def test_empty_replies_and_few_contexts_are_warnings_of_the_results():
+    def record(contexts, responses):
+        rows = [scored_row(f"c{i % contexts}", "optimistic", "optimistic", 0.9, text) for i, text in enumerate(responses)]
+        return results(columns(rows), baseline=None, evaluators={}, warnings=["careful"], run={})
+
+    found = record(9, ["a b", " ", ""] * 6)
+    assert found["warnings"] == ["careful", "12 of 18 replies are empty", "intervals over 9 contexts say little"]
+    assert "warning: 12 of 18 replies are empty" in table(found)
+    assert record(10, ["a b"] * 20)["warnings"] == record(1, ["a b"] * 3)["warnings"] == ["careful"]  # one context has no interval
+
+
 def test_audit_warns_of_a_model_that_is_fooled():
     good = {"real": 0.8, "random": 0.2, "repeated": 0.1, "gibberish": 0.0}
     assert audit_warnings(good) == []
