@@ -16,7 +16,7 @@ from dataset.jsonl import read_json
 from schema import InputError, Schema, load_schema
 from scoring.bootstrap import Bootstrap, percentiles
 from scoring.columns import Columns
-from scoring.metrics import METRICS, arrow, written
+from scoring.metrics import METRICS, arrow, excludes_zero, written
 from scoring.results import measure, sums_and_statistics
 from scoring.score import score_file
 from scoring.systems import system_at
@@ -116,11 +116,6 @@ def different_judges(systems: list[dict]) -> list[str]:
 # --- output ----------------------------------------------------------------------------------------------------------
 
 
-def significant(entry: dict | None) -> bool:
-    """Whether a difference's interval excludes 0."""
-    return bool(entry and entry["ci95"] and (entry["ci95"][0] > 0 or entry["ci95"][1] < 0))
-
-
 def table(comparison: dict) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, metric by metric: value with interval, then the difference from the first, ``*`` where it excludes 0."""
     first, *others = [system["name"] for system in comparison["systems"]]
@@ -143,9 +138,9 @@ def difference_cell(key: str, entry: dict | None) -> str:
     """``+0.120 [0.080, 0.160]*``."""
     if entry is None:
         return "-"
-    form = METRICS[key].form if METRICS[key].form != "d" else ".0f"
+    form = "z" + (METRICS[key].form if METRICS[key].form != "d" else ".0f")
     interval = f" [{entry['ci95'][0]:{form}}, {entry['ci95'][1]:{form}}]" if entry["ci95"] else ""
-    return f"{entry['value']:+{form}}{interval}{'*' if significant(entry) else ''}"
+    return f"{entry['value']:+{form}}{interval}{'*' if excludes_zero(key, entry['ci95']) else ''}"
 
 
 def markdown(heading: list[str], rows: list[list[str]]) -> str:
@@ -160,15 +155,15 @@ LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
 LATEX |= {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
-def latex(heading: list[str], rows: list[list[str]], requests: int) -> str:
-    """A booktabs table."""
+def latex(heading: list[str], rows: list[list[str]], requests: int, warnings: list[str]) -> str:
+    """A booktabs table, under comments with what speaks against its numbers."""
 
     def line(cells: Iterable[str]) -> str:
         return " & ".join("".join(LATEX.get(character, character) for character in cell) for cell in cells) + r" \\"
 
     body = "\n".join(line(row) for row in rows)
     caption = f"Replies to the same {requests} requests, with 95\\,\\% bootstrap intervals over contexts; * marks a paired difference whose interval excludes 0."
-    return (
+    return "".join(f"% warning: {' '.join(warning.split())}\n" for warning in warnings) + (
         "\\begin{table}\n\\centering\n\\small\n\\begin{tabular}{l" + "r" * (len(heading) - 1) + "}\n\\toprule\n" + line(heading) + "\n\\midrule\n"
         + body + "\n\\bottomrule\n\\end{tabular}\n\\caption{" + caption + "}\n\\end{table}\n"
     )  # fmt: skip
@@ -192,8 +187,8 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("systems", nargs="+", type=Path, help="run folders or scored generations files; the first is compared with")
     options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
-    options.add_argument("--csv", type=Path, help="write every number to this file")
-    options.add_argument("--latex", type=Path, help="write the table as LaTeX (booktabs) to this file")
+    options.add_argument("--csv", type=Path, help="write every number to this file, and no warning")
+    options.add_argument("--latex", type=Path, help="write the table as LaTeX (booktabs) to this file, with the warnings as comments")
     options.add_argument("--html", type=Path, help="write a self-contained report to this file")
     options.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     return options
@@ -209,12 +204,15 @@ def main(argv: list[str] | None = None) -> int:
     for system in comparison["systems"]:
         judges = ", ".join(f"{name} {written('accuracy_mean', judge.get('accuracy'))}" for name, judge in system["evaluators"].items())
         print(f"{system['name']}: judged by evaluators with dev accuracy {judges or 'unknown'}")
+    own = [f"{system['name']}: {warning}" for system in comparison["systems"] for warning in system["warnings"]]
+    for warning in own:
+        print(f"warning: {warning}")
     for warning in comparison["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     if options.csv:
         write_csv(options.csv, comparison)
     if options.latex:
-        options.latex.write_text(latex(heading, rows, comparison["requests"]), encoding="utf-8")
+        options.latex.write_text(latex(heading, rows, comparison["requests"], comparison["warnings"] + own), encoding="utf-8")
     if options.html:
         from scoring.report.comparison_report import write_comparison_report
 

@@ -53,7 +53,18 @@ METRICS = {
 
 def written(key: str, value: float | None) -> str:
     """A value in its metric's form; a dash for what could not be computed."""
-    return "-" if value is None else format(int(value) if METRICS[key].form == "d" else value, METRICS[key].form)
+    if value is None:
+        return "-"
+    form = METRICS[key].form
+    return format(int(value), form) if form == "d" else format(value, "z" + form)
+
+
+def excludes_zero(key: str, interval: list[float] | None) -> bool:
+    """Whether the interval of a difference lies on one side of 0 as it is written: what is written as 0 may be rounding noise."""
+    if not interval:
+        return False
+    low, high = (float(written(key, end)) for end in interval)
+    return low > 0 or high < 0
 
 
 def arrow(key: str) -> str:

@@ -454,9 +454,10 @@ def test_judges_that_differ_are_named_per_system(tmp_path):
 
 
 def test_the_direction_of_a_difference():
-    assert verdict("higher", [0.1, 0.2]) == verdict("lower", [-0.2, -0.1]) == "better"
-    assert verdict("higher", [-0.2, -0.1]) == verdict("lower", [0.1, 0.2]) == "worse"
-    assert verdict("higher", [0.0, 0.2]) == verdict("higher", None) == "" and verdict(None, [1, 2]) == "differs"
+    assert verdict("nli", [0.1, 0.2]) == verdict("empty", [-0.2, -0.1]) == "better"
+    assert verdict("nli", [-0.2, -0.1]) == verdict("empty", [0.1, 0.2]) == "worse"
+    assert verdict("nli", [0.0, 0.2]) == verdict("nli", None) == "" and verdict("length", [1, 2]) == "differs"
+    assert verdict("nli", [-4e-4, -1e-17]) == "" and verdict("ppl", [0.04, 0.04]) == ""  # written as 0
 
 
 def test_a_comparison_of_nothing_or_of_unknown_metrics_is_refused(tmp_path):

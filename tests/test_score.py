@@ -155,7 +155,9 @@ def test_paired_differences_by_hand_and_by_resampling(save):
     rng = np.random.default_rng(0)
     draws = [(rng.integers(30, size=30) < 10).mean() for _ in range(5000)]
     assert entry["ci95"] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.04)
-    assert compare.significant(entry)
+    assert compare.difference_cell("accuracy_joint", entry).endswith("]*")
+    noise = {"value": -2e-17, "ci95": [-4e-4, -1e-17]}
+    assert compare.difference_cell("accuracy_joint", noise) == "+0.000 [0.000, 0.000]"
 
 
 def test_only_requests_that_all_answered_count(save):
@@ -175,6 +177,17 @@ def test_different_judges_are_a_warning(save, tmp_path):
         save(f"{name}/results.json", [json.dumps({"evaluators": {"attitude": {"accuracy": 0.9, "hash": judge}}, "warnings": []})])
         paths.append(save(f"{name}/generations.jsonl", rows(0, 3)).parent)
     assert "the attitude evaluators differ" in compare.compare(paths, load_schema())["warnings"][0]
+
+
+def test_the_systems_own_warnings_are_printed_and_kept_with_the_latex_table(save, tmp_path, capsys):
+    runs = []
+    for name in ("a", "b"):
+        save(f"{name}/results.json", [json.dumps({"warnings": [f"{name} is fooled by 5 %"] * (name == "b")})])
+        runs.append(str(save(f"{name}/generations.jsonl", rows(0, 3)).parent))
+    compare.main([*runs, "--latex", str(tmp_path / "t.tex"), "--csv", str(tmp_path / "t.csv"), *SCHEMA])
+    assert "\nwarning: b: b is fooled by 5 %\n" in capsys.readouterr().out
+    assert (tmp_path / "t.tex").read_text().startswith("% warning: b: b is fooled by 5 %\n\\begin{table}")
+    assert "fooled" not in (tmp_path / "t.csv").read_text()
 
 
 def test_markdown_csv_and_latex(save, tmp_path, capsys):

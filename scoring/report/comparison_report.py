@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from schema import InputError
-from scoring.metrics import METRICS, arrow, written
+from scoring.metrics import METRICS, arrow, excludes_zero, written
 from scoring.report import plots
 from scoring.report.page import render, write_page
 from scoring.report.wording import Cell, bracket, cell, judges, readable, share
@@ -88,16 +88,16 @@ def difference_of(key: str, found: dict | None) -> Difference | None:
         return None
     interval = found.get("ci95")
     text = ("+" if found["value"] > 0 else "") + written(key, found["value"])
-    return Difference(text.replace("-", "−"), bracket(key, interval).replace("-", "−"), verdict(METRICS[key].better, interval))
+    return Difference(text.replace("-", "−"), bracket(key, interval).replace("-", "−"), verdict(key, interval))
 
 
-def verdict(better: str | None, interval: list[float] | None) -> str:
-    """What an interval of a difference says; empty where it holds 0."""
-    if not interval or interval[0] <= 0 <= interval[1]:
+def verdict(key: str, interval: list[float] | None) -> str:
+    """What the interval of a metric's difference says; empty where it holds 0."""
+    if not excludes_zero(key, interval):
         return ""
-    if better is None:
+    if METRICS[key].better is None:
         return "differs"
-    return "better" if (interval[0] > 0) == (better == "higher") else "worse"
+    return "better" if (interval[0] > 0) == (METRICS[key].better == "higher") else "worse"
 
 
 def interval_plots(keys: list[str], systems: list[dict]) -> list[Markup]:
