@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"cvae: {millions:.1f} M parameters, {len(trainer.train_dataset)} training dialogues", flush=True)
     seconds = run_trainer(trainer, stage)
-    metrics = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
+    metrics = {key.removeprefix("eval_"): value for key, value in trainer.final_metrics().items()}
 
     def save(folder: Path) -> None:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)

@@ -50,7 +50,7 @@ def similar_pairs(texts: Sequence[str], threshold: float = 0.6, size: int = 3) -
     index_of = MinHashLSH(threshold=max(0.1, threshold - 0.2), num_perm=PERMUTATIONS)
     hashes = MinHash.generator(([" ".join(s).encode() for s in sets[index]] for index in unique), num_perm=PERMUTATIONS, seed=1)
     found = []
-    for index, signature in tqdm(zip(unique, hashes), total=len(unique), desc="near duplicates", leave=False, disable=len(unique) < 20000):
+    for index, signature in tqdm(zip(unique, hashes), total=len(unique), desc="near duplicates", leave=False, disable=len(unique) < 20000 or None):
         for other in index_of.query(signature):
             similarity = jaccard(sets[other], sets[index])
             if similarity > threshold:

@@ -34,6 +34,7 @@ class Miracle(PreTrainedModel):
         self.heads = LatentHeads(config.latent_size, aspects, config.head_width, config.head_layers)
         self.decoder = LatentDecoder(config.decoder, config.latent_size, config.n_prefix, config.token_dropout, config.lexical_offset)
         self.post_init()
+        self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)  # saved once; tells the Trainer that a checkpoint without them is whole
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -108,7 +108,7 @@ class Evaluator:
         """Softmax probabilities [N, labels] of encoded rows, in their order; batches are grouped by length."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         result = np.zeros((len(rows), self.model.config.num_labels))
-        for start in tqdm(range(0, len(order), batch_size), desc=f"scoring {self.name}", leave=False, disable=len(order) < 1000):
+        for start in tqdm(range(0, len(order), batch_size), desc=f"scoring {self.name}", leave=False, disable=len(order) < 1000 or None):
             chosen = order[start : start + batch_size]
             batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id).items()
             logits = self.model(**{key: value.to(self.model.device) for key, value in batch}).logits

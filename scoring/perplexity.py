@@ -35,7 +35,7 @@ class PerplexityModel:
         nats, tokens = [0.0] * len(rows), [0] * len(rows)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         device = self.model.device
-        for start in tqdm(range(0, len(order), batch_size), desc="perplexity", leave=False, disable=len(order) < 1000):
+        for start in tqdm(range(0, len(order), batch_size), desc="perplexity", leave=False, disable=len(order) < 1000 or None):
             chosen = order[start : start + batch_size]
             batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id)
             labels = pad([rows[index]["labels"][:-1] + [IGNORED] for index in chosen], IGNORED).to(device)

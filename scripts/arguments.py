@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     unknown = sorted(set(values) - known)
     if unknown:
         raise InputError(f"preset {name!r}: {section} has no option {', '.join(unknown)}")
+    if "disable_tqdm" in known and not sys.stderr.isatty():  # progress bars would fill a file with control characters
+        parser.set_defaults(disable_tqdm=True)
     parser.set_defaults(**values)
     *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
     if remaining:

@@ -95,6 +95,13 @@ class CvaeTrainer(Trainer):
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return self.optimizer
 
+    def final_metrics(self) -> dict[str, float]:
+        """The metrics of the trained weights: from the log where the last step ended with an evaluation, else computed now."""
+        last = [entry for entry in self.state.log_history if entry["step"] == self.state.global_step and "eval_loss" in entry]
+        if not last or self.args.load_best_model_at_end:  # other weights than those of the last step
+            return self.evaluate()
+        return {key: value for key, value in last[-1].items() if key.startswith("eval_")}
+
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss terms at full KL weight and vital signs on dev, with the same noise at every call.

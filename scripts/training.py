@@ -10,6 +10,7 @@ from pathlib import Path
 from collections.abc import Callable
 
 import torch
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -113,11 +114,17 @@ def compared_settings(training: TrainingArguments) -> dict:
     return {name: str(getattr(training, name)) if name.endswith("strategy") or name in ("optim", "lr_scheduler_type") else getattr(training, name) for name in names}
 
 
-class ReadableProgress(ProgressCallback):
-    """The progress bar with its ETA, and log lines that a person can read."""
+class ProgressBars(ProgressCallback):
+    """The progress bars with their ETA; the log is `ReadableLog`'s."""
+
+    def on_log(self, *args, **kwargs):
+        """Nothing."""
+
+
+class ReadableLog(TrainerCallback):
+    """Log lines that a person can read."""
 
     def __init__(self, name: str):
-        super().__init__()
         self.name = name
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -129,9 +136,7 @@ class ReadableProgress(ProgressCallback):
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in shown.items() if key not in hidden)
         kind = "dev  " if any(key.startswith("eval_") for key in logs) else "train"
         line = f"{self.name} {kind} step {state.global_step}/{state.max_steps}  {numbers}"
-        if self.training_bar is not None:
-            self.training_bar.write(line)
-        else:
+        with tqdm.external_write_mode():  # above the bars, where there are some
             print(line, flush=True)
 
 
@@ -140,8 +145,8 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     if not trainer.args.disable_tqdm:
-        trainer.add_callback(ReadableProgress(stage.name))
-    for callback in extra_callbacks:
+        trainer.add_callback(ProgressBars())
+    for callback in (ReadableLog(stage.name), *extra_callbacks):
         trainer.add_callback(callback)
     started = time.monotonic()
     checkpoint = stage.last_checkpoint()

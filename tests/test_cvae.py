@@ -219,3 +219,17 @@ def test_replies_do_not_depend_on_batch(decoding, make_miracle, batch):
     assert len({tuple(reply) for reply in together}) == 5
     assert [replies(model, batch, targets, [row], decoding)[0] for row in range(5)] == together
     assert replies(model, batch, targets, [4, 2, 0, 1, 3], decoding) == [together[row] for row in (4, 2, 0, 1, 3)]
+
+
+def test_a_checkpoint_without_the_tied_weight_is_whole_to_the_trainer(make_miracle, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+    from transformers import Trainer, TrainingArguments
+
+    model, said = make_miracle(), []
+    model.save_pretrained(tmp_path)
+    assert set(model.state_dict()) - set(load_file(tmp_path / "model.safetensors")) == {"decoder.lm.lm_head.weight"}
+    monkeypatch.setattr("transformers.trainer.logger.warning", said.append)
+    other = make_miracle(seed=1)
+    Trainer(other, TrainingArguments(str(tmp_path), report_to="none"))._load_from_checkpoint(str(tmp_path))
+    assert said == [] and other.decoder.lm.lm_head.weight is other.decoder.lm.transformer.wte.weight
+    torch.testing.assert_close(other.state_dict(), model.state_dict())

@@ -195,6 +195,14 @@ def test_report_to_goes_to_the_trainings_and_is_off_by_default(monkeypatch, tmp_
     assert not list((tmp_path / "off").rglob("*tfevents*"))
 
 
+@pytest.mark.parametrize("given, bars", [([], False), (["--disable_tqdm", "false"], True)])
+def test_a_training_that_is_no_terminal_s_has_log_lines_and_no_bars(tmp_path, capsys, given, bars):
+    train_cvae.main(["--outs", str(tmp_path), "--limit", "3", "--num_train_epochs", "1", "--logging_steps", "1", "--eval_strategy", "epoch", *given])
+    out, err = capsys.readouterr()
+    assert ("\r" in err) == bars and "\r" not in out
+    assert [line[:15] for line in out.splitlines() if "step" in line] == ["cvae train step", "cvae dev   step"]  # and not dev once more at the end
+
+
 def test_other_replies_do_not_take_the_place_of_the_main_ones():
     import dataclasses
 

@@ -73,7 +73,7 @@ class Run:
             OutOfService: where the service will answer no request at all; what had been answered is kept.
         """
         remaining = iter(tasks)
-        bar = tqdm(total=len(tasks), desc="dialogues", unit="", dynamic_ncols=True)
+        bar = tqdm(total=len(tasks), desc="dialogues", unit="", dynamic_ncols=True, disable=None)
 
         async def work() -> None:
             for task in remaining:
