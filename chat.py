@@ -10,8 +10,9 @@ prepare_libraries()
 
 import argparse  # noqa: E402
 import shutil  # noqa: E402
+import sys  # noqa: E402
 import textwrap  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from dataset.jsonl import write_json  # noqa: E402
@@ -114,6 +115,7 @@ class Chat:
         if not text.isdigit():
             raise InputError(f"a seed is a whole number, found {text!r}")
         self.seed = int(text)
+        self.write(f"seed {self.seed}")
 
     def answer(self, turns: list[str], **options) -> None:
         """Reply to the conversation so far and keep both."""
@@ -177,11 +179,26 @@ def wrapped(text: str, indent: str) -> str:
     return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
 
 
+def typed() -> Iterator[str]:
+    """The user's lines; those of a file or a pipe are shown, as a terminal shows what is typed."""
+    terminal = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if terminal else "")
+        except (EOFError, KeyboardInterrupt):
+            if terminal:
+                print()
+            return
+        if not terminal:
+            print(line)
+        yield line
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("run", nargs="?", default="outs/demo", help="a run's folder, or its cvae/ alone (default: outs/demo)")
-    options.add_argument("--target", default="", help="aspects to begin with: lyrical,optimistic")
+    options.add_argument("--target", help="aspects to begin with: lyrical,optimistic")
     options.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     return options
 
@@ -198,14 +215,12 @@ def main(argv: list[str] | None = None) -> int:
         pass
     print(f"{options.run}: " + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items()))
     print("type a message; /help lists the commands, Ctrl-D ends")
-    while True:
-        try:
-            line = input("> ")
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return 0
+    if doubts := model.scorer.coherence_warnings() if model.scorer else []:
+        print(f"what 'fits' says is in doubt: {'; '.join(doubts)}")
+    for line in typed():
         if not chat.handle(line):
-            return 0
+            break
+    return 0
 
 
 if __name__ == "__main__":

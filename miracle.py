@@ -201,15 +201,16 @@ class Miracle:
 
         Args:
             context: what the user says, or the turns of a conversation, user first and last.
-            target: aspects, ``"lyrical,optimistic"``, ``["lyrical"]`` or ``{"attitude": "optimistic"}``; None: no control.
-            weights: strength for all attributes, or by attribute (others keep the run's); None: the run's.
+            target: aspects, ``"lyrical,optimistic"``, ``["lyrical"]`` or ``{"attitude": "optimistic"}``; None or ``{}``: no control.
+            weights: strength for all attributes, or by attribute (others keep the run's); None: the run's. One of an attribute
+                that the target does not name has no effect.
             n: that many different replies, by consecutive seeds; more than one start from samples of the prior.
             seed: of all noise; None: the run's.
             on_text: called with the text so far after every token, for ``n = 1``; where it returns False, the reply ends there.
             options: any field of `ControlArguments` or `DecodingArguments`: ``decoding="top_p"``, ``max_new_tokens=30``, ...
 
         Raises:
-            InputError: for an empty context, an unknown aspect or option, or a negative weight.
+            InputError: for an empty context or target text, an unknown aspect or option, or a negative weight.
         """
         if n < 1:
             raise InputError(f"n must be 1 or more, found {n}")
@@ -311,15 +312,17 @@ class Miracle:
         self.reply("Hello.", self.schema.combinations()[0], max_new_tokens=2)
 
     def target(self, target: Target) -> dict[str, str]:
-        """A target in any of its forms as attribute -> aspect; raises `InputError` for an unknown name."""
+        """A target in any of its forms as attribute -> aspect; raises `InputError` for an unknown name, and for a text or list without any."""
         if target is None:
             return {}
         if isinstance(target, dict):
             for name, aspect in target.items():
                 self.schema.attribute(name).index(aspect)
             return {name: target[name] for name in self.schema.names if name in target}
-        aspects = target.replace("+", ",").split(",") if isinstance(target, str) else target
-        return self.schema.target([aspect.strip() for aspect in aspects if aspect.strip()])
+        words = target.replace("+", ",").split(",") if isinstance(target, str) else target
+        if not (aspects := [aspect.strip() for aspect in words if aspect.strip()]):
+            raise InputError(f"the target is {target!r}; expected aspects, such as 'lyrical,optimistic', or None for no control")
+        return self.schema.target(aspects)
 
     def _problem(self, reply: Reply) -> Problem:
         """What the sampler solved for a reply."""

@@ -52,11 +52,16 @@ class Handlers:
     def __init__(self, runs: list[tuple[str, Miracle]], log: Log):
         self.runs, self.log, self.tickets = runs, log, Tickets()
         self.model, self.schema = runs[0][1], runs[0][1].schema
+        self.doubts = [model.scorer.coherence_warnings() if model.scorer else [] for _, model in runs]
 
     @property
     def default(self) -> Settings:
         """The run's own settings, without control."""
         return Settings(seed=self.model.control.seed, sample=self.model.control.start == "sample")
+
+    def shown(self, turns: list[dict]) -> str:
+        """The conversation."""
+        return views.chat(turns, self.doubts[0])
 
     def ask(self, question: str, turns: list[dict], request: gr.Request) -> tuple:
         """Take a question at once, whatever the queue is like; leaves it in its box while another is under way."""
@@ -65,7 +70,7 @@ class Handlers:
             return gr.skip(), gr.skip(), gr.skip()
         self.tickets.new(request.session_hash)
         turns = [*turns, {"question": text, "note": note, "text": "", "waiting": True, "result": None}]
-        return "", turns, views.chat(turns)
+        return "", turns, self.shown(turns)
 
     def answer(self, turns: list[dict], request: gr.Request, *values) -> Iterator[tuple]:
         """Reply to the question that waits, word by word."""
@@ -78,13 +83,13 @@ class Handlers:
                 for found in written(self.model, context_of(turns, settings.remember), settings, ticket):
                     entry["result" if isinstance(found, Reply) else "text"] = found
                     if isinstance(found, str) and not ticket.cleared:
-                        yield gr.skip(), views.chat(turns)
+                        yield gr.skip(), self.shown(turns)
             except InputError as error:
                 entry["text"] = str(error)
         entry["waiting"] = False
         if entry["result"] is not None:
             self.log("chat", self.runs[0][0], [entry["result"]])
-        yield (gr.skip(), gr.skip()) if ticket.cleared else (turns, views.chat(turns))  # another question may have been asked since
+        yield (gr.skip(), gr.skip()) if ticket.cleared else (turns, self.shown(turns))  # another question may have been asked since
 
     def stop(self, request: gr.Request) -> None:
         """End the visitor's reply after the next token."""
@@ -93,7 +98,7 @@ class Handlers:
     def clear(self, request: gr.Request) -> tuple:
         """Forget the conversation."""
         self.tickets.stop(request.session_hash, cleared=True)
-        return [], views.chat([])
+        return [], self.shown([])
 
     def leave(self, request: gr.Request) -> None:
         """The visitor closed the page."""
@@ -120,7 +125,7 @@ class Handlers:
             except InputError as error:
                 return views.problem(error)
             self.log("two runs", name, replies[-1:])
-        return views.side_by_side([name for name, _ in self.runs], replies, note)
+        return views.side_by_side([name for name, _ in self.runs], replies, self.doubts, note)
 
     def map(self, turns: list[dict]) -> str:
         """The latent of the last reply."""

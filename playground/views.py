@@ -30,8 +30,13 @@ def bar(name: str, chance: float, wanted: bool) -> str:
     )
 
 
-def bars(reply: Reply) -> str:
-    """The evaluators' probabilities of every attribute, and coherence; says so where the run has no evaluators."""
+def doubt(warnings: list[str]) -> str:
+    """A mark beside a number that is not to be trusted, with the reasons; nothing without reasons."""
+    return f' <abbr class="doubt" title="{safe("; ".join(warnings))}">⚠ in doubt</abbr>' if warnings else ""
+
+
+def bars(reply: Reply, doubts: list[str] = ()) -> str:
+    """The evaluators' probabilities of every attribute, and coherence, with what speaks against it; says so where the run has no evaluators."""
     if reply.probabilities is None:
         return '<p class="note">This run has no evaluators, so there are no probabilities.</p>'
     groups = [
@@ -39,7 +44,7 @@ def bars(reply: Reply) -> str:
         for name, chances in reply.probabilities.items()
     ]
     return (
-        f'<div class="bars">{"".join(groups)}<div class="group"><h4>coherence</h4>{bar("fits context", reply.coherence, False)}</div></div>'
+        f'<div class="bars">{"".join(groups)}<div class="group"><h4>coherence{doubt(doubts)}</h4>{bar("fits context", reply.coherence, False)}</div></div>'
     )
 
 
@@ -49,25 +54,25 @@ def facts(reply: Reply) -> str:
     return f'<p class="facts">{energy} · {reply.seconds:.2f} s{"" if reply.finished else " · stopped"}</p>'
 
 
-def answer(reply: Reply) -> str:
-    """A reply with its numbers."""
+def answer(reply: Reply, doubts: list[str] = ()) -> str:
+    """A reply with its numbers, and what speaks against its coherence."""
     text = said(reply.text, "reply") if reply.text else '<p class="reply note">(an empty reply)</p>'
-    return f"{text}{bars(reply)}{facts(reply)}"
+    return f"{text}{bars(reply, doubts)}{facts(reply)}"
 
 
-def turn(entry: dict) -> str:
+def turn(entry: dict, doubts: list[str]) -> str:
     """One question and what came of it."""
     note = said(entry["note"], "note") if entry["note"] else ""
     asked = f'<div class="asked">{said(entry["question"], "question")}{note}</div>'
     if entry["result"] is not None:
-        return f'{asked}<div class="answered">{answer(entry["result"])}</div>'
+        return f'{asked}<div class="answered">{answer(entry["result"], doubts)}</div>'
     text = entry["text"] or ("waiting…" if entry["waiting"] else "stopped before it began")
     return f'{asked}<div class="answered">{said(text, "reply under-way" if entry["waiting"] else "note")}</div>'
 
 
-def chat(turns: list[dict]) -> str:
+def chat(turns: list[dict], doubts: list[str] = ()) -> str:
     """The whole conversation."""
-    inside = "".join(map(turn, turns)) or '<p class="note">Choose aspects, ask something, and see what the evaluators hear.</p>'
+    inside = "".join(turn(entry, doubts) for entry in turns) or '<p class="note">Choose aspects, ask something, and see what the evaluators hear.</p>'
     return f'<div class="chat" role="log" aria-live="polite">{inside}</div>'
 
 
@@ -90,9 +95,9 @@ def grid(schema: Schema, replies: list[Reply], note: str) -> str:
     return f'{said(note, "note") if note else ""}<div class="wide">{table}</div><p class="facts">{seconds}</p>'
 
 
-def side_by_side(names: list[str], replies: list[Reply], note: str) -> str:
-    """The replies of several runs to one question."""
-    columns = [f'<section class="run"><h3>{safe(name)}</h3>{answer(reply)}</section>' for name, reply in zip(names, replies)]
+def side_by_side(names: list[str], replies: list[Reply], doubts: list[list[str]], note: str) -> str:
+    """The replies of several runs to one question, with what speaks against each run's coherence."""
+    columns = [f'<section class="run"><h3>{safe(name)}</h3>{answer(reply, own)}</section>' for name, reply, own in zip(names, replies, doubts)]
     return f'{said(note, "note") if note else ""}<div class="runs">{"".join(columns)}</div>'
 
 

@@ -60,3 +60,7 @@ class Scorer:
             if record["accuracy"] is None or record["accuracy"] < minimum:
                 found.append(f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable")
         return found + (audit_warnings(self.audit) if self.audit else [])
+
+    def coherence_warnings(self) -> list[str]:
+        """Those of `warnings` that are about coherence."""
+        return [warning for warning in self.warnings() if warning.startswith(("coherence:", "evaluator nli:"))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from schema import InputError
 
@@ -60,8 +60,17 @@ class _Parser(HfArgumentParser):
 
 
 def parser_of(types: tuple[type, ...], description: str = "") -> HfArgumentParser:
-    """The parser of some dataclasses' options; a mistake raises `InputError`."""
-    return _Parser(types, description=description, allow_abbrev=False)
+    """The parser of some dataclasses' options, whose help begins with ours; a mistake raises `InputError`."""
+    parser = _Parser(types, description=description, usage="%(prog)s [--option value ...]", allow_abbrev=False)
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_") and action.nargs == 0:  # of a switch; it has the help of the positive one
+            action.help, action.default = f"the same as --{action.dest} false", argparse.SUPPRESS
+    if TrainingArguments in types:
+        ours, theirs = parser._optionals, parser.add_argument_group("training options of transformers")
+        names = {field.name for field in dataclasses.fields(TrainingArguments)}
+        theirs._group_actions = [action for action in ours._group_actions if action.dest in names]
+        ours._group_actions = [action for action in ours._group_actions if action.dest not in names]
+    return parser
 
 
 def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | None, description: str) -> tuple:
@@ -90,8 +99,23 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
     if remaining:
         raise InputError(f"unknown option {' '.join(remaining)} (see --help)")
+    for part in parsed:
+        if isinstance(part, TrainingArguments):
+            check_training(part)
     common, *others = parsed
     return (_with_places(common, name), *others)
+
+
+def check_training(training: TrainingArguments) -> None:
+    """Raises `InputError` for values with which nothing can be trained."""
+    expected = {"learning_rate": (training.learning_rate > 0, "over 0")}
+    if training.max_steps <= 0:
+        expected["num_train_epochs"] = (training.num_train_epochs > 0, "over 0")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        expected[name] = (getattr(training, name) >= 1, "of at least 1")
+    for name, (right, what) in expected.items():
+        if not right:
+            raise InputError(f"--{name}: expected a number {what}, found {getattr(training, name)}")
 
 
 def _with_places(common: CommonArguments, preset: str) -> CommonArguments:

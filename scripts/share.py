@@ -21,14 +21,26 @@ from huggingface_hub.utils import validate_repo_id
 from dataset.jsonl import read_json
 from schema import InputError
 from scoring.scorer import evaluator_folders
+from scripts.arguments import ROOT
 from scripts.entry import Parser, run_main
 
 PARTS = ("cvae/*", "classifier/*", "nli/*", "results.json", "README.md")
 
 
 def run_parts(folder: Path) -> tuple[Path | None, Path]:
-    """(the run, its ``cvae/``) of a run's folder, or (None, folder) of a ``cvae/`` alone."""
-    return (folder, folder / "cvae") if (folder / "cvae").is_dir() else (None, folder)
+    """(the run, its ``cvae/``) of a run's folder, or (None, folder) of a ``cvae/`` alone.
+
+    Raises:
+        InputError: where there is no such folder, or no trained CVAE in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}; bash pipeline.sh makes a run")
+    run, cvae = (folder, folder / "cvae") if (folder / "cvae").is_dir() else (None, folder)
+    if not (cvae / "config.json").is_file():
+        place = folder.resolve()
+        outs = "" if place.parent == ROOT / "outs" else f" --outs {place.parent}"
+        raise InputError(f"no trained CVAE in {cvae}; train it first: RUN={place.name} bash train_cvae.sh{outs}")
+    return run, cvae
 
 
 def has_evaluators(run: Path, names: list[str]) -> bool:
@@ -53,8 +65,6 @@ def save_run(source: Path, folder: Path, name: str | None = None, license: str |
     """
     run, cvae = run_parts(source)
     config, stage = read_json(cvae / "config.json"), read_json(cvae / "stage.json") or {}
-    if config is None:
-        raise InputError(f"no trained CVAE in {cvae}; train it first: bash train_cvae.sh")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something already; name a new folder")
     results = read_json(run / "results.json") if run else None

@@ -1,5 +1,6 @@
 """The Python interface, and the terminal that is built on it."""
 
+import io
 import json
 import os
 import pty
@@ -163,6 +164,8 @@ def test_the_prior_is_the_one_that_the_reply_started_from(model):
         ((QUESTION, "happy"), {}, "unknown aspect 'happy'"),
         ((QUESTION, "plain,lyrical"), {}, "both of languagestyle"),
         ((QUESTION, {"attitude": "plain"}), {}, "unknown aspect 'plain'; attitude has"),
+        ((QUESTION, ""), {}, "the target is ''; expected aspects, .* or None for no control"),
+        ((QUESTION, []), {}, "the target is \\[\\]"),
         ((QUESTION, "plain"), {"weights": -1}, "must not be negative"),
         ((QUESTION, "plain"), {"weights": {"mood": 1}}, "weights of \\['mood'\\]"),
         ((QUESTION, "plain"), {"n": 0}, "n must be 1 or more"),
@@ -180,8 +183,11 @@ def test_long_texts_markup_and_other_scripts_are_only_text(model):
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match="no trained CVAE"):
-        Miracle.from_run(tmp_path / "nothing")
+    with pytest.raises(InputError, match=f"no such folder: {tmp_path / 'nothing'}; bash pipeline.sh"):
+        chat.main([str(tmp_path / "nothing")])
+    (tmp_path / "begun" / "cvae").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"no trained CVAE in .*; train it first: RUN=begun bash train_cvae.sh --outs {tmp_path}$"):
+        Miracle.from_run(tmp_path / "begun")
 
 
 def test_help_reads_well():
@@ -241,6 +247,17 @@ def test_the_terminal_s_mistakes_are_lines(model, tmp_path):
     _, said, going = talk(model, "/frob", "/plain x", "/no attitude", "/seed x", "/all", "/save", f"/save {tmp_path}")
     assert all(line.startswith("! ") for line in said) and len(said) == 7 and all(going)
     assert "/help lists the commands" in said[0] and "a strength is a number" in said[1]
+
+
+def test_a_piped_conversation_shows_what_was_typed_and_no_prompts(model, monkeypatch, capsys):
+    monkeypatch.setattr(chat.Miracle, "from_run", lambda *_: model)
+    monkeypatch.setattr(model.scorer, "audit", {"real": 0.8, "random": 0.1, "shuffled": 0.8})
+    monkeypatch.setattr("sys.stdin", io.StringIO("/seed 3\n/lyrical\n"))
+    assert chat.main(["r"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-4:] == ["/seed 3", "seed 3", "/lyrical", "asked for: lyrical (weight 1000)"]
+    doubts = [line for line in lines if line.startswith("what 'fits' says is in doubt: ")]
+    assert len(doubts) == 1 and doubts[0].endswith("coherence: shuffled replies score 0.80, real ones 0.80; the model is fooled by them")
 
 
 def test_ctrl_c_stops_a_reply_and_the_conversation_goes_on(model, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from miracle import Reply  # noqa: E402
 from playground import views  # noqa: E402
 from playground.latent_map import principal_axes  # noqa: E402
 from playground.settings import LONGEST, Settings, cut, factor, from_link, to_link  # noqa: E402
@@ -65,6 +66,13 @@ def test_texts_become_neither_markup_nor_template():
     shown = views.said(f'{EVIL} "quoted" `tick` \\', "question")
     inside = shown.removeprefix('<p class="question" dir="auto">').removesuffix("</p>")
     assert not set("<>\"'${}`\\") & set(inside)
+
+
+def test_coherence_that_is_in_doubt_says_so_beside_its_bar():
+    reply = Reply("Yes.", ("Why?",), {}, {}, 0, {"mood": "calm"}, {"mood": {"calm": 0.9, "wild": 0.1}}, 0.7, 0.0, 0.0, 0.1)
+    entry = {"question": "Why?", "note": "", "text": "", "waiting": False, "result": reply}
+    assert 'class="doubt" title="coherence: fooled by &quot;x&quot;; and weak"' in views.chat([entry], ['coherence: fooled by "x"', "and weak"])
+    assert "doubt" not in views.chat([entry]) and "doubt" not in views.answer(reply)
 
 
 def test_principal_axes_find_the_long_direction():

@@ -17,7 +17,7 @@ import train_nli
 from dataset.tokenizers import train_decoder_tokenizer, train_encoder_tokenizer
 from schema import InputError
 from scripts import pipeline
-from scripts.arguments import read_preset
+from scripts.arguments import parser_of, read_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--limit", "6"]
@@ -143,6 +143,9 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
         (gen_cvae.main, ["--target", "happy"], "unknown aspect 'happy'"),
         (gen_cvae.main, ["--target", "plain,lyrical"], "one aspect per attribute"),
         (pipeline.main, ["--outs", "/nowhere", "--generation.wieghts", "3"], "unknown option --wieghts 3"),
+        (train_classifier.main, ["--num_train_epochs", "-1"], "--num_train_epochs: expected a number over 0, found -1.0"),
+        (train_nli.main, ["--per_device_train_batch_size", "0"], "--per_device_train_batch_size: expected a number of at least 1, found 0"),
+        (pipeline.main, ["--cvae.learning_rate", "0"], "--learning_rate: expected a number over 0, found 0.0"),
         (pipeline.main, ["--latent_size", "8"], "others name their stage: --cvae.latent_size"),
     ],
 )
@@ -181,6 +184,14 @@ def test_bad_weights_are_refused(text):
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_presets_have_all_sections(preset):
     assert {"common", "classifier", "nli", "cvae", "generation"} <= set(read_preset(preset))
+
+
+def test_help_begins_with_our_options_and_says_what_a_negative_switch_does():
+    ours, _, theirs = parser_of(train_cvae.OPTIONS).format_help().partition("training options of transformers:")
+    assert "--latent_size" in ours and "--kl_weight" in ours and "--num_train_epochs" not in ours
+    assert "--num_train_epochs" in theirs and "--latent_size" not in theirs
+    assert "the same as --use_context false\n" in ours and ours.count("the decoder reads the context too") == 1
+    assert [parser_of(train_cvae.OPTIONS).parse_args(words).use_context for words in ([], ["--no_use_context"], ["--no-use-context"])] == [True, False, False]
 
 
 def test_report_to_goes_to_the_trainings_and_is_off_by_default(monkeypatch, tmp_path):
