@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         ("coherence model", train_nli.main, options["nli"]),
         ("CVAE", train_cvae.main, options["cvae"]),
         ("replies without control", gen_cvae.main, [*options["generation"], "--name", "none", "--algorithm", "none"]),
-        ("replies with control", gen_cvae.main, [*options["generation"], "--overwrite"]),
+        ("replies with control", gen_cvae.main, [*options["generation"], "--overwrite"]),  # of other options, as the stages above
     ]
     started = time.monotonic()
     for number, (name, stage, words) in enumerate(stages, 1):
