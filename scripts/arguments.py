@@ -5,11 +5,15 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from schema import InputError
+
+if TYPE_CHECKING:  # it brings torch, which not all who read options need
+    from transformers import TrainingArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "scripts" / "presets"
@@ -59,15 +63,19 @@ class _Parser(HfArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
+def _trains(kind: type) -> bool:
+    return kind.__name__ == "TrainingArguments"
+
+
 def parser_of(types: tuple[type, ...], description: str = "") -> HfArgumentParser:
     """The parser of some dataclasses' options, whose help begins with ours; a mistake raises `InputError`."""
     parser = _Parser(types, description=description, usage="%(prog)s [--option value ...]", allow_abbrev=False)
     for action in parser._actions:
         if action.option_strings[0].startswith("--no_") and action.nargs == 0:  # of a switch; it has the help of the positive one
             action.help, action.default = f"the same as --{action.dest} false", argparse.SUPPRESS
-    if TrainingArguments in types:
+    for kind in filter(_trains, types):
         ours, theirs = parser._optionals, parser.add_argument_group("training options of transformers")
-        names = {field.name for field in dataclasses.fields(TrainingArguments)}
+        names = {field.name for field in dataclasses.fields(kind)}
         theirs._group_actions = [action for action in ours._group_actions if action.dest in names]
         ours._group_actions = [action for action in ours._group_actions if action.dest not in names]
     return parser
@@ -100,13 +108,13 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     if remaining:
         raise InputError(f"unknown option {' '.join(remaining)} (see --help)")
     for part in parsed:
-        if isinstance(part, TrainingArguments):
+        if _trains(type(part)):
             check_training(part)
     common, *others = parsed
     return (_with_places(common, name), *others)
 
 
-def check_training(training: TrainingArguments) -> None:
+def check_training(training: "TrainingArguments") -> None:
     """Raises `InputError` for values with which nothing can be trained."""
     expected = {"learning_rate": (training.learning_rate > 0, "over 0")}
     if training.max_steps <= 0:
