@@ -89,7 +89,7 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
         section: the preset's section that gives this script's defaults, besides ``common``.
 
     Raises:
-        InputError: for unknown options or presets, and for preset values that no option takes.
+        InputError: for unknown options or presets, preset values that no option takes, and values that nothing can be trained with.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="demo")
