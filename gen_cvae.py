@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; returns the exit status."""
     common, what, control, decoding = parse_arguments(OPTIONS, "generation", argv, __doc__)
     named, what = what.name is not None, dataclasses.replace(what, name=name_of(what, control))
+    if what.name == "none":
+        control = dataclasses.replace(control, candidates=1)  # choosing is control too
     schema = load_schema(common.schema)
     path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
     if path is None:
@@ -142,7 +144,8 @@ def main(argv: list[str] | None = None) -> int:
         for old in ("latents", "sweep"):
             place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
     if what.trace and control.algorithm == "ode":
-        write_json(place.with_name(f"{what.name}.latents.json"), trace(generator, requests, control, decoding.batch_size))
+        kept = [dataclasses.replace(request, candidate=number) for request, number in zip(requests, written.candidates)]
+        write_json(place.with_name(f"{what.name}.latents.json"), trace(generator, kept, control, decoding.batch_size))
     if weights:
         points = sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
         write_json(place.with_name(f"{what.name}.sweep.json"), {"points": points})

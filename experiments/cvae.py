@@ -53,6 +53,8 @@ class CvaeKind(Kind):
         """As the base class says; weights may be a mapping from attributes to numbers."""
         if isinstance(options.get("weights"), dict):
             options = options | {"weights": ",".join(f"{name}={weight}" for name, weight in options["weights"].items())}
+        if options.get("best_of", 1) != 1 or options.get("algorithm") == "none":  # neither is to choose by the heads as well, unless it says so
+            options = {"candidates": 1} | options
         found = defaults | {"best_of": 1} | converted(options, ControlArguments, DecodingArguments, Choice)
         control, _ = arguments(found)
         if found["best_of"] < 1:

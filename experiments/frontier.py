@@ -32,7 +32,7 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
     """Draw the settings that have both numbers.
 
     A model's line goes through the settings that differ from its best one in strength alone, weakest first, with the
-    strengths beside the points; its other settings are small and pale.
+    strengths beside the points; its other settings are small and pale, joined where they differ in strength alone.
     """
     points = [s for s in known if s.values["accuracy_joint"] is not None and s.values["nli"] is not None]
     best = best_of_models(points)
@@ -41,8 +41,9 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
         style = category(number)
         line = sorted((s for s in points if s.line == chosen.line), key=lambda s: (s.dial is None, s.dial or 0.0))
         others = [s for s in points if s.model == model and s.line != chosen.line]
-        if others:
-            axes.scatter([s.values["nli"] for s in others], [s.values["accuracy_joint"] for s in others], **style, s=14, alpha=0.35, linewidth=0)
+        for name in dict.fromkeys(s.line for s in others):
+            places = [(s.values["nli"], s.values["accuracy_joint"]) for s in sorted((s for s in others if s.line == name), key=lambda s: (s.dial is None, s.dial or 0.0))]
+            axes.plot(*zip(*places), **style, markersize=3.5, linewidth=0.8, alpha=0.35)
         places = [(s.values["nli"], s.values["accuracy_joint"]) for s in line]
         axes.plot(*zip(*places), **style, markersize=6.5, linewidth=1.5, zorder=3)
         last = max(range(len(line)), key=lambda i: places[i][1])

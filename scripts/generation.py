@@ -93,7 +93,7 @@ def _within(name: str, value: float, right: bool, expected: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One reply to write: `id` names the context, which several targets share.
+    """One reply to write: `id` names the context's row, which several targets share.
 
     Attributes:
         candidate: which of several replies to the same context and target; all but the first start from a sample of the prior.
@@ -107,8 +107,8 @@ class Request:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What seeds its noise."""
-        return self.id, target_name(self.target) + (f"#{self.candidate}" if self.candidate else "")
+        """What seeds its noise: the same context has the same wherever it stands."""
+        return "\n".join(self.context), target_name(self.target) + (f"#{self.candidate}" if self.candidate else "")
 
 
 @dataclass(frozen=True)

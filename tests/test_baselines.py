@@ -293,6 +293,14 @@ def test_fudge_with_strength_convinces_the_guides(fudge):
     assert own > 0.8 and others < 0.1
 
 
+def test_fudge_takes_the_sample_that_its_guides_like_best(fudge):
+    asked, how = requests(*SINGLE), replace(HOW, decoding="top_p", temperature=2.0)
+    one, several = (fudge.write(asked, how, 1.0, 0, n=n) for n in (1, 6))
+    assert probability(fudge, asked, several) > probability(fudge, asked, one) and several != one
+    with pytest.raises(InputError, match="fudge: n must be at least 1, and 1 where decoding is not top_p; found 2 with greedy"):
+        fudge.write(asked, HOW, 1.0, 0, n=2)
+
+
 def test_one_candidate_leaves_no_choice(fudge, plain):
     asked = requests(*BOTH)
     assert fudge.write(asked, HOW, 50.0, 0, candidates=1) == plain.write(asked, HOW, 1.0, 0)

@@ -26,7 +26,9 @@ from experiments.frontier import draw
 from experiments.grid import read_grid
 from experiments.measures import measured
 from experiments.options import crossed
+from experiments.plan import plan
 from experiments.rows import RowsFile
+from experiments.runner import units
 from experiments.summary import Summary, best_of_models
 from model.bases import ScratchSize, scratch_encoder_config, weights_hash
 from schema import Attribute, InputError, Schema, load_schema
@@ -386,7 +388,8 @@ def test_the_picture_has_a_line_per_model_over_its_strength():
     known += [summary("free", 0.1, 0.6, algorithm="none"), summary("people", None, 0.9, kind="human")]
     axes = Figure().subplots()
     draw(axes, known, 0.125, "title")
-    first = axes.lines[0]
+    pale, first = axes.lines[:2]
+    assert list(pale.get_xdata()) == [0.2] and pale.get_alpha() < 1
     assert np.allclose(first.get_xdata(), [0.6, 0.5, 0.4]) and np.allclose(first.get_ydata(), [0.2, 0.4, 0.6])
     texts = {text.get_text() for text in axes.texts}
     assert {"ours 100", "1", "10", "free", "human replies: 0.90 \u2192", "chance"} <= texts
@@ -440,3 +443,50 @@ def test_a_second_set_of_judges(grid_file, tmp_path, decoder_tokenizer):
     assert "joint, both sets" in (tmp_path / "experiments" / "grid" / "table.md").read_text()
     shutil.rmtree(tmp_path / "experiments" / "grid" / "second_judges")
     assert main([str(path)]) == 0  # nothing is missing, so nobody needs to judge
+
+
+# --- several processes ---------------------------------------------------------------------------------------------
+
+
+def test_two_processes_measure_what_one_does(grid_file, tmp_path, monkeypatch):
+    """Processes of their own, so with the baselines that there really are."""
+    for name in ("baselines", "baselines.registry"):
+        monkeypatch.delitem(sys.modules, name)
+    short = {"max_new_tokens": 4, "weights": [1, 2]}
+    models = {"people": {"kind": "human"}, "ours": {"kind": "cvae", "generation": short}, "z alone": {"kind": "cvae", "use_context": False, "generation": short}}
+    models["uncontrolled"] = {"kind": "uncontrolled", "generation": {"max_new_tokens": 4}}
+    path = grid_file(models, generation={"start": "mean", "candidates": 1}, baseline={"epochs": 1})
+    with pytest.raises(InputError, match="--workers: expected a number of processes, found 0"):
+        main([str(path), "--workers", "0"])
+    assert main([str(path), "--workers", "2"]) == 0
+    several = rows_of(path)
+    folder = path.parent / "experiments" / "grid"
+    assert len(several) == 6 and {log.name for log in (folder / "workers").iterdir()} == {"0.log", "1.log"}
+    assert "steps" in "".join(log.read_text() for log in (folder / "workers").iterdir())
+    assert main([str(path), "--run", "again"]) == 0
+    with open(tmp_path / "experiments" / "again" / "results.csv", newline="") as file:
+        one = {row["key"]: row for row in csv.DictReader(file)}
+    for row in several:
+        assert {name: row[name] for name in ("model", "seed", "training", "generation", "replies_n")} == {name: one[row["key"]][name] for name in ("model", "seed", "training", "generation", "replies_n")}
+
+
+def test_units_keep_together_what_shares_its_training(grid_file):
+    path = grid_file({"parrot": PARROT, "ours": {"kind": "cvae", "latent_size": [8, 16]}, "again": PARROT, "people": {"kind": "human"}}, seeds=[0, 1])
+    content = yaml.safe_load(path.read_text())
+    work = plan(read_grid(path), load_schema(Path(content["schema"])))
+    found = [{(cell.model.label, cell.model.seed) for cell in unit} for unit in units(work.cells)]
+    assert found.count({("parrot", 0), ("again", 0)}) == 1 and found.count({("parrot", 1), ("again", 1)}) == 1
+    assert [len(unit) for unit in found if ("ours", 0) in unit] == [1, 1] and {("people", 0)} in found
+    assert sum(map(len, units(work.cells))) == len(work.cells)
+
+
+def test_one_aspect_at_a_time(write_rows):
+    schema = load_schema(ROOT / "schema.py")
+    file = write_rows("models: {m: {kind: cvae}}", name="g.yaml")
+    requests = requests_of(read_grid(file, contexts="dev:6", targets="single"), schema)
+    assert len(requests) == 12 and all(len(request.target) == 1 for request in requests)
+    assert all(request.id.startswith(next(iter(request.target))) for request in requests)  # asked for what its dialogue is labelled for
+    everything = requests_of(read_grid(file, contexts="test", targets="single"), schema)
+    assert len(everything) == 16 * 6
+    with pytest.raises(InputError, match="targets: expected all or single, found 'some'"):
+        read_grid(file, targets="some")

@@ -36,7 +36,7 @@ def test_a_reply_says_what_it_is_and_where_it_comes_from(model, tiny_run):
     assert set(reply.probabilities) == set(model.attributes) and sum(reply.probabilities["attitude"].values()) == pytest.approx(1, abs=1e-4)
     assert reply.predicted["attitude"] == max(reply.probabilities["attitude"], key=reply.probabilities["attitude"].get)
     assert 0 <= reply.coherence <= 1 and reply.energy < reply.energy_start and reply.seconds > 0 and reply.finished
-    assert str(reply) == reply.text and reply.weights == {"languagestyle": 1000.0, "attitude": 1000.0}  # the run's
+    assert str(reply) == reply.text and reply.weights == {"languagestyle": 100.0, "attitude": 100.0}  # the run's
 
 
 def test_the_reply_is_the_run_s_own(model, tiny_run):
@@ -150,7 +150,7 @@ def test_different_calls_from_threads_do_not_disturb_one_another(model):
 
 
 def test_the_prior_is_the_one_that_the_reply_started_from(model):
-    reply = model.reply(QUESTION, "optimistic", weights=0, max_new_tokens=1)[0]
+    reply = model.reply(QUESTION, "optimistic", weights=0, max_new_tokens=1, candidates=1)[0]
     prior = model.prior(reply)
     assert prior.mean.shape == prior.logvar.shape == reply.latent.shape
     assert np.allclose(prior.mean.cpu().numpy(), reply.latent, atol=1e-5)  # weight 0, from the mean: the latent stays there
@@ -226,8 +226,8 @@ def talk(model, *lines):
 def test_commands_change_what_is_asked_for(model):
     conversation, said, _ = talk(model, "/lyrical", "/optimistic 0.5", "/plain", "/no attitude")
     assert said == [
-        "asked for: lyrical (weight 1000)", "asked for: lyrical (weight 1000), optimistic (weight 500)",
-        "asked for: plain (weight 1000), optimistic (weight 500)", "asked for: plain (weight 1000)",
+        "asked for: lyrical (weight 100)", "asked for: lyrical (weight 100), optimistic (weight 50)",
+        "asked for: plain (weight 100), optimistic (weight 50)", "asked for: plain (weight 100)",
     ]  # fmt: skip
     assert conversation.target == {"languagestyle": "plain"}
 
@@ -255,7 +255,7 @@ def test_a_piped_conversation_shows_what_was_typed_and_no_prompts(model, monkeyp
     monkeypatch.setattr("sys.stdin", io.StringIO("/seed 3\n/lyrical\n"))
     assert chat.main(["r"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-4:] == ["/seed 3", "seed 3", "/lyrical", "asked for: lyrical (weight 1000)"]
+    assert lines[-4:] == ["/seed 3", "seed 3", "/lyrical", "asked for: lyrical (weight 100)"]
     doubts = [line for line in lines if line.startswith("what 'fits' says is in doubt: ")]
     assert len(doubts) == 1 and doubts[0].endswith("coherence: shuffled replies score 0.80, real ones 0.80; the model is fooled by them")
 

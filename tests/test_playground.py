@@ -29,7 +29,7 @@ import playground.page
 quick = Miracle.reply
 def reply(self, context, *words, on_text=None, **more):
     slow = on_text and "slowly" in context[-1]
-    return quick(self, context, *words, on_text=(lambda text: time.sleep(0.4) or on_text(text)) if slow else on_text, **more)
+    return quick(self, context, *words, on_text=(lambda text: time.sleep(0.8) or on_text(text)) if slow else on_text, **more)
 Miracle.reply = reply
 runs = [(name, Miracle.from_run(sys.argv[1])) for name in ("r", "twin")]
 playground.page.serve(runs, playground.page.Path(sys.argv[1]), int(sys.argv[2]), None)
