@@ -205,7 +205,7 @@ class ReplyGenerator:
             InputError: where there is none, or one that was trained for another schema.
         """
         if not (folder / "config.json").is_file():
-            raise InputError(f"no trained CVAE in {folder}; train it first: bash train_cvae.sh")
+            raise InputError(f"no trained CVAE in {folder}; train it first: RUN={folder.parent.name} bash train_cvae.sh")
         self.model = Miracle.from_pretrained(folder, use_safetensors=True).to(device).eval()
         self.config, self.device, self.precision = self.model.config, device, precision
         if schema is not None and schema.aspects != self.config.attributes:

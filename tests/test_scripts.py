@@ -139,7 +139,7 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
         (train_classifier.main, ["--preset", "paper"], "text_l.raw.jsonl; bash scripts/download_data.sh fetches"),
         (train_nli.main, ["--schema", "nowhere.py"], "schema not found"),
         (gen_cvae.main, ["--outs", "nowhere"], "train it first: ATTR=languagestyle bash train_classifier.sh"),
-        (gen_cvae.main, ["--outs", "nowhere", "--no-score"], "train it first: bash train_cvae.sh"),
+        (gen_cvae.main, ["--outs", "nowhere", "--no-score"], "train it first: RUN=demo bash train_cvae.sh"),
         (gen_cvae.main, ["--target", "happy"], "unknown aspect 'happy'"),
         (gen_cvae.main, ["--target", "plain,lyrical"], "one aspect per attribute"),
         (pipeline.main, ["--outs", "/nowhere", "--generation.wieghts", "3"], "unknown option --wieghts 3"),

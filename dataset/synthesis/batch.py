@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import sys
 import time
 
 import openai
@@ -87,7 +88,7 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
         run.journal.remember("submission", None)
         return
     batch = client.batches.retrieve(batch_id)
-    with tqdm(total=len(submission["requests"]), desc=f"batch {batch.status}", unit="", dynamic_ncols=True, disable=None) as bar:
+    with tqdm(total=len(submission["requests"]), desc=f"batch {batch.status}", unit="", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60) as bar:
         while batch.status not in ENDED:
             time.sleep(poll_seconds)
             batch = client.batches.retrieve(batch_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class Run:
             OutOfService: where the service will answer no request at all; what had been answered is kept.
         """
         remaining = iter(tasks)
-        bar = tqdm(total=len(tasks), desc="dialogues", unit="", dynamic_ncols=True, disable=None)
+        bar = tqdm(total=len(tasks), desc="dialogues", unit="", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60)
 
         async def work() -> None:
             for task in remaining:
