@@ -19,7 +19,6 @@ from model.bases import SCRATCH  # noqa: E402
 from schema import InputError, Schema, load_schema, target_name  # noqa: E402
 from scoring.perplexity import PerplexityModel  # noqa: E402
 from scoring.columns import Gatherer  # noqa: E402
-from scoring.report.run_report import write_run_report  # noqa: E402
 from scoring.results import measure, results  # noqa: E402
 from scoring.score import baseline_of, score_file  # noqa: E402
 from scoring.scorer import Scorer  # noqa: E402
@@ -155,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     print(table(record), flush=True)
     print(f"-> {place}", flush=True)
     if what.name == "control":
+        from scoring.report.run_report import write_run_report  # brings Matplotlib
+
         print(f"-> {write_run_report(common.run_folder)}", flush=True)
     return 0
 

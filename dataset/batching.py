@@ -1,15 +1,18 @@
 """Rows of token ids as padded tensors, and the training set that mixes all attributes."""
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from schema import Schema
 
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, DialogueTemplate, encode_contexts, encode_for_decoder
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def round_up(length: int, multiple: int) -> int:
@@ -75,13 +78,15 @@ def cvae_rows(
     ]
 
 
-def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding, **options) -> Dataset:
+def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding, **options) -> "Dataset":
     """The dialogues of all attributes as one `datasets.Dataset` with a ``length`` column for length-grouped batches.
 
     Args:
         dialogues: attribute name -> its labelled dialogues.
         encoding, options: as for `cvae_rows`.
     """
+    from datasets import Dataset  # only training needs it, and it takes a while to load
+
     triples: Iterator[tuple[int, int, Dialogue]] = (
         (number, attribute.index(dialogue.target[attribute.name]), dialogue)
         for number, attribute in enumerate(schema.attributes)

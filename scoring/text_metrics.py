@@ -5,11 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
 
 BLEU_STATISTICS = 10  # per reply: matches and totals of 1- to 4-grams, two lengths
 SENTENCE_BLEU = sacrebleu.BLEU(effective_order=True)
-ROUGE = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
@@ -80,5 +78,8 @@ def self_bleu(replies: list[str], sample: int = 100, seed: int = 0) -> float | N
 
 def rouge(replies: list[str], references: list[str]) -> dict[str, list[float]]:
     """rouge-score's F1 of ROUGE-1, -2 and -L per reply (stemmed), in [0, 100]."""
-    scores = [ROUGE.score(reference, reply) for reply, reference in zip(replies, references)]
+    from rouge_score.rouge_scorer import RougeScorer  # brings nltk and scipy.stats, most of a second
+
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    scores = [scorer.score(reference, reply) for reply, reference in zip(replies, references)]
     return {name: [100.0 * score[name].fmeasure for score in scores] for name in ("rouge1", "rouge2", "rougeL")}
