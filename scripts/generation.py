@@ -1,6 +1,7 @@
 """Replies from a trained CVAE: contexts and targets in, latents by ODE or Langevin, text out."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class ControlArguments:
     """How latents are found."""
 
     algorithm: str = field(default="ode", metadata={"help": "ode, langevin, or none: the prior as it is", "choices": ALGORITHMS})
-    weights: str = field(default="10", metadata={"help": "strength: one number, or attribute=number,... (others 1)"})
+    weights: str = field(default="10", metadata={"help": "strength: one number, attribute=number,... (others 1), or both: 100,attribute=number"})
     prior_combination: str = field(default="average", metadata={"help": "how the named attributes' priors become one", "choices": COMBINATIONS})
     start: str = field(default="sample", metadata={"help": "start from a sample of the prior or from its mean", "choices": STARTS})
     geometry: str = field(default="whitened", metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES})
@@ -167,26 +168,29 @@ def way_times(points: int) -> list[float]:
 
 
 def parse_weights(text: str, names: list[str]) -> list[float]:
-    """``"10"`` or ``"languagestyle=5,attitude=2"`` as one weight per attribute; attributes not mentioned get 1.
+    """``"10"``, ``"languagestyle=5,attitude=2"`` or ``"10,attitude=2"`` as one weight per attribute; those not named get the number, or 1.
 
     Raises:
         InputError: for anything else, negative numbers included.
     """
+    others, given = 1.0, {}
     try:
-        if "=" not in text:
-            weights = [float(text)] * len(names)
-        else:
-            given = dict(part.strip().split("=") for part in text.split(","))
-            unknown = sorted(set(given) - set(names))
-            if unknown:
-                raise InputError(f"--weights names {unknown}; the schema has {names}")
-            weights = [float(given.get(name, 1.0)) for name in names]
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+        for number, part in enumerate(text.split(",")):
+            name, equals, value = part.partition("=")
+            if equals:
+                given[name.strip()] = float(value)
+            elif number == 0:
+                others = float(name)
+            else:
+                raise ValueError
+    except ValueError:
         raise InputError(f"--weights must be a number or attribute=number,..., found {text!r}") from None
-    if any(not weight >= 0 for weight in weights):
-        raise InputError(f"--weights must not be negative, found {text!r}")
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise InputError(f"--weights names {unknown}; the schema has {names}")
+    weights = [given.get(name, others) for name in names]
+    if any(not 0 <= weight < math.inf for weight in weights):
+        raise InputError(f"--weights must be 0 or more and finite, found {text!r}")
     return weights
 
 
