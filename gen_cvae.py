@@ -20,7 +20,7 @@ from schema import InputError, Schema, load_schema, target_name  # noqa: E402
 from scoring.perplexity import PerplexityModel  # noqa: E402
 from scoring.columns import Gatherer  # noqa: E402
 from scoring.results import measure, results  # noqa: E402
-from scoring.score import baseline_of, score_file  # noqa: E402
+from scoring.score import baseline_of, references_of, score_file  # noqa: E402
 from scoring.scorer import Scorer  # noqa: E402
 from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
@@ -133,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     record = results(
         columns,
         baseline=baseline_of(common.run_folder, what.name, columns),
+        references=references_of(generations, schema, scorer, language_model),
         evaluators=scorer.records,
         warnings=scorer.warnings() + sampling_warnings(written.sample, 0.01),
         run=run,

@@ -88,11 +88,14 @@ def sample_warnings(columns: Columns, overall: dict) -> list[str]:
     return found + ([f"intervals over {contexts} contexts say little"] if overall["ci95"] and contexts < FEW_CONTEXTS else [])
 
 
-def results(columns: Columns, *, baseline: dict | None, evaluators: dict[str, dict], warnings: list[str], run: dict, seed: int = 0) -> dict:
+def results(
+    columns: Columns, *, baseline: dict | None, evaluators: dict[str, dict], warnings: list[str], run: dict, seed: int = 0, references: dict | None = None
+) -> dict:
     """The whole of ``results.json``.
 
     Args:
         baseline: the overall M of the uncontrolled replies to the same requests, or None.
+        references: the overall M of real replies to the same requests by the same judges, or None.
         evaluators: name -> accuracy, base, hash, and what their training measured on dev.
         run: command, seed, configuration, versions, revision, device, nfe and seconds per stage.
     """
@@ -103,6 +106,7 @@ def results(columns: Columns, *, baseline: dict | None, evaluators: dict[str, di
         "overall": overall,
         "by_target": {name: measure(part, seed) for name, part in parts.items() if len(part)},
         "baseline": baseline,
+        "references": references,
         "evaluators": evaluators,
         "warnings": warnings + sample_warnings(columns, overall) + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
         "run": run | {"requests": columns.summary()},

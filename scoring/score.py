@@ -20,7 +20,7 @@ from dataset.jsonl import read_json, write_json, write_jsonl  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scoring.columns import Columns, Gatherer  # noqa: E402
 from scoring.generations import in_chunks, read_generations  # noqa: E402
-from scoring.results import results  # noqa: E402
+from scoring.results import measure, results  # noqa: E402
 from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 
@@ -62,6 +62,19 @@ def score_file(
         for _ in scored():
             pass
     return gatherer.finish()
+
+
+def references_of(source: Path, schema: Schema, scorer: "Scorer", language_model: "PerplexityModel | None" = None) -> dict | None:
+    """The overall numbers of the real replies that a generations file has beside its own, on the same targets and by the same judges: what they say of people."""
+    gatherer, seen = Gatherer(schema), 0
+    rows = (row | {"response": row["reference"], "reference": None} for row in read_generations(source, schema) if row.get("reference"))
+    for chunk in in_chunks(rows, CHUNK):
+        scorer.score(chunk)
+        if language_model is not None:
+            language_model.score(chunk)
+        gatherer.add(chunk)
+        seen += len(chunk)
+    return measure(gatherer.finish()) if seen else None
 
 
 def baseline_of(run_folder: Path, name: str, columns: Columns) -> dict | None:
@@ -153,6 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         record = results(
             columns,
             baseline=baseline_of(run, name, columns) if run else None,
+            references=references_of(path, schema, scorer, language_model) if scorer else before.get("references"),
             evaluators=scorer.records if scorer else before.get("evaluators", {}),
             warnings=(scorer.warnings() if scorer else []) + [w for w in before.get("warnings", []) if w.startswith("sampler")],
             run=before.get("run", {}) | {"scored_by": {"command": command_line(), "versions": package_versions(), "git": git_revision()}},

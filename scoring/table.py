@@ -24,12 +24,14 @@ def row_of(name: str, m: dict, attributes: list[str]) -> list[str]:
 
 
 def table(results: dict) -> str:
-    """The table of a run: control per combination and overall, the baseline, intervals, evaluators and warnings."""
+    """The table of a run: control per combination and overall, the baseline, real replies, intervals, evaluators and warnings."""
     overall = results["overall"]
     attributes = list(overall["attributes"])
     rows = [row_of(name, m, attributes) for name, m in results["by_target"].items()] + [row_of("overall", overall, attributes)]
     if results["baseline"]:
         rows.append(row_of("no control", results["baseline"], attributes))
+    if results.get("references"):
+        rows.append(row_of("real replies", results["references"], attributes))
     lines = list(headings(results, attributes)) + rows
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]).rstrip() for line in lines]

@@ -75,16 +75,23 @@ def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
     assert latents["energy"]["mean"][-1] < latents["energy"]["mean"][0] and latents["time"][-1] == pytest.approx(5.025)
     sweep = json.loads((run / "results" / "control.sweep.json").read_text())["points"]
     assert [point["weight"] for point in sweep] == [1, 5] and sweep[0]["overall"]["n"] == 48
+    rows = list(read_generations(run / "generations.jsonl", load_schema()))
+    people = [row["reference"] for row in rows if row["reference"]]
+    assert before["references"]["n"] == len(people) > 0 and before["references"]["bleu"] is None
+    assert before["references"]["length"] == pytest.approx(np.mean([len(reply.split()) for reply in people]))
+    page = (run / "report.html").read_text()
+    assert "<th scope=\"col\">real replies</th>" in page and "Of the real replies to the same contexts" in page
     judge = before["evaluators"]["attitude"]
     assert sum(map(sum, judge["confusion"]["counts"])) == 6 and 0 <= judge["calibration"]["ece"] <= 1 and "audit" in before["evaluators"]["nli"]
 
     assert score.main([str(run), *SCHEMA]) == 0
     after = json.loads((run / "results.json").read_text())
-    assert after["overall"] == before["overall"] and after["baseline"] == before["baseline"] and after["run"]["config"] == before["run"]["config"]
+    assert after["overall"] == before["overall"] and after["baseline"] == before["baseline"] and after["references"] == before["references"] and after["run"]["config"] == before["run"]["config"]
     foreign = tmp_path / "llm.jsonl"
     foreign.write_text(json.dumps({"context": ["How are you?"], "target": {"attitude": "optimistic"}, "response": "Fine!"}) + "\n")
     assert score.main([str(foreign), "--run", str(run), *SCHEMA]) == 0
     kept = next(read_generations(run / "generations" / "llm.jsonl", load_schema()))
+    assert json.loads((run / "results" / "llm.json").read_text())["references"] is None
     assert set(kept["probabilities"]["attitude"]) == {"pessimistic", "optimistic"} and (run / "results" / "llm.json").is_file()
     assert json.loads(foreign.read_text()).keys() == {"context", "target", "response"}  # the source is not changed
 

@@ -121,8 +121,9 @@ def page_content(files: RunFiles) -> dict:
         "sections": SECTIONS,
         "summary": summary(files),
         "metrics": METRICS,
-        "rows": metric_rows([results["overall"], results.get("baseline")], results.get("evaluators") or {}),
+        "rows": metric_rows([results["overall"], results.get("baseline"), results.get("references")], results.get("evaluators") or {}),
         "has_baseline": bool(results.get("baseline")),
+        "has_references": bool(results.get("references")),
         "judges": judges(results.get("evaluators") or {}),
         "warnings": results.get("warnings") or [],
         "combinations": combinations(results),
@@ -142,7 +143,7 @@ def page_content(files: RunFiles) -> dict:
 def summary(files: RunFiles) -> dict:
     """The numbers of the page's first paragraph, as texts."""
     results = files.results
-    overall, baseline = results["overall"], results.get("baseline")
+    overall, baseline, people = results["overall"], results.get("baseline"), results.get("references")
     guess = chance(results.get("by_target") or {}, files.aspects)
     return {
         "n": overall.get("n"),
@@ -150,6 +151,7 @@ def summary(files: RunFiles) -> dict:
         "contexts": len(files.replies.contexts) if files.replies and files.replies.total == len(files.replies.rows) else None,
         "control": {key: cell(overall, key) for key in ("accuracy_mean", "accuracy_joint", "nli")},
         "baseline": {key: cell(baseline, key) for key in ("accuracy_mean", "accuracy_joint", "nli")} if baseline else None,
+        "references": {key: cell(people, key) for key in ("accuracy_mean", "accuracy_joint", "nli")} if people else None,
         "chance": [share(value) for value in guess] if guess else None,
         "verdict": verdict(overall, guess),
     }
