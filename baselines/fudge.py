@@ -9,11 +9,10 @@ the reply, as the paper takes them (section 3). The guides judge all k candidate
 import torch
 from transformers import PreTrainedModel
 
-from baselines.guides import Guide, GuideCache, choose, encode_replies, guides, sample_name
-from baselines.language_model import LanguageModel, PlainDecoder, Step, precise, uncontrolled
-from baselines.training import TrainingSetting
+from baselines.guides import Guide, GuideCache, Guided, encode_replies, sample_name
+from baselines.language_model import PlainDecoder, Step, precise
 from model.cache import RoomCache
-from schema import InputError, Schema
+from schema import InputError
 from scripts.generation import DecodingArguments, Request
 
 LEFT_OUT = 1e4  # taken from the logits of all but the candidates; they keep their order, for steps at which all candidates are banned
@@ -68,19 +67,11 @@ class GuidedDecoder(PlainDecoder):
         return (logits - LEFT_OUT).scatter(1, tokens, scores).unsqueeze(1)
 
 
-class Fudge:
+class Fudge(Guided):
     """The uncontrolled language model, guided at every token."""
 
     name = "fudge"
     has_strength = True
-
-    def __init__(self, model: LanguageModel, guides: list[Guide], schema: Schema):
-        self.model, self.guides, self.schema = model, guides, schema
-
-    @classmethod
-    def train(cls, setting: TrainingSetting, shared: dict) -> "Fudge":
-        """See `baselines.registry.Baseline`."""
-        return cls(uncontrolled(setting, shared), guides(setting, shared), setting.schema)
 
     def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, candidates: int = 50, n: int = 1) -> list[str]:
         """See `baselines.registry.Baseline`; strength is what the guides' log-probabilities are multiplied by.
@@ -93,7 +84,7 @@ class Fudge:
             raise InputError(f"fudge: n must be at least 1, and 1 where decoding is not top_p; found {n} with {how.decoding}")
         if candidates < 1:
             raise InputError(f"fudge: candidates must be at least 1, found {candidates}")
-        targets = torch.tensor([self.schema.target_indices(request.target) for request in requests], device=self.model.device)
+        targets = self.targets(requests)
         named = (targets >= 0).any(0).nonzero().squeeze(1).tolist()
         chosen = [precise(self.guides[index], how, self.model.device) for index in named]
         row = encode_replies(self.model, [""])[0]
@@ -103,4 +94,4 @@ class Fudge:
             return GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates)
 
         samples = [self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)]
-        return samples[0] if n == 1 else choose(self.guides, self.model, targets, samples, how.batch_size)
+        return samples[0] if n == 1 else self.choose(requests, samples, how.batch_size)

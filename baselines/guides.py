@@ -19,7 +19,8 @@ from dataset.dialogues import read_dialogues
 from dataset.encoding import IGNORED, encode_for_decoder
 from model.cache import RoomCache
 from model.decoder import causal_mask, mask_for, positions_of
-from schema import Attribute
+from schema import Attribute, Schema
+from scripts.generation import Request
 
 
 class GuideCache(RoomCache):
@@ -101,22 +102,6 @@ def judge(guide: Guide, model: LanguageModel, replies: list[str], batch_size: in
     return result
 
 
-def choose(guides: list[Guide], model: LanguageModel, targets: torch.Tensor, samples: list[list[str]], batch_size: int) -> list[str]:
-    """Of several replies per request the one with the greatest sum over the named attributes of log P(aspect | whole reply).
-
-    Args:
-        targets: [N, K] aspect indices, -1 where an attribute is not named.
-        samples: so many times N replies.
-    """
-    scores = torch.zeros(len(samples), len(targets), device=model.device)
-    replies = [reply for sample in samples for reply in sample]
-    for guide, target in zip(guides, targets.unbind(1)):
-        opinions = judge(guide, model, replies, batch_size).view(len(samples), len(targets), -1)
-        opinion = opinions.gather(2, target.clamp_min(0).expand(len(samples), -1).unsqueeze(2)).squeeze(2)
-        scores += opinion * (target >= 0)
-    return [samples[best][index] for index, best in enumerate(scores.argmax(0).tolist())]
-
-
 def sample_name(number: int) -> str:
     """The purpose of the noise of one of several samples; the first is that of a method which samples once."""
     return f"decoding {number}" if number else "decoding"
@@ -149,3 +134,33 @@ def train_guide(attribute: Attribute, setting: TrainingSetting, shared: dict) ->
 def guides(setting: TrainingSetting, shared: dict) -> list[Guide]:
     """The guides of all attributes in schema order; trained once for all methods of a run."""
     return once(setting, shared, "guides", lambda: [train_guide(attribute, setting, shared) for attribute in setting.schema.attributes])
+
+
+class Guided:
+    """A method of the uncontrolled language model and its guides, all of them trained once for a run."""
+
+    def __init__(self, model: LanguageModel, guides: list[Guide], schema: Schema):
+        self.model, self.guides, self.schema = model, guides, schema
+
+    @classmethod
+    def train(cls, setting: TrainingSetting, shared: dict) -> "Guided":
+        """See `baselines.registry.Baseline`."""
+        return cls(uncontrolled(setting, shared), guides(setting, shared), setting.schema)
+
+    def targets(self, requests: list[Request]) -> torch.Tensor:
+        """[N, K] aspect indices, -1 where an attribute is not named."""
+        return torch.tensor([self.schema.target_indices(request.target) for request in requests], device=self.model.device)
+
+    def choose(self, requests: list[Request], samples: list[list[str]], batch_size: int) -> list[str]:
+        """Of several replies per request the one with the greatest sum over the named attributes of log P(aspect | whole reply).
+
+        Args:
+            samples: so many times a reply to every request.
+        """
+        scores = torch.zeros(len(samples), len(requests), device=self.model.device)
+        replies = [reply for sample in samples for reply in sample]
+        for guide, target in zip(self.guides, self.targets(requests).unbind(1)):
+            opinions = judge(guide, self.model, replies, batch_size).view(len(samples), len(requests), -1)
+            opinion = opinions.gather(2, target.clamp_min(0).expand(len(samples), -1).unsqueeze(2)).squeeze(2)
+            scores += opinion * (target >= 0)
+        return [samples[best][index] for index, best in enumerate(scores.argmax(0).tolist())]

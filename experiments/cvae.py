@@ -99,7 +99,6 @@ class Cvae(System):
         else:
             written = self.generator.write(requests, control, decoding, seconds)
             sample, replies = written.sample, written.texts
-            seconds["decoding"] += seconds.pop("choosing", 0.0)
         if lost := int((~sample.z.isfinite().all(dim=1)).sum()):
             raise FloatingPointError(f"the sampler's latents are not finite in {lost} of {len(requests)} replies")
         return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE))

@@ -13,7 +13,7 @@ from experiments.worker import Outcome, Worker
 from scripts.runs import command_line
 
 CELL = ["key", "model", "kind", "seed", "contexts"]
-SECONDS = ["training", "latents", "decoding", "scoring"]
+SECONDS = ["training", "latents", "decoding", "choosing", "scoring"]
 SAMPLER = ["nfe", "energy_start", "energy", "settled", "halving_latent_change", "halving_energy_change"]
 RECORD = ["training", "generation", "weights_hash", "evaluators", "warnings", "date", "device", "git", "versions"]
 FAILURE = ["key", "model", "kind", "seed", "options", "reason", "at", "date"]

@@ -16,7 +16,7 @@ from dataset.jsonl import write_jsonl
 from experiments.judges import Judges
 from experiments.measures import measured
 from experiments.plan import Cell, Plan, kinds
-from experiments.system import Model, System
+from experiments.system import System
 from gen_cvae import generations_of
 from scripts.generation import timed
 from scripts.runs import device_name, fingerprint, git_revision, package_versions
@@ -119,7 +119,7 @@ def _failure(cell: Cell, error: Exception) -> dict:
     """Why a cell has no row."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    model: Model = cell.model
+    model = cell.model
     row = {"key": cell.key, "model": model.label, "kind": model.kind, "seed": model.seed, "options": json.dumps(cell.swept)}
     return row | {"reason": reason, "at": f"{Path(place.filename).name}:{place.lineno}", "date": _now()}
 
