@@ -73,12 +73,16 @@ class Fudge(Guided):
     name = "fudge"
     has_strength = True
 
-    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, candidates: int = 50, n: int = 1) -> list[str]:
+    def write(
+        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *,
+        candidates: int = 50, n: int = 1, fluency: float = 0.0, relevance: float = 0.0,
+    ) -> list[str]:  # fmt: skip
         """See `baselines.registry.Baseline`; strength is what the guides' log-probabilities are multiplied by.
 
         Args:
             candidates: the most probable tokens among which to choose.
             n: whole replies per request, of which the guides choose one, as `baselines.rerank` does; several need top-p sampling.
+            fluency, relevance: weights of the language model's likelihoods in that choice, see `scripts.choosing.Merits`.
         """
         if n < 1 or (n > 1 and how.decoding != "top_p"):
             raise InputError(f"fudge: n must be at least 1, and 1 where decoding is not top_p; found {n} with {how.decoding}")
@@ -94,4 +98,4 @@ class Fudge(Guided):
             return GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates)
 
         samples = [self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)]
-        return samples[0] if n == 1 else self.choose(requests, samples, how.batch_size)
+        return samples[0] if n == 1 else self.choose(requests, samples, how, fluency, relevance)

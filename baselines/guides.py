@@ -20,7 +20,8 @@ from dataset.encoding import IGNORED, encode_for_decoder
 from model.cache import RoomCache
 from model.decoder import causal_mask, mask_for, positions_of
 from schema import Attribute, Schema
-from scripts.generation import Request
+from scripts.choosing import Merits
+from scripts.generation import DecodingArguments, Request
 
 
 class GuideCache(RoomCache):
@@ -151,16 +152,23 @@ class Guided:
         """[N, K] aspect indices, -1 where an attribute is not named."""
         return torch.tensor([self.schema.target_indices(request.target) for request in requests], device=self.model.device)
 
-    def choose(self, requests: list[Request], samples: list[list[str]], batch_size: int) -> list[str]:
-        """Of several replies per request the one with the greatest sum over the named attributes of log P(aspect | whole reply).
+    def choose(self, requests: list[Request], samples: list[list[str]], how: DecodingArguments, fluency: float, relevance: float) -> list[str]:
+        """Of several replies per request the best, as `scripts.choosing` weighs them for our model too.
+
+        What the guides hear is the sum over the named attributes of log P(aspect | whole reply); the likelihoods are the
+        language model's.
 
         Args:
             samples: so many times a reply to every request.
+            fluency, relevance: weights, see `scripts.choosing.Merits`.
         """
-        scores = torch.zeros(len(samples), len(requests), device=self.model.device)
-        replies = [reply for sample in samples for reply in sample]
-        for guide, target in zip(self.guides, self.targets(requests).unbind(1)):
-            opinions = judge(guide, self.model, replies, batch_size).view(len(samples), len(requests), -1)
-            opinion = opinions.gather(2, target.clamp_min(0).expand(len(samples), -1).unsqueeze(2)).squeeze(2)
-            scores += opinion * (target >= 0)
-        return [samples[best][index] for index, best in enumerate(scores.argmax(0).tolist())]
+        n = len(samples)
+        replies = [sample[index] for index in range(len(requests)) for sample in samples]
+        heard = torch.zeros(len(replies), device=self.model.device)
+        for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):
+            opinions = judge(guide, self.model, replies, how.batch_size)
+            heard += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
+        found = Merits(heard.cpu())
+        if fluency > 0 or relevance > 0:
+            found = self.model.merits(found.heard, [request.context for request in requests for _ in samples], replies, how)
+        return [replies[position * n + i] for position, i in enumerate(found.best(n, fluency, relevance))]

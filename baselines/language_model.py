@@ -24,7 +24,8 @@ from model.decoding import generate
 from model.losses import context_loss, reconstruction_loss, token_losses
 from model.noise import generators
 from schema import InputError, target_name
-from scripts.generation import DecodingArguments, Request
+from scripts.choosing import Merits, merits
+from scripts.generation import DecodingArguments, Request, in_bf16
 
 
 class Step(NamedTuple):
@@ -103,8 +104,7 @@ class PlainDecoder:
 
 def precise(model: nn.Module, how: DecodingArguments, device: torch.device) -> nn.Module:
     """The model, or a bf16 copy of it where replies are to be written in bf16: what is trained next still starts in fp32."""
-    half = how.precision == "bf16" or (how.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    return copy.deepcopy(model).to(torch.bfloat16) if half else model
+    return copy.deepcopy(model).to(torch.bfloat16) if in_bf16(how.precision, device) else model
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,17 @@ class LanguageModel:
     template: DialogueTemplate
     decoder_length: int
     device: torch.device
+
+    def merits(self, heard: torch.Tensor, contexts: list[tuple[str, ...]], replies: list[str], how: DecodingArguments) -> Merits:
+        """What speaks for the replies, [B] each: what was `heard` in them, and their likelihoods by the language model."""
+        decoder = PlainDecoder(self.lm)
+
+        def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)):
+                return decoder.forward(ids.to(self.device), mask.to(self.device), torch.tensor(chosen, device=self.device), last)
+
+        behind = [encode_for_decoder(self.tokenizer, self.template, contexts, replies, self.decoder_length, use_context) for use_context in (True, False)]
+        return merits(heard, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size)
 
     def write(
         self, requests: list[Request], how: DecodingArguments, seed: int, decoder: Callable[[PreTrainedModel], PlainDecoder] = PlainDecoder,

@@ -8,20 +8,23 @@ from scripts.generation import DecodingArguments, Request
 
 
 class Rerank(Guided):
-    """The reply with the greatest sum over the named attributes of log P(aspect | whole reply)."""
+    """The reply in which the guides hear the named aspects best, or that is best weighed with its likelihoods."""
 
     name = "rerank"
     has_strength = False
 
-    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, n: int = 16) -> list[str]:
+    def write(
+        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, n: int = 16, fluency: float = 0.0, relevance: float = 0.0
+    ) -> list[str]:  # fmt: skip
         """See `baselines.registry.Baseline`; strength does not matter, `n` is the dial.
 
         Args:
             how: top-p sampling, whatever its ``decoding`` says, with its ``top_p`` and ``temperature``.
             n: samples per request; the first is what the uncontrolled method samples.
+            fluency, relevance: weights of the language model's likelihoods in the choice, see `scripts.choosing.Merits`.
         """
         if n < 1:
             raise InputError(f"rerank: n must be at least 1, found {n}")
         how = dataclasses.replace(how, decoding="top_p")
         samples = [self.model.write(requests, how, seed, purpose=sample_name(number)) for number in range(n)]
-        return self.choose(requests, samples, how.batch_size)
+        return self.choose(requests, samples, how, fluency, relevance)

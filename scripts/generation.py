@@ -22,6 +22,7 @@ from model.noise import generators, normal
 from model.prior import COMBINATIONS, combine
 from model.sampler import ENERGY_TIMES, GEOMETRIES, PSEUDO_TIME, SOLVERS, Sample, SamplerSettings, follow, sample_ode
 from schema import InputError, Schema, target_name
+from scripts.choosing import Merits, merits
 
 WAY_GRADING = 2.0  # points of a way that is looked at lie closer at the start, where it is steep
 ALGORITHMS = ("ode", "langevin", "none")
@@ -47,10 +48,14 @@ class ControlArguments:
     langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
     langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})
     candidates: int = field(default=1, metadata={"help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best"})
+    fluency: float = field(default=0.0, metadata={"help": "of several candidates: weight of the reply's log-likelihood per token, beside 1 for what the heads hear"})
+    relevance: float = field(default=0.0, metadata={"help": "of several candidates: weight of how much likelier the context makes the reply, per token"})
     seed: int = field(default=0, metadata={"help": "seed of all noise"})
 
     def __post_init__(self):
         _within("candidates", self.candidates, self.candidates >= 1, "at least 1")
+        for name in ("fluency", "relevance"):
+            _within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
         _within("langevin_steps", self.langevin_steps, self.langevin_steps >= 1, "at least 1")
         _within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
 
@@ -125,6 +130,21 @@ class Replies:
     texts: list[str]
     sample: Sample
     candidates: list[int]
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """All candidates for a list of requests, a request's behind one another.
+
+    Attributes:
+        texts: one per candidate.
+        sample: their latents.
+        merits: what speaks for each; None where there is nothing to choose, or the writing was stopped.
+    """
+
+    texts: list[str]
+    sample: Sample
+    merits: Merits | None
 
 
 @dataclass(frozen=True)
@@ -275,13 +295,30 @@ class ReplyGenerator:
         seconds: dict[str, float] | None = None,
         on_text: Callable[[dict[int, str]], bool] | None = None,
     ) -> Replies:
-        """Latents, their replies, and of the candidates for each request the best (`heard`).
+        """Latents, their replies, and of the candidates for each request the best (`scripts.choosing`).
 
         Args:
             seconds: takes the wall-clock seconds of the parts.
             on_text: see `decode`; of several candidates it is told the first, which is also kept where it stops the writing.
         """
-        n, seconds, stopped = control.candidates, {} if seconds is None else seconds, False
+        n, drafts = control.candidates, self.drafts(requests, control, how, {} if seconds is None else seconds, on_text)
+        if n == 1:
+            return Replies(drafts.texts, drafts.sample, [0] * len(requests))
+        best = [0] * len(requests) if drafts.merits is None else drafts.merits.best(n, control.fluency, control.relevance)
+        kept = [position * n + i for position, i in enumerate(best)]
+        parts = [getattr(drafts.sample, field.name) for field in dataclasses.fields(Sample)]
+        return Replies([drafts.texts[i] for i in kept], Sample(*(None if part is None else part[kept] for part in parts)), best)
+
+    def drafts(
+        self,
+        requests: list[Request],
+        control: ControlArguments,
+        how: DecodingArguments,
+        seconds: dict[str, float],
+        on_text: Callable[[dict[int, str]], bool] | None = None,
+    ) -> Drafts:
+        """All candidates for all requests, a request's behind one another; arguments as for `write`."""
+        n, stopped = control.candidates, False
         everything = [dataclasses.replace(request, candidate=i) for request in requests for i in range(n)] if n > 1 else requests
 
         def told(texts: dict[int, str]) -> bool:
@@ -292,14 +329,33 @@ class ReplyGenerator:
 
         sample = timed(seconds, "latents", self.latents, everything, control, how.batch_size)
         texts = timed(seconds, "decoding", self.decode, everything, sample, how, control.seed, None if on_text is None else told)
-        if n == 1:
-            return Replies(texts, sample, [0] * len(requests))
-        best = [0] * len(requests)
-        if not stopped:
-            best = timed(seconds, "choosing", self.heard, everything, texts, how.batch_size).view(-1, n).argmax(1).tolist()
-        kept = [position * n + i for position, i in enumerate(best)]
-        parts = [getattr(sample, field.name) for field in dataclasses.fields(Sample)]
-        return Replies([texts[i] for i in kept], Sample(*(None if part is None else part[kept] for part in parts)), best)
+        found = None
+        if n > 1 and not stopped:
+            likelihoods = control.fluency > 0 or control.relevance > 0
+            found = timed(seconds, "choosing", self.merits, everything, texts, sample, how, likelihoods)
+        return Drafts(texts, sample, found)
+
+    def merits(self, requests: list[Request], replies: list[str], sample: Sample, how: DecodingArguments, likelihoods: bool = True) -> Merits:
+        """What the model itself says of replies: `heard`, and the decoder's likelihoods behind the latents without control.
+
+        Args:
+            sample: of `latents`; its `reference` is what the decoder stands behind.
+            likelihoods: False leaves fluency and relevance out, which cost two readings of every reply.
+        """
+        heard = self.heard(requests, replies, how.batch_size)
+        if not likelihoods:
+            return Merits(heard)
+        decoder, tokenizer, contexts = self.model.decoder, self.decoder_tokenizer, [request.context for request in requests]
+
+        def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)):
+                return decoder(ids.to(self.device), mask.to(self.device), sample.reference[chosen], last)
+
+        behind = [
+            encode_for_decoder(tokenizer, self.template, contexts, replies, self.config.decoder_length, use_context)
+            for use_context in (self.config.use_context, False)
+        ]
+        return merits(heard, *behind, logits_of, tokenizer.pad_token_id, how.batch_size)
 
     @torch.no_grad()
     def heard(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:

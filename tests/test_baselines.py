@@ -11,14 +11,14 @@ from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from baselines.fudge import Fudge, GuidedDecoder
-from baselines.guides import Guide, guides, judge
+from baselines.guides import Guide, guides, judge, sample_name
 from baselines.language_model import DialogueCollator, PlainDecoder, reply_loss, uncontrolled
 from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combine
 from baselines.registry import METHODS, TrainingSetting, method_named
 from baselines.rerank import Rerank
 from baselines.steering import SteeredDecoder, Steering, directions, layers_of, mean_states
 from dataset.batching import pad_inputs
-from dataset.encoding import encode_for_decoder
+from dataset.encoding import IGNORED, encode_for_decoder
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer
 from model.decoding import Replies, Rules, generate
 from model.encoder import encoder_config as config_from
@@ -335,6 +335,31 @@ def test_best_of_one_is_the_sample_and_best_of_many_convinces_the_guides(setting
     assert probability(rerank, asked, many) > probability(rerank, asked, one) + 0.1
     with pytest.raises(InputError, match="rerank: n must be at least 1, found 0"):
         rerank.write(asked, HOW, 1.0, 3, n=0)
+
+
+def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, plain):
+    """Where they weigh much, the likelier reply wins whatever the guides hear, and its weights are those of our own choice."""
+    rerank, asked = Rerank.train(setting, shared), requests(*BOTH)
+    contexts = [request.context for request in asked]
+
+    def merits(replies):
+        return plain.model.merits(torch.zeros(len(replies)), contexts, replies, HOW)
+
+    heard, fluent, relevant = (rerank.write(asked, HOW, 1.0, 3, n=8, **options) for options in ({}, {"fluency": 100.0}, {"relevance": 100.0}))
+    samples = [plain.model.write(asked, replace(HOW, decoding="top_p"), 3, purpose=sample_name(number)) for number in range(8)]
+    found = [merits(replies) for replies in samples]
+    assert torch.allclose(merits(fluent).fluency, torch.stack([m.fluency for m in found]).amax(0), atol=0.2)  # 0.2: the guides' say, a hundredth
+    assert merits(fluent).fluency.mean() > merits(heard).fluency.mean() and merits(relevant).relevance.mean() > merits(heard).relevance.mean()
+
+    lm, likely = plain.model, []
+    for i, request in enumerate(asked):
+        row = encode_for_decoder(lm.tokenizer, lm.template, [request.context], [fluent[i]], lm.decoder_length)[0]
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            chances = torch.log_softmax(lm.lm(ids).logits[0], -1)
+        places = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
+        likely.append(sum(float(chances[place - 1, ids[0, place]]) for place in places) / len(places))
+    torch.testing.assert_close(merits(fluent).fluency, torch.tensor(likely), atol=1e-4, rtol=1e-4)
 
 
 # --- steering -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Of several replies to the same request the one is kept in which the model itself hears the aspects best."""
+"""Of several replies to the same request the one is kept in which the model itself hears the aspects best, or that it weighs best."""
 
 import dataclasses
 import json
@@ -6,8 +6,11 @@ import json
 import pytest
 import torch
 
+from dataset.encoding import IGNORED, encode_for_decoder
+from experiments.cvae import CachingGenerator
 from miracle import Miracle
 from schema import InputError
+from scripts.choosing import Merits
 from scripts.generation import ControlArguments, DecodingArguments, Request
 
 HOW = DecodingArguments(max_new_tokens=6)
@@ -87,6 +90,8 @@ def test_a_run_without_control_does_not_choose(tiny_run):
     ("kind", "options", "message"),
     [
         (ControlArguments, {"candidates": 0}, "candidates: expected a number at least 1, found 0"),
+        (ControlArguments, {"fluency": -0.1}, "fluency: expected a number 0 or more, found -0.1"),
+        (ControlArguments, {"relevance": float("inf")}, "relevance: expected a number 0 or more, found inf"),
         (ControlArguments, {"langevin_step_size": 0.0}, "langevin_step_size: expected a number over 0, found 0.0"),
         (DecodingArguments, {"top_p": 0.0}, "top_p: expected a number over 0 and at most 1, found 0.0"),
         (DecodingArguments, {"top_p": 2}, "top_p: "),
@@ -113,3 +118,62 @@ def test_the_command_line_refuses_them_in_one_line(tiny_run):
     with pytest.raises(InputError, match="max_new_tokens: expected a number at least 1, found 0"):
         gen_cvae.main(["--outs", str(tiny_run.parent), "--run", tiny_run.name, "--max_new_tokens", "0"])
     assert (tiny_run / "results.json").read_text() == before
+
+
+def direct_merits(generator, request, reply, latent):
+    """Fluency and relevance of one reply, token by token, by the decoder's plain forward pass."""
+    encoded, decoder = [], generator.model.decoder
+    for use_context in (True, False):
+        row = encode_for_decoder(generator.decoder_tokenizer, generator.template, [request.context], [reply], generator.config.decoder_length, use_context)[0]
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            chances = torch.log_softmax(decoder(ids, torch.ones_like(ids), latent.unsqueeze(0)), -1)[0]
+        places = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
+        encoded.append(sum(float(chances[place - 1, row["input_ids"][place]]) for place in places) / len(places))
+    return encoded[0], encoded[0] - encoded[1]
+
+
+def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mean(model):
+    generator, requests = model.generator, asked(model)[:5]
+    replies = ["Yes, warm bread.", "No.", "", "The sea is far, and the road is long.", "Walk."]
+    sample = generator.latents(requests, CONTROL, 64)
+    found = generator.merits(requests, replies, sample, dataclasses.replace(HOW, batch_size=2))
+    for i, request in enumerate(requests):
+        fluency, relevance = direct_merits(generator, request, replies[i], sample.reference[i])
+        assert float(found.fluency[i]) == pytest.approx(fluency, abs=1e-4) and float(found.relevance[i]) == pytest.approx(relevance, abs=1e-4)
+    assert found.fluency.max() < 0 and found.relevance.abs().max() > 1e-3
+    assert generator.merits(requests, replies, sample, HOW, likelihoods=False).fluency is None
+
+
+def test_the_weights_of_the_merits_decide():
+    found = Merits(torch.tensor([-1.0, -2.0, -3.0, -1.0, -torch.inf, -9.0]), torch.tensor([-3.0, -1.0, -2.0, -1.0, -0.1, -1.0]), torch.tensor([0.0, 0.1, 2.0, 0.0, 5.0, 9.0]))
+    assert found.best(3, 0, 0) == [0, 0] and found.best(3, 1, 0) == [1, 0] and found.best(3, 0, 2) == [2, 2]
+    assert Merits(torch.full((4,), -torch.inf)).best(2, 0, 0) == [0, 0]  # nothing but empty replies
+
+
+def test_what_is_kept_has_the_greatest_weighed_sum(model):
+    generator, requests = model.generator, asked(model)
+    control, how = dataclasses.replace(CONTROL, fluency=2.0, relevance=1.0), dataclasses.replace(HOW, decoding="top_p", temperature=0.7)
+    seconds = {}
+    drafts = generator.drafts(requests, control, how, seconds)
+    total = drafts.merits.heard + 2 * drafts.merits.fluency + drafts.merits.relevance
+    kept = generator.write(requests, control, how)
+    assert kept.candidates == total.view(-1, 4).argmax(1).tolist() and set(seconds) == {"latents", "decoding", "choosing"}
+    assert kept.texts == [drafts.texts[4 * i + number] for i, number in enumerate(kept.candidates)]
+    assert kept.texts != generator.write(requests, dataclasses.replace(control, fluency=0.0, relevance=0.0), how).texts
+
+
+def test_cells_that_choose_differently_share_their_candidates(tiny_run, model, monkeypatch):
+    """An experiment writes once for them, and what it keeps is what each would keep by itself."""
+    generator, requests = CachingGenerator(tiny_run / "cvae", torch.device("cpu"), model.schema), asked(model)[:6]
+    decoded = []
+    decode = generator.decode
+    monkeypatch.setattr(generator, "decode", lambda *args: decoded.append(1) or decode(*args))
+    for fluency, relevance, times in ((0.0, 0.0, 1), (3.0, 0.0, 1), (0.0, 2.0, 1)):
+        control, seconds = dataclasses.replace(CONTROL, fluency=fluency, relevance=relevance), {}
+        found, alone = generator.write(requests, control, HOW, seconds), model.generator.write(requests, control, HOW)
+        assert found.texts == alone.texts and found.candidates == alone.candidates and len(decoded) == times
+        assert set(seconds) == {"latents", "decoding", "choosing"}
+    for control, how in ((dataclasses.replace(CONTROL, weights="20"), HOW), (CONTROL, dataclasses.replace(HOW, max_new_tokens=5))):
+        times = len(decoded)
+        assert generator.write(requests, control, how).texts == model.generator.write(requests, control, how).texts and len(decoded) == times + 1

@@ -1,0 +1,90 @@
+"""Which of several candidates for a reply is kept: what speaks for each, and how it is weighed."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from dataset.batching import pad, pad_inputs
+from dataset.encoding import IGNORED
+from model.losses import token_losses
+
+LARGEST = 8192  # positions whose logits are computed at once: of a vocabulary of 50,000, 1.6 GB
+LogitsOf = Callable[[torch.Tensor, torch.Tensor, list[int], int], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Merits:
+    """What speaks for each of B candidates, on the CPU.
+
+    Attributes:
+        heard: log-probability of the named aspects by whoever reads the reply, [B].
+        fluency: log-likelihood of the reply given its context, nats per token (the end included), [B]; at most 0.
+        relevance: by how much the context makes the reply likelier, nats per token, [B]: its pointwise mutual information
+            with the context over its length, which a reply that fits every context has not (Li et al., NAACL 2016).
+    """
+
+    heard: torch.Tensor
+    fluency: torch.Tensor | None = None
+    relevance: torch.Tensor | None = None
+
+    def best(self, n: int, fluency: float, relevance: float) -> list[int]:
+        """Which of the first, second, ... `n` candidates has the greatest weighed sum; the first of equal ones.
+
+        Args:
+            fluency, relevance: their weights; that of `heard` is 1.
+        """
+        total = self.heard.clone()
+        for weight, merit in ((fluency, self.fluency), (relevance, self.relevance)):
+            if weight:
+                total += weight * merit
+        return total.view(-1, n).argmax(1).tolist()
+
+
+def merits(heard: torch.Tensor, within: list[dict], without: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int) -> Merits:
+    """All three merits of B candidates.
+
+    Args:
+        heard: [B].
+        within, without: the candidates behind their context and behind none, rows of `dataset.encoding.encode_for_decoder`.
+        logits_of: see `log_likelihoods`.
+    """
+    likely, tokens = log_likelihoods(within, logits_of, pad_token_id, batch_size)
+    anyway, _ = log_likelihoods(without, logits_of, pad_token_id, batch_size)
+    return Merits(heard, likely / tokens, (likely - anyway) / tokens)
+
+
+@torch.no_grad()
+def log_likelihoods(rows: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-likelihood in nats and number of tokens, the end included, of every row's reply, [B] each, on the CPU.
+
+    Args:
+        rows: with ``input_ids`` and ``labels``, see `dataset.encoding.encode_for_decoder`.
+        logits_of: (ids [b, T], mask [b, T], which of the rows these are, k) -> next-token logits [b, k, V] of the last k
+            positions. Padding is on the left, so that all replies end in the last column.
+    """
+    found, counts = torch.zeros(len(rows)), torch.ones(len(rows))
+    for chosen in _batches(rows, batch_size):
+        batch = pad_inputs([rows[index] for index in chosen], pad_token_id, side="left")
+        labels = pad([rows[index]["labels"] for index in chosen], IGNORED, side="left")
+        last = 1 + int((labels != IGNORED).sum(1).max())  # the token in front of a reply predicts its first
+        logits = logits_of(batch["input_ids"], batch["attention_mask"], chosen, last)
+        own = (labels[:, -last + 1 :] != IGNORED).to(logits.device)
+        losses = token_losses(logits, batch["input_ids"][:, -last:].to(logits.device)) * own
+        found[chosen], counts[chosen] = -losses.sum(1).float().cpu(), own.sum(1).float().cpu()
+    return found, counts
+
+
+def _batches(rows: list[dict], batch_size: int) -> Iterator[list[int]]:
+    """Numbers of rows of similar length, as many as can be looked at at once."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    replies = [sum(label != IGNORED for label in row["labels"]) for row in rows]
+    chosen: list[int] = []
+    for index in order:
+        if chosen and (len(chosen) == batch_size or (len(chosen) + 1) * (1 + max(replies[index], longest)) > LARGEST):
+            yield chosen
+            chosen = []
+        longest = max(replies[index], longest) if chosen else replies[index]
+        chosen.append(index)
+    if chosen:
+        yield chosen
