@@ -80,11 +80,12 @@ def _batches(rows: list[dict], batch_size: int) -> Iterator[list[int]]:
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     replies = [sum(label != IGNORED for label in row["labels"]) for row in rows]
     chosen: list[int] = []
+    longest = 0  # reply among the chosen
     for index in order:
-        if chosen and (len(chosen) == batch_size or (len(chosen) + 1) * (1 + max(replies[index], longest)) > LARGEST):
+        together = max(longest, replies[index])
+        if chosen and (len(chosen) == batch_size or (len(chosen) + 1) * (together + 1) > LARGEST):
             yield chosen
-            chosen = []
-        longest = max(replies[index], longest) if chosen else replies[index]
-        chosen.append(index)
+            chosen, together = [], replies[index]
+        chosen, longest = [*chosen, index], together
     if chosen:
         yield chosen

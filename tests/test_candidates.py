@@ -10,6 +10,7 @@ from dataset.encoding import IGNORED, encode_for_decoder
 from experiments.cvae import CachingGenerator
 from miracle import Miracle
 from schema import InputError
+from scripts import choosing
 from scripts.choosing import Merits
 from scripts.generation import ControlArguments, DecodingArguments, Request
 
@@ -133,7 +134,7 @@ def direct_merits(generator, request, reply, latent):
     return encoded[0], encoded[0] - encoded[1]
 
 
-def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mean(model):
+def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mean(model, monkeypatch):
     generator, requests = model.generator, asked(model)[:5]
     replies = ["Yes, warm bread.", "No.", "", "The sea is far, and the road is long.", "Walk."]
     sample = generator.latents(requests, CONTROL, 64)
@@ -142,6 +143,9 @@ def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mea
         fluency, relevance = direct_merits(generator, request, replies[i], sample.reference[i])
         assert float(found.fluency[i]) == pytest.approx(fluency, abs=1e-4) and float(found.relevance[i]) == pytest.approx(relevance, abs=1e-4)
     assert found.fluency.max() < 0 and found.relevance.abs().max() > 1e-3
+    monkeypatch.setattr(choosing, "LARGEST", 20)  # so few positions at once that the replies are looked at in more parts
+    again = generator.merits(requests, replies, sample, HOW)
+    torch.testing.assert_close(torch.stack([again.fluency, again.relevance]), torch.stack([found.fluency, found.relevance]), atol=1e-4, rtol=1e-4)
     assert generator.merits(requests, replies, sample, HOW, likelihoods=False).fluency is None
 
 
