@@ -5,6 +5,7 @@ import math
 import torch
 
 UNWRITTEN = -1  # in a reply's tokens: nothing there (yet)
+FEW = (32, 256)  # tokens that are tried before all are sorted
 IMPLAUSIBLE = 1e4  # taken from logits; their order stays, for where everything plausible is banned
 
 
@@ -20,11 +21,25 @@ def nucleus_choice(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, t
     Returns:
         Token ids, [B].
     """
-    probabilities, order = torch.softmax(logits.float() / temperature, dim=-1).sort(dim=-1, descending=True)
+    probabilities, order = _largest(torch.softmax(logits.float() / temperature, dim=-1), top_p)
     cumulative = probabilities.cumsum(-1)
     kept = torch.where(cumulative - probabilities < top_p, probabilities, torch.zeros_like(probabilities)).cumsum(-1)
     position = torch.searchsorted(kept, (uniforms.to(kept) * kept[:, -1]).unsqueeze(1), right=True)
     return order.gather(1, position.clamp_max(order.shape[1] - 1)).squeeze(1)
+
+
+def _largest(probabilities: torch.Tensor, mass: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest probabilities of every row in falling order, at least as many as have that mass together, and their tokens.
+
+    On a CPU sorting a vocabulary takes longer than a small model's step, and a few tokens nearly always have the mass; on a
+    GPU nothing may be read back.
+    """
+    for few in () if probabilities.is_cuda else FEW:
+        if few < probabilities.shape[-1]:
+            largest, order = probabilities.topk(few, dim=-1)
+            if bool((largest.sum(-1) >= mass).all()):
+                return largest, order
+    return probabilities.sort(dim=-1, descending=True)
 
 
 def guide(logits: torch.Tensor, plain: torch.Tensor, guidance: float, plausibility: float) -> torch.Tensor:

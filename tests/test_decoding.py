@@ -234,6 +234,22 @@ def test_largest_uniform_stays_inside_the_nucleus():
         assert ((order == chosen.unsqueeze(1)).long().argmax(1) < kept).all()
 
 
+def test_a_few_tokens_give_what_all_would():
+    """Whether a row's neighbours let a part of the vocabulary do or not, its token is the same, and the one by hand."""
+    torch.manual_seed(0)
+    logits, uniforms = torch.randn(300, 1000) * 6, torch.rand(300)
+    flat = torch.zeros(1, 1000)  # 0.9 of it is more than any of the parts that are tried first
+    wide = torch.randn(1, 1000)  # more than the first, less than the second
+    alone = [nucleus_choice(row.unsqueeze(0), uniform.view(1), 0.9, 1.0).item() for row, uniform in zip(logits, uniforms)]
+    for neighbour in (flat, wide):
+        together = nucleus_choice(torch.cat([logits, neighbour]), torch.cat([uniforms, torch.tensor([0.5])]), 0.9, 1.0)
+        assert together[:-1].tolist() == alone
+    for row, uniform, token in zip(logits[:50], uniforms, alone):
+        chances, order = torch.softmax(row, -1).sort(descending=True)
+        kept = chances[: int((chances.cumsum(0) < 0.9).sum()) + 1]
+        assert token == order[int((kept.cumsum(0) <= uniform * kept.sum()).sum())]
+
+
 def test_banned_tokens_are_never_chosen():
     logits = torch.full((1, 6), -torch.inf)
     logits[0, 4] = 0.0
