@@ -26,15 +26,8 @@ from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
 from scripts.devices import choose_device  # noqa: E402
-from scripts.generation import (  # noqa: E402
-    ControlArguments,
-    DecodingArguments,
-    ReplyGenerator,
-    Request,
-    sampling_record,
-    sampling_warnings,
-    timed,
-)
+from scripts.generation import ReplyGenerator, Request, sampling_record, sampling_warnings, timed  # noqa: E402
+from scripts.generation_options import ControlArguments, DecodingArguments  # noqa: E402
 from scripts.trace import trace  # noqa: E402
 from scripts.runs import command_line, device_name, enough_memory, git_revision, package_versions, relative  # noqa: E402
 

@@ -16,7 +16,8 @@ from schema import Attribute, InputError, Schema
 from scoring.scorer import Scorer
 from scripts.devices import choose_device
 from scripts.entry import quiet_transformers
-from scripts.generation import ControlArguments, DecodingArguments, Problem, ReplyGenerator, Request, parse_weights, way_times
+from scripts.generation import Problem, ReplyGenerator, Request, way_times
+from scripts.generation_options import ControlArguments, DecodingArguments, parse_weights
 from scripts.share import fetch, has_evaluators, push_run, run_parts, save_run
 
 Context = str | list[str] | tuple[str, ...]

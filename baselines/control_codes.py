@@ -12,7 +12,8 @@ from baselines.language_model import LanguageModel, fine_tune, training_rows
 from baselines.training import TrainingSetting
 from dataset.encoding import text_ids
 from schema import InputError
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 
 
 class ControlCodes:

@@ -13,7 +13,8 @@ from baselines.guides import Guide, GuideCache, Guided, encode_replies, sample_n
 from baselines.language_model import PlainDecoder, Step, precise
 from model.cache import RoomCache
 from schema import InputError
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 
 LEFT_OUT = 1e4  # taken from the logits of all but the candidates; they keep their order, for steps at which all candidates are banned
 

@@ -21,7 +21,8 @@ from model.cache import RoomCache
 from model.decoder import causal_mask, mask_for, positions_of
 from schema import Attribute, Schema
 from scripts.choosing import Merits
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 
 
 class GuideCache(RoomCache):

@@ -25,7 +25,8 @@ from model.losses import context_loss, reconstruction_loss, token_losses
 from model.noise import generators
 from schema import InputError, target_name
 from scripts.choosing import Merits, merits
-from scripts.generation import DecodingArguments, Request, in_bf16
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments, in_bf16
 
 
 class Step(NamedTuple):

@@ -22,7 +22,8 @@ from baselines.training import TrainingSetting, all_aspects, optimise
 from dataset.encoding import text_ids
 from model.decoder import cache_shape
 from schema import InputError, Schema
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 
 COMBINATIONS = ("average", "concatenate")
 

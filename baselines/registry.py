@@ -10,7 +10,8 @@ from baselines.rerank import Rerank
 from baselines.steering import Steering
 from baselines.training import TrainingSetting
 from schema import InputError
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 
 
 class Baseline(Protocol):

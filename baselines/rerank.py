@@ -4,7 +4,8 @@ import dataclasses
 
 from baselines.guides import Guided, sample_name
 from schema import InputError
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 
 
 class Rerank(Guided):

@@ -14,7 +14,8 @@ from baselines.language_model import DialogueCollator, LanguageModel, PlainDecod
 from baselines.training import TrainingSetting, all_aspects
 from dataset.encoding import IGNORED
 from schema import InputError, Schema
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 
 
 def layers_of(lm: PreTrainedModel) -> list[torch.nn.Module]:

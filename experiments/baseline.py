@@ -16,7 +16,8 @@ from experiments.options import converted, parsed
 from experiments.system import Kind, Model, System, Written
 from model.bases import SCRATCH
 from schema import InputError, Schema
-from scripts.generation import DecodingArguments, Request, timed
+from scripts.generation import Request, timed
+from scripts.generation_options import DecodingArguments
 
 INTERFACE = ("self", "requests", "how", "strength", "seed")  # of Baseline.write; what else it names are its own options
 OURS = ("schema", "decoder", "template", "device", "seed", "limit")  # of TrainingSetting: what the experiment fills in

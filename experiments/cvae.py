@@ -13,17 +13,8 @@ from experiments.system import Kind, Model, System, Written
 from model.gaussian import Gaussian
 from model.sampler import Sample
 from schema import InputError, Schema
-from scripts.generation import (
-    ControlArguments,
-    DecodingArguments,
-    Drafts,
-    ReplyGenerator,
-    Request,
-    parse_weights,
-    sampling_record,
-    sampling_warnings,
-    timed,
-)
+from scripts.generation import Drafts, ReplyGenerator, Request, sampling_record, sampling_warnings, timed
+from scripts.generation_options import ControlArguments, DecodingArguments, parse_weights
 from scripts.runs import relative
 from scripts.training import compared_settings
 

@@ -17,7 +17,8 @@ from experiments.system import Kind, Model
 from model.bases import SCRATCH, load_config
 from schema import InputError, Schema
 from scripts.arguments import CommonArguments
-from scripts.generation import ControlArguments, DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import ControlArguments, DecodingArguments
 from scripts.runs import fingerprint
 from scripts.training import compared_settings
 

@@ -1,10 +1,9 @@
 """Replies from a trained CVAE: contexts and targets in, latents by ODE or Langevin, text out."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,87 +13,19 @@ from transformers import AutoTokenizer
 from dataset.batching import pad_inputs
 from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder
 from model.cvae import Miracle
-from model.decoding import DECODINGS, generate
+from model.decoding import generate
 from model.energy import Energy, aspect_energy
 from model.gaussian import Gaussian
 from model.langevin import sample_langevin
 from model.noise import generators, normal
-from model.prior import COMBINATIONS, combine
-from model.sampler import ENERGY_TIMES, GEOMETRIES, PSEUDO_TIME, SOLVERS, Sample, SamplerSettings, follow, sample_ode
+from model.prior import combine
+from model.sampler import PSEUDO_TIME, Sample, SamplerSettings, follow, sample_ode
 from schema import InputError, Schema, target_name
 from scripts.choosing import Merits, merits
+from scripts.generation_options import ControlArguments, DecodingArguments, in_bf16, parse_weights
 
 WAY_GRADING = 2.0  # points of a way that is looked at lie closer at the start, where it is steep
-ALGORITHMS = ("ode", "langevin", "none")
-STARTS = ("sample", "mean")
 ENCODER_TOKENIZER = "encoder_tokenizer"  # folder inside cvae/; the decoder's tokenizer lies in cvae/ itself
-
-
-@dataclass(frozen=True)
-class ControlArguments:
-    """How latents are found."""
-
-    algorithm: str = field(default="ode", metadata={"help": "ode, langevin, or none: the prior as it is", "choices": ALGORITHMS})
-    weights: str = field(default="10", metadata={"help": "strength: one number, attribute=number,... (others 1), or both: 100,attribute=number"})
-    prior_combination: str = field(default="average", metadata={"help": "how the named attributes' priors become one", "choices": COMBINATIONS})
-    start: str = field(default="sample", metadata={"help": "start from a sample of the prior or from its mean", "choices": STARTS})
-    geometry: str = field(default="whitened", metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES})
-    energy_time: str = field(default="static", metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES})
-    solver: str = field(default="rowwise", metadata={"help": "rowwise: adaptive, every reply its own steps; rk4, midpoint, euler: fixed steps; dopri5: the reference", "choices": SOLVERS})
-    tolerance: float = field(default=1e-3, metadata={"help": "error that rowwise allows in a step"})
-    steps: int = field(default=16, metadata={"help": "steps of a fixed-step solver before any halving"})
-    grading: float = field(default=3.0, metadata={"help": "over 1: shorter steps at the start, where strong weights make the energy steep"})
-    max_halvings: int = field(default=4, metadata={"help": "how often an example's step may be halved; 0: report only"})
-    langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
-    langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})
-    candidates: int = field(default=1, metadata={"help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best"})
-    fluency: float = field(default=0.0, metadata={"help": "of several candidates: weight of the reply's log-likelihood per token, beside 1 for what the heads hear"})
-    relevance: float = field(default=0.0, metadata={"help": "of several candidates: weight of how much likelier the context makes the reply, per token"})
-    seed: int = field(default=0, metadata={"help": "seed of all noise"})
-
-    def __post_init__(self):
-        _within("candidates", self.candidates, self.candidates >= 1, "at least 1")
-        for name in ("fluency", "relevance"):
-            _within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
-        _within("langevin_steps", self.langevin_steps, self.langevin_steps >= 1, "at least 1")
-        _within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
-
-    @property
-    def sampler(self) -> SamplerSettings:
-        """The ODE's settings among these."""
-        names = ("geometry", "energy_time", "solver", "tolerance", "steps", "grading", "max_halvings")
-        return SamplerSettings(**{name: getattr(self, name) for name in names})
-
-
-@dataclass(frozen=True)
-class DecodingArguments:
-    """How latents become text."""
-
-    decoding: str = field(default="greedy", metadata={"help": "greedy or top_p", "choices": DECODINGS})
-    top_p: float = field(default=0.9, metadata={"help": "share of probability that top_p keeps"})
-    temperature: float = field(default=1.0, metadata={"help": "temperature of top_p"})
-    max_new_tokens: int = field(default=48, metadata={"help": "longest reply in tokens"})
-    no_repeat_ngram_size: int = field(default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"})
-    guidance: float = field(default=1.0, metadata={"help": "over 1: exaggerate what the latent changes in the next token's logits against the prior's mean; 1: off"})
-    plausibility: float = field(default=0.0, metadata={"help": "with guidance: only tokens at least this share as likely as the likeliest without it; 0: all"})
-    batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
-    precision: str = field(default="auto", metadata={"help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
-
-    def __post_init__(self):
-        _within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
-        _within("temperature", self.temperature, self.temperature > 0, "over 0")
-        _within("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
-        _within("no_repeat_ngram_size", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more")
-        _within("repetition_penalty", self.repetition_penalty, self.repetition_penalty >= 1, "at least 1")
-        _within("guidance", self.guidance, self.guidance >= 0, "0 or more")
-        _within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "0 or more and less than 1")
-        _within("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
-
-
-def _within(name: str, value: float, right: bool, expected: str) -> None:
-    if not right:
-        raise InputError(f"{name}: expected a number {expected}, found {value}")
 
 
 @dataclass(frozen=True)
@@ -185,38 +116,6 @@ class Problem:
 def way_times(points: int) -> list[float]:
     """The pseudo-times of `Problem.way`'s points: 0 = prior, 5.025 = end."""
     return [PSEUDO_TIME * (i / points) ** WAY_GRADING for i in range(points + 1)]
-
-
-def parse_weights(text: str, names: list[str]) -> list[float]:
-    """``"10"``, ``"languagestyle=5,attitude=2"`` or ``"10,attitude=2"`` as one weight per attribute; those not named get the number, or 1.
-
-    Raises:
-        InputError: for anything else, negative numbers included.
-    """
-    others, given = 1.0, {}
-    try:
-        for number, part in enumerate(text.split(",")):
-            name, equals, value = part.partition("=")
-            if equals:
-                given[name.strip()] = float(value)
-            elif number == 0:
-                others = float(name)
-            else:
-                raise ValueError
-    except ValueError:
-        raise InputError(f"--weights must be a number or attribute=number,..., found {text!r}") from None
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise InputError(f"--weights names {unknown}; the schema has {names}")
-    weights = [given.get(name, others) for name in names]
-    if any(not 0 <= weight < math.inf for weight in weights):
-        raise InputError(f"--weights must be 0 or more and finite, found {text!r}")
-    return weights
-
-
-def in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether ``auto``, ``fp32`` or ``bf16`` is bf16 on that device."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 
 class ReplyGenerator:

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from scripts.generation import ControlArguments, ReplyGenerator, Request, way_times
+from scripts.generation import ReplyGenerator, Request, way_times
+from scripts.generation_options import ControlArguments
 
 CONTEXTS = 24
 POINTS = 16  # of every way, besides its start

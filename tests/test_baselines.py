@@ -24,7 +24,8 @@ from model import choice
 from model.decoding import Replies, Rules, generate
 from model.encoder import encoder_config as config_from
 from schema import Attribute, InputError, Schema
-from scripts.generation import DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import DecodingArguments
 from tests.conftest import decoder_settings
 
 MARKERS = {"plain": "brick", "lyrical": "moon", "calm": "pond", "angry": "fire", "sad": "rain"}

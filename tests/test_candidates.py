@@ -12,7 +12,8 @@ from miracle import Miracle
 from schema import InputError
 from scripts import choosing
 from scripts.choosing import Merits
-from scripts.generation import ControlArguments, DecodingArguments, Request
+from scripts.generation import Request
+from scripts.generation_options import ControlArguments, DecodingArguments
 
 HOW = DecodingArguments(max_new_tokens=6)
 CONTROL = ControlArguments(weights="10", start="mean", candidates=4, seed=3)

@@ -168,14 +168,14 @@ def test_a_checkpoint_of_another_schema_is_refused_and_nothing_is_written(run, t
 
 @pytest.mark.parametrize("text, weights", [("10", [10, 10]), ("a=2", [2, 1]), ("b=0.5, a=3", [3, 0.5]), ("100,b=3", [100, 3]), ("7, b = 0", [7, 0])])
 def test_weights(text, weights):
-    from scripts.generation import parse_weights
+    from scripts.generation_options import parse_weights
 
     assert parse_weights(text, ["a", "b"]) == weights
 
 
 @pytest.mark.parametrize("text", ["strong", "-1", "c=2", "a=x", "nan", "inf", "1,2", "a=1,5", "10,a=-1", ""])
 def test_bad_weights_are_refused(text):
-    from scripts.generation import parse_weights
+    from scripts.generation_options import parse_weights
 
     with pytest.raises(InputError, match="--weights"):
         parse_weights(text, ["a", "b"])
