@@ -262,7 +262,7 @@ class Miracle:
             for seed in dict.fromkeys(seeds):
                 chosen = [i for i, own in enumerate(seeds) if own == seed]
                 requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
-                settings = dataclasses.replace(control, seed=seed, **({} if any(r.target for r in requests) else {"algorithm": "none"}))
+                settings = dataclasses.replace(control, seed=seed, **({} if any(r.target for r in requests) else {"algorithm": "none", "candidates": 1}))
                 found = self.generator.write(requests, settings, decoding, on_text=watch(chosen))
                 sample = found.sample
                 for place, i in enumerate(chosen):

@@ -169,6 +169,7 @@ class Guided:
         for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):
             opinions = judge(guide, self.model, replies, how.batch_size)
             heard += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
+        heard[[not reply.strip() for reply in replies]] = -torch.inf  # as in our model's choice
         found = Merits(heard.cpu())
         if fluency > 0 or relevance > 0:
             found = self.model.merits(found.heard, [request.context for request in requests for _ in samples], replies, how)

@@ -115,7 +115,7 @@ class CachingGenerator(ReplyGenerator):
         self.written: tuple[tuple, Drafts, dict[str, float]] | None = None
 
     def drafts(self, requests, control, how, seconds, on_text=None) -> Drafts:
-        """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates."""
+        """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates, all merits included."""
         alike = dataclasses.replace(control, fluency=1.0, relevance=1.0)  # so that all merits are found
         if self.written is None or self.written[0] != (requests, alike, how):
             spent: dict[str, float] = {}
@@ -131,7 +131,7 @@ class CachingGenerator(ReplyGenerator):
 
 
 def arguments(options: dict) -> tuple[ControlArguments, DecodingArguments]:
-    """A cell's options as the dataclasses of `scripts.generation`."""
+    """A cell's options as the dataclasses of `scripts.generation_options`."""
     kinds = (ControlArguments, DecodingArguments)
     return tuple(kind(**{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options}) for kind in kinds)
 

@@ -34,10 +34,10 @@ def _largest(probabilities: torch.Tensor, mass: float) -> tuple[torch.Tensor, to
     On a CPU sorting a vocabulary takes longer than a small model's step, and a few tokens nearly always have the mass; on a
     GPU nothing may be read back.
     """
-    for few in () if probabilities.is_cuda else FEW:
+    for few in () if probabilities.is_cuda or mass >= 1 else FEW:
         if few < probabilities.shape[-1]:
             largest, order = probabilities.topk(few, dim=-1)
-            if bool((largest.sum(-1) >= mass).all()):
+            if bool((largest.cumsum(-1)[:, -1] >= mass).all()):
                 return largest, order
     return probabilities.sort(dim=-1, descending=True)
 

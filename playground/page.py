@@ -187,7 +187,7 @@ def settings_column(handlers: Handlers) -> list:
             gr.Checkbox(
                 default.sample,
                 label="start from a sample of the prior",
-                info="otherwise from its mean, where greedy decoding needs no seed",
+                info="otherwise the first candidate starts from its mean",
                 elem_id="sample",
             )
         )

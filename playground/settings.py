@@ -18,7 +18,7 @@ class Settings:
         target: attribute -> aspect; attributes that are not controlled are left out.
         strengths: attribute -> power of ten on the run's own weight.
         seed: of all noise.
-        sample: start from a sample of the prior; otherwise from its mean, where the seed changes nothing in greedy decoding.
+        sample: start from a sample of the prior; otherwise the first candidate starts from its mean.
         remember: the turns before are part of the context.
     """
 

@@ -237,6 +237,8 @@ class ReplyGenerator:
     def merits(self, requests: list[Request], replies: list[str], sample: Sample, how: DecodingArguments, likelihoods: bool = True) -> Merits:
         """What the model itself says of replies: `heard`, and the decoder's likelihoods behind the latents without control.
 
+        Of a decoder that reads no context the relevance is 0.
+
         Args:
             sample: of `latents`; its `reference` is what the decoder stands behind.
             likelihoods: False leaves fluency and relevance out, which cost two readings of every reply.
@@ -245,6 +247,7 @@ class ReplyGenerator:
         if not likelihoods:
             return Merits(heard)
         decoder, tokenizer, contexts = self.model.decoder, self.decoder_tokenizer, [request.context for request in requests]
+        decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
 
         def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)):

@@ -31,7 +31,7 @@ class ControlArguments:
     max_halvings: int = field(default=4, metadata={"help": "how often an example's step may be halved; 0: report only"})
     langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
     langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})
-    candidates: int = field(default=1, metadata={"help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best"})
+    candidates: int = field(default=1, metadata={"help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best, or that is best with --fluency and --relevance"})
     fluency: float = field(default=0.0, metadata={"help": "of several candidates: weight of the reply's log-likelihood per token, beside 1 for what the heads hear"})
     relevance: float = field(default=0.0, metadata={"help": "of several candidates: weight of how much likelier the context makes the reply, per token"})
     seed: int = field(default=0, metadata={"help": "seed of all noise"})

@@ -339,6 +339,11 @@ def test_best_of_one_is_the_sample_and_best_of_many_convinces_the_guides(setting
         rerank.write(asked, HOW, 1.0, 3, n=0)
 
 
+def test_an_empty_reply_is_the_last_choice(fudge):
+    asked = requests(*BOTH)
+    assert fudge.choose(asked, [[" "] * len(asked), ["no"] * len(asked), [""] * len(asked)], HOW, 0.5, 0.5) == ["no"] * len(asked)
+
+
 def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, plain):
     """Where they weigh much, the likelier reply wins whatever the guides hear, and its weights are those of our own choice."""
     rerank, asked = Rerank.train(setting, shared), requests(*BOTH)

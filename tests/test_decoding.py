@@ -244,6 +244,9 @@ def test_a_few_tokens_give_what_all_would():
     for neighbour in (flat, wide):
         together = nucleus_choice(torch.cat([logits, neighbour]), torch.cat([uniforms, torch.tensor([0.5])]), 0.9, 1.0)
         assert together[:-1].tolist() == alone
+    largest = torch.full((300,), 1 - 2**-24)
+    alone_whole = [nucleus_choice(row.unsqueeze(0), largest[:1], 1.0, 1.0).item() for row in logits]
+    assert nucleus_choice(torch.cat([logits, flat]), torch.cat([largest, largest[:1]]), 1.0, 1.0)[:-1].tolist() == alone_whole
     for row, uniform, token in zip(logits[:50], uniforms, alone):
         chances, order = torch.softmax(row, -1).sort(descending=True)
         kept = chances[: int((chances.cumsum(0) < 0.9).sum()) + 1]

@@ -305,3 +305,9 @@ def _own_terminal(descriptor):
 
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_reply_without_a_target_is_not_chosen_among_several(model):
+    """Choosing is control too: it is the reply that there is with one candidate."""
+    free = model.reply(QUESTION, candidates=4, start="sample", fluency=1.0, max_new_tokens=6)[0]
+    assert free.candidate == 0 and free.text == model.reply(QUESTION, candidates=1, start="sample", max_new_tokens=6)[0].text
