@@ -33,9 +33,10 @@ def _marker_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _all_turn_ids(tokenizer: PreTrainedTokenizerBase, contexts: list[tuple[str, ...]], start: str = "") -> list[list[list[int]]]:
-    """Ids of every turn of every context, from one call of the tokenizer."""
-    flat = iter(text_ids(tokenizer, [start + turn for context in contexts for turn in context]))
-    return [[next(flat) for _ in context] for context in contexts]
+    """Ids of every turn of every context, from one call of the tokenizer; a turn that stands in many of them is read once."""
+    different = list(dict.fromkeys(start + turn for context in contexts for turn in context))
+    ids = dict(zip(different, text_ids(tokenizer, different)))
+    return [[ids[start + turn] for turn in context] for context in contexts]
 
 
 def _fitting(turns: list[list[int]], room: int) -> list[int]:

@@ -136,6 +136,29 @@ def test_rows_do_not_depend_on_their_neighbours(decoder_tokenizer, encoder_token
     assert together == [encode_contexts(encoder_tokenizer, [c], [r], 48)[0] for c, r in zip(contexts, responses)]
 
 
+def test_turns_that_stand_in_many_contexts_are_read_once(decoder_tokenizer, encoder_tokenizer):
+    contexts = [("a b", "c", "a b"), ("a b",), ("c",), ("a b", "c", "a b")]
+    for tokenizer, encode in ((encoder_tokenizer, encode_contexts), (decoder_tokenizer, lambda *args: encode_for_decoder(args[0], SCRATCH_TEMPLATE, *args[1:]))):
+        read = []
+
+        def noting(texts, tokenizer=tokenizer, read=read, **options):
+            read.extend(texts)
+            return tokenizer(texts, **options)
+
+        class Noting:
+            __call__ = staticmethod(noting)
+
+            def __getattr__(self, name, tokenizer=tokenizer):
+                return getattr(tokenizer, name)
+
+        rows = encode(Noting(), contexts, None, 64)
+        assert rows == [encode(tokenizer, [context], None, 64)[0] for context in contexts]
+        turns = [text for text in read if text.strip() in ("a b", "c")]
+        assert sorted(text.strip() for text in turns) == ["a b", "c"]
+        rows[0]["input_ids"].clear()
+        assert rows[3]["input_ids"] == encode(tokenizer, [contexts[3]], None, 64)[0]["input_ids"]  # and no row shares its list
+
+
 def test_no_contexts_give_no_rows(encoder_tokenizer, decoder_tokenizer):
     assert encode_contexts(encoder_tokenizer, [], None, 8) == encode_texts(encoder_tokenizer, [], 8) == []
     assert encode_for_decoder(decoder_tokenizer, SCRATCH_TEMPLATE, [], None, 8) == []
