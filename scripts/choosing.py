@@ -80,12 +80,12 @@ def _batches(rows: list[dict], batch_size: int) -> Iterator[list[int]]:
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     replies = [sum(label != IGNORED for label in row["labels"]) for row in rows]
     chosen: list[int] = []
-    longest = 0  # reply among the chosen
+    longest = 0  # of their replies
     for index in order:
-        together = max(longest, replies[index])
-        if chosen and (len(chosen) == batch_size or (len(chosen) + 1) * (together + 1) > LARGEST):
+        longest = max(longest, replies[index])
+        if chosen and (len(chosen) == batch_size or (len(chosen) + 1) * (longest + 1) > LARGEST):
             yield chosen
-            chosen, together = [], replies[index]
-        chosen, longest = [*chosen, index], together
+            chosen, longest = [], replies[index]
+        chosen.append(index)
     if chosen:
         yield chosen

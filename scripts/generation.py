@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from dataset.batching import pad_inputs
 from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder
 from model.cvae import Miracle
+from model.decoder import LatentDecoder
 from model.decoding import generate
 from model.energy import Energy, aspect_energy
 from model.gaussian import Gaussian
@@ -246,8 +247,7 @@ class ReplyGenerator:
         heard = self.heard(requests, replies, how.batch_size)
         if not likelihoods:
             return Merits(heard)
-        decoder, tokenizer, contexts = self.model.decoder, self.decoder_tokenizer, [request.context for request in requests]
-        decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
+        decoder, tokenizer, contexts = self._decoder(how), self.decoder_tokenizer, [request.context for request in requests]
 
         def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)):
@@ -295,6 +295,11 @@ class ReplyGenerator:
             value = energy(start)
         return Sample(start, value, value, torch.zeros_like(everyone))
 
+    def _decoder(self, how: DecodingArguments) -> LatentDecoder:
+        """The decoder, with its language model in the precision that is asked for."""
+        self.model.decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
+        return self.model.decoder
+
     @torch.no_grad()
     def decode(
         self, requests: list[Request], sample: Sample, how: DecodingArguments, seed: int, on_text: Callable[[dict[int, str]], bool] | None = None
@@ -305,8 +310,7 @@ class ReplyGenerator:
             on_text: called after every token with the texts so far of the requests under way, by their position; where
                 it returns False, their replies end there.
         """
-        decoder, tokenizer = self.model.decoder, self.decoder_tokenizer
-        decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
+        decoder, tokenizer = self._decoder(how), self.decoder_tokenizer
         room = self.config.decoder_length
         rows = encode_for_decoder(tokenizer, self.template, [r.context for r in requests], None, room, self.config.use_context)
         sources = None
