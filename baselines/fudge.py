@@ -85,6 +85,10 @@ class Fudge(Guided):
             n: whole replies per request, of which the guides choose one, as `baselines.rerank` does; several need top-p sampling.
             fluency, relevance: weights of the language model's likelihoods in that choice, see `scripts.choosing.Merits`.
         """
+        return self.choose(requests, self.samples(requests, how, strength, seed, candidates=candidates, n=n), how, fluency, relevance)
+
+    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, candidates: int = 50, n: int = 1) -> list[list[str]]:
+        """What `write` chooses from, n times a reply to every request; arguments as there."""
         if n < 1 or (n > 1 and how.decoding != "top_p"):
             raise InputError(f"fudge: n must be at least 1, and 1 where decoding is not top_p; found {n} with {how.decoding}")
         if candidates < 1:
@@ -98,5 +102,4 @@ class Fudge(Guided):
         def decoder(lm: PreTrainedModel) -> GuidedDecoder:
             return GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates)
 
-        samples = [self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)]
-        return samples[0] if n == 1 else self.choose(requests, samples, how, fluency, relevance)
+        return [self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)]

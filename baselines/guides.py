@@ -160,10 +160,12 @@ class Guided:
         language model's.
 
         Args:
-            samples: so many times a reply to every request.
+            samples: so many times a reply to every request; of one there is nothing to choose.
             fluency, relevance: weights, see `scripts.choosing.Merits`.
         """
         n = len(samples)
+        if n == 1:
+            return samples[0]
         replies = [sample[index] for index in range(len(requests)) for sample in samples]
         heard = torch.zeros(len(replies), device=self.model.device)
         for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):

@@ -24,8 +24,11 @@ class Rerank(Guided):
             n: samples per request; the first is what the uncontrolled method samples.
             fluency, relevance: weights of the language model's likelihoods in the choice, see `scripts.choosing.Merits`.
         """
+        return self.choose(requests, self.samples(requests, how, strength, seed, n=n), how, fluency, relevance)
+
+    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, n: int = 16) -> list[list[str]]:
+        """What `write` chooses from, n times a reply to every request; arguments as there."""
         if n < 1:
             raise InputError(f"rerank: n must be at least 1, found {n}")
         how = dataclasses.replace(how, decoding="top_p")
-        samples = [self.model.write(requests, how, seed, purpose=sample_name(number)) for number in range(n)]
-        return self.choose(requests, samples, how, fluency, relevance)
+        return [self.model.write(requests, how, seed, purpose=sample_name(number)) for number in range(n)]

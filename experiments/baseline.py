@@ -21,6 +21,7 @@ from scripts.generation_options import DecodingArguments
 
 INTERFACE = ("self", "requests", "how", "strength", "seed")  # of Baseline.write; what else it names are its own options
 OURS = ("schema", "decoder", "template", "device", "seed", "limit")  # of TrainingSetting: what the experiment fills in
+CHOICE = ("fluency", "relevance")  # weights that say which of a method's samples is taken, not what they are
 DECODING = tuple(field.name for field in dataclasses.fields(DecodingArguments))
 
 
@@ -131,16 +132,25 @@ def _scratch(options: train_cvae.ModelArguments, schema: Schema, limit: int | No
 
 
 class Trained(System):
-    """A baseline in memory."""
+    """A baseline in memory; of one that chooses among samples, the last are kept for cells that only choose differently."""
 
     def __init__(self, baseline: object, seed: int, seconds: float):
         super().__init__(seconds)
         self.baseline, self.seed = baseline, seed
+        self.samples: tuple[tuple, list[list[str]], dict[str, float]] | None = None
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """The method's replies."""
         how = DecodingArguments(**{name: options[name] for name in DECODING})
         own = {name: value for name, value in options.items() if name not in DECODING}
         seconds: dict[str, float] = {}
-        replies = timed(seconds, "decoding", self.baseline.write, requests, how, own.pop("strength"), self.seed, **own)
-        return Written(requests, replies, seconds)
+        strength = own.pop("strength")
+        if not hasattr(self.baseline, "choose"):
+            return Written(requests, timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own), seconds)
+        choice = {name: own.pop(name, 0.0) for name in CHOICE}
+        alike = requests, how, strength, own
+        if self.samples is None or self.samples[0] != alike:
+            samples = timed(seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own)
+            self.samples = alike, samples, dict(seconds)
+        seconds |= self.samples[2]
+        return Written(requests, timed(seconds, "choosing", self.baseline.choose, requests, self.samples[1], how, **choice), seconds)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Mist
 
 from baselines.fudge import Fudge, GuidedDecoder
 from baselines.guides import Guide, guides, judge, sample_name
-from baselines.language_model import DialogueCollator, PlainDecoder, reply_loss, uncontrolled
+from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, uncontrolled
 from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combine
 from baselines.registry import METHODS, TrainingSetting, method_named
 from baselines.rerank import Rerank
@@ -20,6 +20,7 @@ from baselines.steering import SteeredDecoder, Steering, directions, layers_of, 
 from dataset.batching import pad_inputs
 from dataset.encoding import IGNORED, encode_for_decoder
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer
+from experiments.baseline import Trained
 from model import choice
 from model.decoding import Replies, Rules, generate
 from model.encoder import encoder_config as config_from
@@ -342,6 +343,19 @@ def test_best_of_one_is_the_sample_and_best_of_many_convinces_the_guides(setting
 def test_an_empty_reply_is_the_last_choice(fudge):
     asked = requests(*BOTH)
     assert fudge.choose(asked, [[" "] * len(asked), ["no"] * len(asked), [""] * len(asked)], HOW, 0.5, 0.5) == ["no"] * len(asked)
+
+
+@pytest.mark.parametrize("name", ["fudge", "rerank"])
+def test_cells_that_only_choose_differently_share_their_samples(name, setting, shared, monkeypatch):
+    method, asked, how = once_trained(name, setting, shared), requests(*BOTH), replace(HOW, decoding="top_p")
+    system, options, write, written = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, LanguageModel.write, []
+    monkeypatch.setattr(LanguageModel, "write", lambda *args, **named: written.append(named["purpose"]) or write(*args, **named))
+    heard, fluent = system.write(asked, options), system.write(asked, options | {"fluency": 100.0})
+    assert len(written) == 4 and heard.seconds["decoding"] == fluent.seconds["decoding"] and set(fluent.seconds) == {"decoding", "choosing"}
+    assert heard.replies == method.write(asked, how, 1.0, 3, n=4)
+    assert fluent.replies == method.write(asked, how, 1.0, 3, n=4, fluency=100.0) != heard.replies
+    written.clear()
+    assert system.write(asked, options | {"n": 5}).replies == method.write(asked, how, 1.0, 3, n=5) and len(written) == 10
 
 
 def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, plain):
