@@ -156,23 +156,32 @@ class Guided:
     def choose(self, requests: list[Request], samples: list[list[str]], how: DecodingArguments, fluency: float, relevance: float) -> list[str]:
         """Of several replies per request the best, as `scripts.choosing` weighs them for our model too.
 
-        What the guides hear is the sum over the named attributes of log P(aspect | whole reply); the likelihoods are the
-        language model's.
-
         Args:
             samples: so many times a reply to every request; of one there is nothing to choose.
             fluency, relevance: weights, see `scripts.choosing.Merits`.
         """
-        n = len(samples)
-        if n == 1:
+        if len(samples) == 1:
             return samples[0]
+        return best_of(samples, self.merits(requests, samples, how, likelihoods=fluency > 0 or relevance > 0), fluency, relevance)
+
+    def merits(self, requests: list[Request], samples: list[list[str]], how: DecodingArguments, likelihoods: bool = True) -> Merits:
+        """What speaks for every sample, those of a request one after the other.
+
+        What the guides hear is the sum over the named attributes of log P(aspect | whole reply), -inf for an empty one; the
+        likelihoods, if they are wanted, are the language model's.
+        """
+        n = len(samples)
         replies = [sample[index] for index in range(len(requests)) for sample in samples]
         heard = torch.zeros(len(replies), device=self.model.device)
         for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):
             opinions = judge(guide, self.model, replies, how.batch_size)
             heard += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
         heard[[not reply.strip() for reply in replies]] = -torch.inf  # as in our model's choice
-        found = Merits(heard.cpu())
-        if fluency > 0 or relevance > 0:
-            found = self.model.merits(found.heard, [request.context for request in requests for _ in samples], replies, how)
-        return [replies[position * n + i] for position, i in enumerate(found.best(n, fluency, relevance))]
+        if not likelihoods:
+            return Merits(heard.cpu())
+        return self.model.merits(heard.cpu(), [request.context for request in requests for _ in samples], replies, how)
+
+
+def best_of(samples: list[list[str]], merits: Merits, fluency: float, relevance: float) -> list[str]:
+    """Of every request's samples the best, see `Guided.choose`."""
+    return [samples[number][index] for index, number in enumerate(merits.best(len(samples), fluency, relevance))]

@@ -21,7 +21,6 @@ from scripts.generation_options import DecodingArguments
 
 INTERFACE = ("self", "requests", "how", "strength", "seed")  # of Baseline.write; what else it names are its own options
 OURS = ("schema", "decoder", "template", "device", "seed", "limit")  # of TrainingSetting: what the experiment fills in
-CHOICE = ("fluency", "relevance")  # weights that say which of a method's samples is taken, not what they are
 DECODING = tuple(field.name for field in dataclasses.fields(DecodingArguments))
 
 
@@ -137,20 +136,27 @@ class Trained(System):
     def __init__(self, baseline: object, seed: int, seconds: float):
         super().__init__(seconds)
         self.baseline, self.seed = baseline, seed
-        self.samples: tuple[tuple, list[list[str]], dict[str, float]] | None = None
+        self.written: tuple[tuple, list[list[str]], object, dict[str, float]] | None = None
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """The method's replies."""
         how = DecodingArguments(**{name: options[name] for name in DECODING})
         own = {name: value for name, value in options.items() if name not in DECODING}
-        seconds: dict[str, float] = {}
-        strength = own.pop("strength")
-        if not hasattr(self.baseline, "choose"):
+        strength, seconds = own.pop("strength"), {}
+        if not hasattr(self.baseline, "samples"):
             return Written(requests, timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own), seconds)
-        choice = {name: own.pop(name, 0.0) for name in CHOICE}
+        from baselines.guides import best_of
+
+        fluency, relevance = (own.pop(name, 0.0) for name in ("fluency", "relevance"))
+        samples, merits, seconds = self.samples(requests, how, strength, own)
+        return Written(requests, samples[0] if merits is None else best_of(samples, merits, fluency, relevance), seconds)
+
+    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, own: dict) -> tuple:
+        """Samples, all merits where there are several, and the seconds of the first cell that had them."""
         alike = requests, how, strength, own
-        if self.samples is None or self.samples[0] != alike:
+        if self.written is None or self.written[0] != alike:
+            seconds: dict[str, float] = {}
             samples = timed(seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own)
-            self.samples = alike, samples, dict(seconds)
-        seconds |= self.samples[2]
-        return Written(requests, timed(seconds, "choosing", self.baseline.choose, requests, self.samples[1], how, **choice), seconds)
+            merits = timed(seconds, "choosing", self.baseline.merits, requests, samples, how) if len(samples) > 1 else None
+            self.written = alike, samples, merits, seconds
+        return self.written[1:]
