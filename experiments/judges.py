@@ -13,6 +13,7 @@ from experiments.options import words_of
 from gen_cvae import language_model_of
 from scoring.scorer import Scorer
 from scripts.arguments import CommonArguments
+from scripts.devices import release_memory
 
 if TYPE_CHECKING:
     from experiments.plan import Plan
@@ -72,6 +73,7 @@ class Judges:
         grid, schema = plan.grid, plan.schema
         for training in trainings(grid, plan.common):
             training.run()
+            release_memory()
         self.first = Scorer(grid.evaluators or grid.folder / FIRST, schema, device)
         self.second = Scorer(grid.folder / SECOND, schema, device, coherence=False) if grid.second_encoder is not None else None
         self.language_model = language_model_of(plan.what, plan.common, device)

@@ -1,6 +1,5 @@
 """What one process does: load the judges once and every model once, and say of each cell what became of it."""
 
-import gc
 import json
 import shutil
 import time
@@ -18,6 +17,7 @@ from experiments.measures import measured
 from experiments.plan import Cell, Plan, kinds
 from experiments.system import System
 from gen_cvae import generations_of
+from scripts.devices import release_memory
 from scripts.generation import timed
 from scripts.runs import device_name, fingerprint, git_revision, package_versions
 
@@ -78,11 +78,11 @@ class Worker:
                 row = self._row(cell, system)
             except Exception as error:
                 failure = _failure(cell, error)
-                self._tidy()
+                release_memory()
             yield Outcome(cell, row, failure, loading, time.monotonic() - started)
             loading = None
         del system
-        self._tidy()
+        release_memory()
         if not self.plan.grid.keep_models:
             shutil.rmtree(self.plan.grid.folder / "models" / model.name, ignore_errors=True)
 
@@ -108,11 +108,6 @@ class Worker:
             | {"warnings": "; ".join(written.warnings), "date": _now()}
             | self.provenance
         )
-
-    def _tidy(self) -> None:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def _failure(cell: Cell, error: Exception) -> dict:

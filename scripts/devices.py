@@ -1,5 +1,7 @@
 """Where the models run: one choice for all entry points."""
 
+import gc
+
 import torch
 
 from schema import InputError
@@ -21,3 +23,10 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     if device is None or not there.get(device.type):
         raise InputError(f"device {str(name)!r} cannot be used; this machine has {', '.join(kind for kind, found in there.items() if found)}")
     return device
+
+
+def release_memory() -> None:
+    """Give back what models no longer in use hold: a trainer and its recorded steps refer to each other, and wait for the collector."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     import train_classifier
     import train_cvae
     import train_nli
+    from scripts.devices import release_memory
 
     quiet_transformers()
     modules = {"classifier": train_classifier, "nli": train_nli, "cvae": train_cvae, "generation": gen_cvae}
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\n[{number}/{len(stages)}] {name}", flush=True)
         before = time.monotonic()
         stage(words)
+        release_memory()
         print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - before:.0f} s", flush=True)
     print(f"\nall stages: {time.monotonic() - started:.0f} s", flush=True)
     return 0

@@ -1,10 +1,12 @@
 """The commands of the README on a few rows, and what they say to bad input."""
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,30 @@ def test_generations_and_results_have_the_contract_s_keys(run):
     assert results["overall"]["accuracy_mean"] == pytest.approx(expected)
     assert {"command", "seed", "config", "versions", "git", "device", "nfe", "seconds"} <= set(results["run"])
     assert str(Path.home()) not in json.dumps(results) and str(run.parent) not in json.dumps(results)
+
+
+def test_a_stage_s_model_is_gone_before_the_next_stage(monkeypatch):
+    """Its trainer and the steps it recorded refer to each other: on a card that is just large enough there is no room beside them."""
+
+    class Trainer:
+        pass
+
+    left = []
+
+    def stage(words):
+        assert all(trainer() is None for trainer in left)
+        trainer = Trainer()
+        trainer.steps = [trainer]
+        left.append(weakref.ref(trainer))
+
+    for module in (train_classifier, train_nli, train_cvae, gen_cvae):
+        monkeypatch.setattr(module, "main", stage)
+    gc.disable()
+    try:
+        assert pipeline.main([]) == 0
+    finally:
+        gc.enable()
+    assert len(left) == 5
 
 
 def test_a_finished_pipeline_trains_nothing_again_and_writes_the_same_replies(run, capsys):
