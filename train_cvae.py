@@ -5,6 +5,7 @@ from scripts.entry import prepare_libraries, run_main
 prepare_libraries()
 
 import dataclasses  # noqa: E402
+import math  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -12,14 +13,14 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments,
 
 from dataset.batching import CvaeCollator, cvae_dataset  # noqa: E402
 from dataset.dialogues import Dialogue, read_attribute_dialogues  # noqa: E402
-from dataset.encoding import DialogueTemplate  # noqa: E402
+from dataset.encoding import SHORTEST, DialogueTemplate  # noqa: E402
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer  # noqa: E402
 from model import bases  # noqa: E402
 from model.config import PRIORS, MiracleConfig  # noqa: E402
 from model.cvae import Miracle  # noqa: E402
 from model.schedule import KL_SCHEDULES  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
-from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.arguments import CommonArguments, at_least, parse_arguments, within  # noqa: E402
 from scripts.cvae_trainer import SHAPES, CvaeTrainer, can_record  # noqa: E402
 from scripts.generation import ENCODER_TOKENIZER  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
@@ -52,6 +53,13 @@ class ModelArguments:
     scratch_vocab_size: int = field(default=4000, metadata={"help": "their vocabularies"})
     scratch_dropout: float = field(default=0.1, metadata={"help": "their dropout"})
 
+    def __post_init__(self):
+        at_least(1, self, "latent_size n_prefix head_width scratch_encoder_layers scratch_decoder_layers scratch_width scratch_heads scratch_vocab_size")
+        at_least(0, self, "head_layers")
+        at_least(SHORTEST, self, "encoder_length decoder_length")
+        for name in ("token_dropout", "scratch_dropout"):
+            within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
+
     @property
     def template(self) -> DialogueTemplate:
         """How a base decoder's text marks who speaks."""
@@ -78,6 +86,13 @@ class LossArguments:
     new_learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of layers that come from no base"})
     precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
     graphs: bool = field(default=True, metadata={"help": "record training steps as CUDA graphs, on a single GPU without gradient checkpointing"})
+
+    def __post_init__(self):
+        for name in ("kl_weight", "free_bits", "classification_weight", "distance_weight", "context_weight"):
+            within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "of 0 or more")
+        within("kl_ramp", self.kl_ramp, 0 <= self.kl_ramp <= 1, "from 0 to 1")
+        at_least(1, self, "kl_cycles")
+        within("new_learning_rate", self.new_learning_rate, 0 < self.new_learning_rate < math.inf, "over 0")
 
 
 def scratch_decoder(options: ModelArguments, texts: list[str]) -> tuple[GPT2Config, PreTrainedTokenizerBase]:

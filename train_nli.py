@@ -5,6 +5,7 @@ from scripts.entry import prepare_libraries, run_main
 prepare_libraries()
 
 import dataclasses  # noqa: E402
+import math  # noqa: E402
 import zlib  # noqa: E402
 from collections.abc import Iterable  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
@@ -20,7 +21,7 @@ from model.bases import SCRATCH  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scoring.audit import audit_coherence, print_audit  # noqa: E402
 from scoring.evaluators import Evaluator, new_classifier, reads_exact_match  # noqa: E402
-from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
+from scripts.arguments import CommonArguments, at_least, parse_arguments, within  # noqa: E402
 from scripts.devices import choose_device  # noqa: E402
 from scripts.evaluator_training import EvaluatorArguments, train_evaluator  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
@@ -35,6 +36,10 @@ class NliArguments:
     corrupt_share: float = field(
         default=0.3, metadata={"help": "with an NLI file: corrupted replies added to its pairs, as a share of its coherent ones"}
     )
+
+    def __post_init__(self):
+        at_least(1, self, "pair_rounds")
+        within("corrupt_share", self.corrupt_share, 0 <= self.corrupt_share < math.inf, "of 0 or more")
 
 
 def all_dialogues(schema: Schema, split: str, limit: int | None) -> list[Dialogue]:

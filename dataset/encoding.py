@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label of positions without a loss
+SHORTEST = 8  # tokens that an input must have room for: special ones and a word or two of either side
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,18 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     return (_with_places(common, name), *others)
 
 
+def within(name: str, value: float, right: bool, expected: str) -> None:
+    """Raises `InputError` for an option's value that is not `right`, with what was expected in words."""
+    if not right:
+        raise InputError(f"{name}: expected a number {expected}, found {value}")
+
+
+def at_least(least: int, options: object, names: str) -> None:
+    """Raises `InputError` where one of the named options, separated by spaces, is less."""
+    for name in names.split():
+        within(name, getattr(options, name), getattr(options, name) >= least, f"of at least {least}")
+
+
 def check_training(training: "TrainingArguments") -> None:
     """Raises `InputError` for values with which nothing can be trained."""
     expected = {"learning_rate": (training.learning_rate > 0, "over 0")}
@@ -122,8 +134,7 @@ def check_training(training: "TrainingArguments") -> None:
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         expected[name] = (getattr(training, name) >= 1, "of at least 1")
     for name, (right, what) in expected.items():
-        if not right:
-            raise InputError(f"--{name}: expected a number {what}, found {getattr(training, name)}")
+        within(f"--{name}", getattr(training, name), right, what)
 
 
 def _with_places(common: CommonArguments, preset: str) -> CommonArguments:

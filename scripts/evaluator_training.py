@@ -8,9 +8,11 @@ from datasets import Dataset
 from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
 from scoring.calibration import dev_report
 from scoring.evaluators import make_trainer
+from scripts.arguments import at_least, within
 from scripts.training import PRECISIONS, Stage, run_trainer, settled
 
 
@@ -25,6 +27,11 @@ class EvaluatorArguments:
     scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
     scratch_vocab_size: int = field(default=4000, metadata={"help": "its vocabulary"})
     scratch_dropout: float = field(default=0.1, metadata={"help": "its dropout"})
+
+    def __post_init__(self):
+        at_least(SHORTEST, self, "max_length")
+        at_least(1, self, "scratch_layers scratch_width scratch_heads scratch_vocab_size")
+        within("scratch_dropout", self.scratch_dropout, 0 <= self.scratch_dropout < 1, "of 0 or more and less than 1")
 
     @property
     def size(self) -> ScratchSize:

@@ -9,6 +9,7 @@ from model.decoding import DECODINGS
 from model.prior import COMBINATIONS
 from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, SamplerSettings
 from schema import InputError
+from scripts.arguments import within
 
 ALGORITHMS = ("ode", "langevin", "none")
 STARTS = ("sample", "mean")
@@ -37,11 +38,11 @@ class ControlArguments:
     seed: int = field(default=0, metadata={"help": "seed of all noise"})
 
     def __post_init__(self):
-        _within("candidates", self.candidates, self.candidates >= 1, "at least 1")
+        within("candidates", self.candidates, self.candidates >= 1, "at least 1")
         for name in ("fluency", "relevance"):
-            _within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
-        _within("langevin_steps", self.langevin_steps, self.langevin_steps >= 1, "at least 1")
-        _within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
+            within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
+        within("langevin_steps", self.langevin_steps, self.langevin_steps >= 1, "at least 1")
+        within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
 
     @property
     def sampler(self) -> SamplerSettings:
@@ -66,19 +67,14 @@ class DecodingArguments:
     precision: str = field(default="auto", metadata={"help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
 
     def __post_init__(self):
-        _within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
-        _within("temperature", self.temperature, self.temperature > 0, "over 0")
-        _within("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
-        _within("no_repeat_ngram_size", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more")
-        _within("repetition_penalty", self.repetition_penalty, self.repetition_penalty >= 1, "at least 1")
-        _within("guidance", self.guidance, self.guidance >= 0, "0 or more")
-        _within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "0 or more and less than 1")
-        _within("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
-
-
-def _within(name: str, value: float, right: bool, expected: str) -> None:
-    if not right:
-        raise InputError(f"{name}: expected a number {expected}, found {value}")
+        within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
+        within("temperature", self.temperature, self.temperature > 0, "over 0")
+        within("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
+        within("no_repeat_ngram_size", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more")
+        within("repetition_penalty", self.repetition_penalty, self.repetition_penalty >= 1, "at least 1")
+        within("guidance", self.guidance, self.guidance >= 0, "0 or more")
+        within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "0 or more and less than 1")
+        within("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
 
 
 def parse_weights(text: str, names: list[str]) -> list[float]:
