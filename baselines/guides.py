@@ -7,6 +7,7 @@ and decoding can keep its states. Nothing of the evaluators is in them: base, se
 """
 
 import copy
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ from dataset.encoding import IGNORED, encode_for_decoder
 from model.cache import RoomCache
 from model.decoder import causal_mask, mask_for, positions_of
 from schema import Attribute, Schema
-from scripts.choosing import Merits
+from scripts.arguments import within
+from scripts.choosing import Merits, best_of
 from scripts.generation import Request
 from scripts.generation_options import DecodingArguments
 
@@ -138,7 +140,7 @@ def guides(setting: TrainingSetting, shared: dict) -> list[Guide]:
     return once(setting, shared, "guides", lambda: [train_guide(attribute, setting, shared) for attribute in setting.schema.attributes])
 
 
-class Guided:
+class Guided(ABC):
     """A method of the uncontrolled language model and its guides, all of them trained once for a run."""
 
     def __init__(self, model: LanguageModel, guides: list[Guide], schema: Schema):
@@ -159,29 +161,43 @@ class Guided:
         Args:
             samples: so many times a reply to every request; of one there is nothing to choose.
             fluency, relevance: weights, see `scripts.choosing.Merits`.
+
+        Raises:
+            InputError: for a weight under 0.
         """
+        for name, weight in (("fluency", fluency), ("relevance", relevance)):
+            within(name, weight, weight >= 0, "of 0 or more")
         if len(samples) == 1:
             return samples[0]
         return best_of(samples, self.merits(requests, samples, how, likelihoods=fluency > 0 or relevance > 0), fluency, relevance)
 
-    def merits(self, requests: list[Request], samples: list[list[str]], how: DecodingArguments, likelihoods: bool = True) -> Merits:
+    @abstractmethod
+    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **own) -> list[list[str]]:
+        """What `write` chooses from, so many times a reply to every request; arguments as there."""
+
+    def merits(
+        self, requests: list[Request], samples: list[list[str]], how: DecodingArguments, likelihoods: bool = True, known: Merits | None = None
+    ) -> Merits:
         """What speaks for every sample, those of a request one after the other.
 
         What the guides hear is the sum over the named attributes of log P(aspect | whole reply), -inf for an empty one; the
         likelihoods, if they are wanted, are the language model's.
+
+        Args:
+            known: merits of these samples that were found before; what the guides hear is taken from there.
         """
-        n = len(samples)
         replies = [sample[index] for index in range(len(requests)) for sample in samples]
+        heard = self.heard(requests, replies, len(samples), how) if known is None else known.heard
+        if not likelihoods:
+            return Merits(heard)
+        return self.model.merits(heard, [request.context for request in requests for _ in samples], replies, how)
+
+    def heard(self, requests: list[Request], replies: list[str], n: int, how: DecodingArguments) -> torch.Tensor:
+        """Log-probability of the named aspects in each of n replies to every request, [N * n], on the CPU."""
         heard = torch.zeros(len(replies), device=self.model.device)
         for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):
             opinions = judge(guide, self.model, replies, how.batch_size)
             heard += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
         heard[[not reply.strip() for reply in replies]] = -torch.inf  # as in our model's choice
-        if not likelihoods:
-            return Merits(heard.cpu())
-        return self.model.merits(heard.cpu(), [request.context for request in requests for _ in samples], replies, how)
+        return heard.cpu()
 
-
-def best_of(samples: list[list[str]], merits: Merits, fluency: float, relevance: float) -> list[str]:
-    """Of every request's samples the best, see `Guided.choose`."""
-    return [samples[number][index] for index, number in enumerate(merits.best(len(samples), fluency, relevance))]

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import time
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
@@ -16,11 +17,17 @@ from experiments.options import converted, parsed
 from experiments.system import Kind, Model, System, Written
 from model.bases import SCRATCH
 from schema import InputError, Schema
+from scripts.arguments import within
+from scripts.choosing import Merits, best_of
 from scripts.generation import Request, timed
 from scripts.generation_options import DecodingArguments
 
+if TYPE_CHECKING:
+    from baselines.guides import Guided
+
 INTERFACE = ("self", "requests", "how", "strength", "seed")  # of Baseline.write; what else it names are its own options
 OURS = ("schema", "decoder", "template", "device", "seed", "limit")  # of TrainingSetting: what the experiment fills in
+CHOICE = ("fluency", "relevance")  # weights of a method that chooses among samples
 DECODING = tuple(field.name for field in dataclasses.fields(DecodingArguments))
 
 
@@ -80,6 +87,8 @@ class BaselineKind(Kind):
                 raise InputError(f"{name}: no such option of {self.method.name}; there are {', '.join(sorted({*ours, *own}))}")
             if isinstance(own.get(name), (int, float, str)) and isinstance(value, str) != isinstance(own[name], str):
                 raise InputError(f"{name}: expected {type(own[name]).__name__}, found {value!r}")
+            if name in CHOICE:
+                within(name, value, isinstance(value, (int, float)) and value >= 0, "of 0 or more")
         given = converted({name: value for name, value in options.items() if name in ours}, DecodingArguments, Strength)
         decoding = {name: defaults[name] for name in DECODING}
         return decoding | {"strength": 1.0} | given | {name: value for name, value in options.items() if name not in ours}
@@ -136,27 +145,52 @@ class Trained(System):
     def __init__(self, baseline: object, seed: int, seconds: float):
         super().__init__(seconds)
         self.baseline, self.seed = baseline, seed
-        self.written: tuple[tuple, list[list[str]], object, dict[str, float]] | None = None
+        self.drafts: Drafts | None = None
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """The method's replies."""
         how = DecodingArguments(**{name: options[name] for name in DECODING})
         own = {name: value for name, value in options.items() if name not in DECODING}
         strength, seconds = own.pop("strength"), {}
-        if not hasattr(self.baseline, "samples"):
+        if not all(hasattr(self.baseline, part) for part in ("samples", "merits")):  # as `baselines.guides.Guided` has them
             return Written(requests, timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own), seconds)
-        from baselines.guides import best_of
+        fluency, relevance = (own.pop(name, 0.0) for name in CHOICE)
+        drafts = self._drafts(requests, how, strength, own)
+        if len(drafts.samples) == 1:
+            return Written(requests, list(drafts.samples[0]), dict(drafts.seconds))
+        merits = drafts.merits(self.baseline, likelihoods=fluency > 0 or relevance > 0)
+        return Written(requests, best_of(drafts.samples, merits, fluency, relevance), dict(drafts.seconds))
 
-        fluency, relevance = (own.pop(name, 0.0) for name in ("fluency", "relevance"))
-        samples, merits, seconds = self.samples(requests, how, strength, own)
-        return Written(requests, samples[0] if merits is None else best_of(samples, merits, fluency, relevance), seconds)
-
-    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, own: dict) -> tuple:
-        """Samples, all merits where there are several, and the seconds of the first cell that had them."""
-        alike = requests, how, strength, own
-        if self.written is None or self.written[0] != alike:
+    def _drafts(self, requests: list[Request], how: DecodingArguments, strength: float, own: dict) -> "Drafts":
+        """The samples: the last ones where nothing else was asked for."""
+        asked = requests, how, strength, own
+        if self.drafts is None or self.drafts.asked != asked:
             seconds: dict[str, float] = {}
             samples = timed(seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own)
-            merits = timed(seconds, "choosing", self.baseline.merits, requests, samples, how) if len(samples) > 1 else None
-            self.written = alike, samples, merits, seconds
-        return self.written[1:]
+            self.drafts = Drafts(asked, samples, seconds)
+        return self.drafts
+
+
+@dataclasses.dataclass
+class Drafts:
+    """Samples of a baseline that chooses among them, with what speaks for each as far as a cell has asked.
+
+    Attributes:
+        asked: requests, decoding, strength and the method's own options that they were written for.
+        samples: so many times a reply to every request.
+        seconds: that they and their merits took, whichever cells they serve.
+    """
+
+    asked: tuple
+    samples: list[list[str]]
+    seconds: dict[str, float]
+    found: Merits | None = None
+
+    def merits(self, baseline: "Guided", likelihoods: bool) -> Merits:
+        """What the guides hear, and with the likelihoods if they are wanted; none is found twice."""
+        requests, how = self.asked[:2]
+        if self.found is None or (likelihoods and self.found.fluency is None):
+            spent: dict[str, float] = {}
+            self.found = timed(spent, "choosing", baseline.merits, requests, self.samples, how, likelihoods, self.found)
+            self.seconds["choosing"] = self.seconds.get("choosing", 0.0) + spent["choosing"]
+        return self.found

@@ -13,7 +13,6 @@ from experiments.system import Kind, Model, System, Written
 from model.gaussian import Gaussian
 from model.sampler import Sample
 from schema import InputError, Schema
-from scripts.devices import release_memory
 from scripts.generation import Drafts, ReplyGenerator, Request, sampling_record, sampling_warnings, timed
 from scripts.generation_options import ControlArguments, DecodingArguments, parse_weights
 from scripts.runs import relative
@@ -70,7 +69,6 @@ class CvaeKind(Kind):
         """As the base class says; the model lies in ``models/<name>/cvae``."""
         models = grid.folder / "models"
         train_cvae.main([*grid.words(models, model.name), *words_of(model.given), "--seed", str(model.seed)])
-        release_memory()
         return Cvae(models / model.name / "cvae", schema, device, model.seed)
 
 

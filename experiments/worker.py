@@ -69,6 +69,7 @@ class Worker:
             system = self.kinds[model.kind].load(self.plan.grid, self.plan.schema, self.device, model, common)
         except Exception as error:  # whatever stops one model does not stop the others
             trouble = error
+        release_memory()  # what its training held
         loading: float | None = time.monotonic() - started
         for cell in cells:
             started, row, failure = time.monotonic(), None, None

@@ -41,6 +41,17 @@ class Merits:
         return total.view(-1, n).argmax(1).tolist()
 
 
+def best_of(samples: list[list[str]], merits: Merits, fluency: float, relevance: float) -> list[str]:
+    """Of several replies to every request the best.
+
+    Args:
+        samples: n times a reply to each of N requests.
+        merits: of all N * n, a request's behind one another.
+        fluency, relevance: see `Merits.best`.
+    """
+    return [samples[number][index] for index, number in enumerate(merits.best(len(samples), fluency, relevance))]
+
+
 def merits(heard: torch.Tensor, within: list[dict], without: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int) -> Merits:
     """All three merits of B candidates.
 

@@ -1,4 +1,4 @@
-"""Where the models run: one choice for all entry points."""
+"""Where the models run: one choice for all entry points; and their memory, given back."""
 
 import gc
 
@@ -30,3 +30,5 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

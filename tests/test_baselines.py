@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from baselines.fudge import Fudge, GuidedDecoder
-from baselines.guides import Guide, guides, judge, sample_name
+from baselines.guides import Guide, Guided, guides, judge, sample_name
 from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, uncontrolled
 from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combine
 from baselines.registry import METHODS, TrainingSetting, method_named
@@ -20,7 +20,7 @@ from baselines.steering import SteeredDecoder, Steering, directions, layers_of, 
 from dataset.batching import pad_inputs
 from dataset.encoding import IGNORED, encode_for_decoder
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer
-from experiments.baseline import Trained
+from experiments.baseline import BaselineKind, Trained
 from model import choice
 from model.decoding import Replies, Rules, generate
 from model.encoder import encoder_config as config_from
@@ -347,15 +347,43 @@ def test_an_empty_reply_is_the_last_choice(fudge):
 
 @pytest.mark.parametrize("name", ["fudge", "rerank"])
 def test_cells_that_only_choose_differently_share_their_samples(name, setting, shared, monkeypatch):
+    """And what speaks for each: neither what the guides hear nor a likelihood is found twice, or before a cell asks for it."""
     method, asked, how = once_trained(name, setting, shared), requests(*BOTH), replace(HOW, decoding="top_p")
-    system, options, write, written = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, LanguageModel.write, []
-    monkeypatch.setattr(LanguageModel, "write", lambda *args, **named: written.append(named["purpose"]) or write(*args, **named))
-    heard, fluent = system.write(asked, options), system.write(asked, options | {"fluency": 100.0})
-    assert len(written) == 4 and heard.seconds["decoding"] == fluent.seconds["decoding"] and set(fluent.seconds) == {"decoding", "choosing"}
+    system, options, done = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, []
+    for owner, work in ((LanguageModel, "write"), (LanguageModel, "merits"), (Guided, "heard")):
+        original = getattr(owner, work)
+        monkeypatch.setattr(owner, work, lambda *args, work=work, original=original, **named: done.append(work) or original(*args, **named))
+
+    def cell(**changed):
+        done.clear()
+        return system.write(asked, options | changed)
+
+    heard = cell()
+    assert done == ["write"] * 4 + ["heard"] and set(heard.seconds) == {"decoding", "choosing"}
+    fluent = cell(fluency=100.0)
+    assert done == ["merits"]
+    assert fluent.seconds["decoding"] == heard.seconds["decoding"] and fluent.seconds["choosing"] > heard.seconds["choosing"]
+    assert cell(relevance=100.0).replies != fluent.replies and done == []
+    for change in ({"n": 1}, {"n": 5}, {"temperature": 0.5}, *([{"strength": 2.0}] if name == "fudge" else [])):
+        found, written = cell(**change), done.count("write")
+        assert written == change.get("n", 4) and ("choosing" in found.seconds) == (written > 1)
+    monkeypatch.undo()
     assert heard.replies == method.write(asked, how, 1.0, 3, n=4)
     assert fluent.replies == method.write(asked, how, 1.0, 3, n=4, fluency=100.0) != heard.replies
-    written.clear()
-    assert system.write(asked, options | {"n": 5}).replies == method.write(asked, how, 1.0, 3, n=5) and len(written) == 10
+    with pytest.raises(InputError, match="relevance: expected a number of 0 or more, found -1"):
+        method.write(asked, how, 1.0, 3, n=4, relevance=-1)
+
+
+@pytest.mark.parametrize("name, wrong", [("fluency", -1), ("relevance", None)])
+def test_a_grid_s_weights_of_the_choice_are_checked(name, wrong):
+    with pytest.raises(InputError, match=f"^{name}: expected a number of 0 or more, found {wrong}"):
+        BaselineKind(Rerank).generation(None, asdict(HOW), {name: wrong})
+
+
+def test_a_method_that_does_not_choose_is_asked_for_its_replies(plain):
+    asked = requests(*BOTH)
+    written = Trained(plain, 3, 1.0).write(asked, asdict(HOW) | {"strength": 1.0})
+    assert written.replies == plain.write(asked, HOW, 1.0, 3) and set(written.seconds) == {"decoding"}
 
 
 def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, plain):

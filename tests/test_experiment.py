@@ -267,6 +267,7 @@ OURS = {"kind": "cvae"}
         ({"m": OURS | {"generation": {"steps": 0}}}, {}, "models.m.generation: steps must be at least 1"),
         ({"m": OURS | {"generation": {"tolerance": 1.5}}}, {}, "models.m.generation: tolerance must lie between 0 and 1, got 1.5"),
         ({"m": {"kind": "parrot", "generation": {"weights": 1}}}, {}, "models.m.generation.weights: no such option of parrot; there are batch_size"),
+        ({"m": OURS | {"token_dropout": 2}}, {}, "models.m.token_dropout: expected a number of 0 or more and less than 1, found 2.0"),
         ({"m": {"kind": "parrot", "generation": {"tail": 1}}}, {}, "models.m.generation.tail: expected str, found 1"),
         ({"m": {"kind": "parrot", "epochs": "many"}}, {}, "models.m.epochs: expected int, found 'many'"),
         ({"m": {"kind": "human", "epochs": 1}}, {}, "models.m.epochs: human replies have no options"),
