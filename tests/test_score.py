@@ -68,7 +68,7 @@ def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
     import gen_cvae
 
     run = Path(shutil.copytree(tiny_run, tmp_path / "r"))
-    gen_cvae.main(["--outs", str(tmp_path), "--run", "r", "--limit", "6", "--sweep_weights", "1,5", *SCHEMA])
+    gen_cvae.main(["--outs", str(tmp_path), "--run", "r", "--limit", "6", "--sweep_weights", "1,5", "--candidates", "2", "--overwrite", *SCHEMA])
     before = json.loads((run / "results.json").read_text())
     latents = json.loads((run / "results" / "control.latents.json").read_text())
     assert len(latents["points"]) == 48 and len(latents["time"]) == len(latents["energy"]["mean"]) == 17
