@@ -192,5 +192,5 @@ class Drafts:
         if self.found is None or (likelihoods and self.found.fluency is None):
             spent: dict[str, float] = {}
             self.found = timed(spent, "choosing", baseline.merits, requests, self.samples, how, likelihoods, self.found)
-            self.seconds["choosing"] = self.seconds.get("choosing", 0.0) + spent["choosing"]
+            self.seconds["choosing"] = round(self.seconds.get("choosing", 0.0) + spent["choosing"], 2)
         return self.found
