@@ -21,8 +21,7 @@ from dataset.encoding import IGNORED, encode_for_decoder
 from model.cache import RoomCache
 from model.decoder import causal_mask, mask_for, positions_of
 from schema import Attribute, Schema
-from scripts.arguments import within
-from scripts.choosing import Merits, best_of
+from scripts.choosing import Merits, best_of, check_weights
 from scripts.generation import Request
 from scripts.generation_options import DecodingArguments
 
@@ -165,8 +164,7 @@ class Guided(ABC):
         Raises:
             InputError: for a weight under 0.
         """
-        for name, weight in (("fluency", fluency), ("relevance", relevance)):
-            within(name, weight, weight >= 0, "of 0 or more")
+        check_weights(fluency=fluency, relevance=relevance)
         if len(samples) == 1:
             return samples[0]
         return best_of(samples, self.merits(requests, samples, how, likelihoods=fluency > 0 or relevance > 0), fluency, relevance)
@@ -200,4 +198,3 @@ class Guided(ABC):
             heard += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
         heard[[not reply.strip() for reply in replies]] = -torch.inf  # as in our model's choice
         return heard.cpu()
-

@@ -17,8 +17,7 @@ from experiments.options import converted, parsed
 from experiments.system import Kind, Model, System, Written
 from model.bases import SCRATCH
 from schema import InputError, Schema
-from scripts.arguments import within
-from scripts.choosing import Merits, best_of
+from scripts.choosing import Merits, best_of, check_weights
 from scripts.generation import Request, timed
 from scripts.generation_options import DecodingArguments
 
@@ -88,7 +87,7 @@ class BaselineKind(Kind):
             if isinstance(own.get(name), (int, float, str)) and isinstance(value, str) != isinstance(own[name], str):
                 raise InputError(f"{name}: expected {type(own[name]).__name__}, found {value!r}")
             if name in CHOICE:
-                within(name, value, isinstance(value, (int, float)) and value >= 0, "of 0 or more")
+                check_weights(**{name: value})
         given = converted({name: value for name, value in options.items() if name in ours}, DecodingArguments, Strength)
         decoding = {name: defaults[name] for name in DECODING}
         return decoding | {"strength": 1.0} | given | {name: value for name, value in options.items() if name not in ours}
@@ -145,7 +144,7 @@ class Trained(System):
     def __init__(self, baseline: object, seed: int, seconds: float):
         super().__init__(seconds)
         self.baseline, self.seed = baseline, seed
-        self.drafts: Drafts | None = None
+        self.written: Samples | None = None
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """The method's replies."""
@@ -155,34 +154,34 @@ class Trained(System):
         if not all(hasattr(self.baseline, part) for part in ("samples", "merits")):  # as `baselines.guides.Guided` has them
             return Written(requests, timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own), seconds)
         fluency, relevance = (own.pop(name, 0.0) for name in CHOICE)
-        drafts = self._drafts(requests, how, strength, own)
-        if len(drafts.samples) == 1:
-            return Written(requests, list(drafts.samples[0]), dict(drafts.seconds))
-        merits = drafts.merits(self.baseline, likelihoods=fluency > 0 or relevance > 0)
-        return Written(requests, best_of(drafts.samples, merits, fluency, relevance), dict(drafts.seconds))
+        written = self._samples(requests, how, strength, own)
+        if len(written.texts) == 1:
+            return Written(requests, list(written.texts[0]), dict(written.seconds))
+        merits = written.merits(self.baseline, likelihoods=fluency > 0 or relevance > 0)
+        return Written(requests, best_of(written.texts, merits, fluency, relevance), dict(written.seconds))
 
-    def _drafts(self, requests: list[Request], how: DecodingArguments, strength: float, own: dict) -> "Drafts":
+    def _samples(self, requests: list[Request], how: DecodingArguments, strength: float, own: dict) -> "Samples":
         """The samples: the last ones where nothing else was asked for."""
         asked = requests, how, strength, own
-        if self.drafts is None or self.drafts.asked != asked:
+        if self.written is None or self.written.asked != asked:
             seconds: dict[str, float] = {}
-            samples = timed(seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own)
-            self.drafts = Drafts(asked, samples, seconds)
-        return self.drafts
+            texts = timed(seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own)
+            self.written = Samples(asked, texts, seconds)
+        return self.written
 
 
 @dataclasses.dataclass
-class Drafts:
+class Samples:
     """Samples of a baseline that chooses among them, with what speaks for each as far as a cell has asked.
 
     Attributes:
         asked: requests, decoding, strength and the method's own options that they were written for.
-        samples: so many times a reply to every request.
+        texts: so many times a reply to every request.
         seconds: that they and their merits took, whichever cells they serve.
     """
 
     asked: tuple
-    samples: list[list[str]]
+    texts: list[list[str]]
     seconds: dict[str, float]
     found: Merits | None = None
 
@@ -191,6 +190,6 @@ class Drafts:
         requests, how = self.asked[:2]
         if self.found is None or (likelihoods and self.found.fluency is None):
             spent: dict[str, float] = {}
-            self.found = timed(spent, "choosing", baseline.merits, requests, self.samples, how, likelihoods, self.found)
+            self.found = timed(spent, "choosing", baseline.merits, requests, self.texts, how, likelihoods, self.found)
             self.seconds["choosing"] = round(self.seconds.get("choosing", 0.0) + spent["choosing"], 2)
         return self.found

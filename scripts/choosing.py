@@ -1,5 +1,6 @@
 """Which of several candidates for a reply is kept: what speaks for each, and how it is weighed."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import torch
 from dataset.batching import pad, pad_inputs
 from dataset.encoding import IGNORED
 from model.losses import token_losses
+from scripts.arguments import within
 
 LARGEST = 4096  # positions whose logits are computed at once: of a vocabulary of 50,000 they take 0.8 GB, several times over
 LogitsOf = Callable[[torch.Tensor, torch.Tensor, list[int], int], torch.Tensor]
@@ -39,6 +41,12 @@ class Merits:
             if weight:
                 total += weight * merit
         return total.view(-1, n).argmax(1).tolist()
+
+
+def check_weights(**weights: object) -> None:
+    """Raises `InputError` for a named weight of the choice that is no finite number of 0 or more."""
+    for name, weight in weights.items():
+        within(name, weight, isinstance(weight, (int, float)) and 0 <= weight < math.inf, "of 0 or more")
 
 
 def best_of(samples: list[list[str]], merits: Merits, fluency: float, relevance: float) -> list[str]:

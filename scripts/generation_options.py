@@ -9,7 +9,8 @@ from model.decoding import DECODINGS
 from model.prior import COMBINATIONS
 from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, SamplerSettings
 from schema import InputError
-from scripts.arguments import within
+from scripts.arguments import at_least, within
+from scripts.choosing import check_weights
 
 ALGORITHMS = ("ode", "langevin", "none")
 STARTS = ("sample", "mean")
@@ -38,10 +39,8 @@ class ControlArguments:
     seed: int = field(default=0, metadata={"help": "seed of all noise"})
 
     def __post_init__(self):
-        within("candidates", self.candidates, self.candidates >= 1, "at least 1")
-        for name in ("fluency", "relevance"):
-            within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
-        within("langevin_steps", self.langevin_steps, self.langevin_steps >= 1, "at least 1")
+        at_least(1, self, "candidates langevin_steps")
+        check_weights(fluency=self.fluency, relevance=self.relevance)
         within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
 
     @property
@@ -69,12 +68,9 @@ class DecodingArguments:
     def __post_init__(self):
         within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
         within("temperature", self.temperature, self.temperature > 0, "over 0")
-        within("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1")
-        within("no_repeat_ngram_size", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 or more")
-        within("repetition_penalty", self.repetition_penalty, self.repetition_penalty >= 1, "at least 1")
-        within("guidance", self.guidance, self.guidance >= 0, "0 or more")
-        within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "0 or more and less than 1")
-        within("batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        at_least(1, self, "max_new_tokens repetition_penalty batch_size")
+        at_least(0, self, "no_repeat_ngram_size guidance")
+        within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "of 0 or more and less than 1")
 
 
 def parse_weights(text: str, names: list[str]) -> list[float]:

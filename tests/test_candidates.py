@@ -91,18 +91,18 @@ def test_a_run_without_control_does_not_choose(tiny_run):
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (ControlArguments, {"candidates": 0}, "candidates: expected a number at least 1, found 0"),
-        (ControlArguments, {"fluency": -0.1}, "fluency: expected a number 0 or more, found -0.1"),
-        (ControlArguments, {"relevance": float("inf")}, "relevance: expected a number 0 or more, found inf"),
+        (ControlArguments, {"candidates": 0}, "candidates: expected a number of at least 1, found 0"),
+        (ControlArguments, {"fluency": -0.1}, "fluency: expected a number of 0 or more, found -0.1"),
+        (ControlArguments, {"relevance": float("inf")}, "relevance: expected a number of 0 or more, found inf"),
         (ControlArguments, {"langevin_step_size": 0.0}, "langevin_step_size: expected a number over 0, found 0.0"),
         (DecodingArguments, {"top_p": 0.0}, "top_p: expected a number over 0 and at most 1, found 0.0"),
         (DecodingArguments, {"top_p": 2}, "top_p: "),
         (DecodingArguments, {"temperature": 0}, "temperature: expected a number over 0, found 0"),
         (DecodingArguments, {"temperature": float("nan")}, "temperature: "),
-        (DecodingArguments, {"max_new_tokens": 0}, "max_new_tokens: expected a number at least 1, found 0"),
-        (DecodingArguments, {"guidance": -1}, "guidance: expected a number 0 or more, found -1"),
-        (DecodingArguments, {"plausibility": 1.0}, "plausibility: expected a number 0 or more and less than 1, found 1.0"),
-        (DecodingArguments, {"repetition_penalty": 0.5}, "repetition_penalty: expected a number at least 1, found 0.5"),
+        (DecodingArguments, {"max_new_tokens": 0}, "max_new_tokens: expected a number of at least 1, found 0"),
+        (DecodingArguments, {"guidance": -1}, "guidance: expected a number of at least 0, found -1"),
+        (DecodingArguments, {"plausibility": 1.0}, "plausibility: expected a number of 0 or more and less than 1, found 1.0"),
+        (DecodingArguments, {"repetition_penalty": 0.5}, "repetition_penalty: expected a number of at least 1, found 0.5"),
         (DecodingArguments, {"no_repeat_ngram_size": -3}, "no_repeat_ngram_size: "),
         (DecodingArguments, {"batch_size": 0}, "batch_size: "),
     ],
@@ -117,7 +117,7 @@ def test_the_command_line_refuses_them_in_one_line(tiny_run):
     import gen_cvae
 
     before = (tiny_run / "results.json").read_text()
-    with pytest.raises(InputError, match="max_new_tokens: expected a number at least 1, found 0"):
+    with pytest.raises(InputError, match="max_new_tokens: expected a number of at least 1, found 0"):
         gen_cvae.main(["--outs", str(tiny_run.parent), "--run", tiny_run.name, "--max_new_tokens", "0"])
     assert (tiny_run / "results.json").read_text() == before
 
