@@ -1,4 +1,4 @@
-"""A conversation in the terminal with a trained run. ``python chat.py outs/demo``
+"""A conversation in the terminal, with a run or with the released model. ``python chat.py outs/demo``
 
 Type a message to get a reply. /lyrical asks for an aspect, /optimistic 0.5 for half the run's strength of it, /help lists
 the rest. Ctrl-C stops a reply under way, or ends the conversation at the prompt, as Ctrl-D does.
@@ -18,6 +18,8 @@ from pathlib import Path  # noqa: E402
 from dataset.jsonl import write_json  # noqa: E402
 from miracle import Miracle, Reply  # noqa: E402
 from schema import InputError, target_name  # noqa: E402
+from scripts.runs import relative  # noqa: E402
+from scripts.share import default_run  # noqa: E402
 
 HELP = """\
 /ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out
@@ -197,7 +199,7 @@ def typed() -> Iterator[str]:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("run", nargs="?", default="outs/demo", help="a run's folder, or its cvae/ alone (default: outs/demo)")
+    options.add_argument("run", nargs="?", type=Path, help="a run's folder, or its cvae/ alone (default: the run trained last, or release/chat)")
     options.add_argument("--target", help="aspects to begin with: lyrical,optimistic")
     options.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     return options
@@ -206,14 +208,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Talk until the user ends it; returns the exit status."""
     options = parser().parse_args(argv)
-    model = Miracle.from_run(options.run, options.device)
+    run = options.run or default_run()
+    model = Miracle.from_run(run, options.device)
     chat = Chat(model)
     chat.target = model.target(options.target)
     try:
         import readline  # noqa: F401  line editing and history at the prompt, where the platform has it
     except ImportError:
         pass
-    print(f"{options.run}: " + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items()))
+    print(f"{relative(run)}: " + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items()))
     print("type a message; /help lists the commands, Ctrl-D ends")
     if doubts := model.scorer.coherence_warnings() if model.scorer else []:
         print(f"what 'fits' says is in doubt: {'; '.join(doubts)}")

@@ -14,7 +14,7 @@ prepare_libraries()
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; raises `InputError`."""
     parser = Parser(description="Try a run in the browser. Serves this machine only.")
-    parser.add_argument("folder", nargs="?", type=Path, help="the run's folder (outs/demo)")
+    parser.add_argument("folder", nargs="?", type=Path, help="the run's folder (default: the run trained last, or release/chat)")
     parser.add_argument("--run", help="the same by its name under outs/")
     parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run, for the tab with both")
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
@@ -39,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         raise InputError("the playground needs gradio: python -m pip install gradio") from None
     from miracle import Miracle
+    from scripts.share import default_run
 
-    folders = [given.folder or Path("outs") / (given.run or "demo"), *([given.compare] if given.compare else [])]
+    folders = [given.folder or (Path("outs") / given.run if given.run else default_run()), *([given.compare] if given.compare else [])]
     runs = [(folder.resolve().name, Miracle.from_run(folder, given.device)) for folder in folders]
     for _, model in runs:
         model.warm_up()

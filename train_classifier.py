@@ -45,7 +45,7 @@ def train_attribute(
         return record
     train, dev = (read_texts(schema, attribute, split, common.limit) for split in ("train", "dev"))
     set_seed(training.seed)
-    model, tokenizer = new_classifier(common.encoder, options.size, lambda: (text for text, _ in train), list(attribute.aspects))
+    model, tokenizer = new_classifier(common.encoder, options.size, lambda: (text for text, _ in train), list(attribute.aspects), lora_rank=options.lora_rank)
 
     def encoded(texts: list[tuple[str, int]]) -> Dataset:
         rows = encode_texts(tokenizer, [text for text, _ in texts], options.max_length)

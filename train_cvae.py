@@ -4,14 +4,17 @@ from scripts.entry import prepare_libraries, run_main
 
 prepare_libraries()
 
+import copy  # noqa: E402
 import dataclasses  # noqa: E402
 import math  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments, set_seed  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase, TrainingArguments, set_seed  # noqa: E402
 
 from dataset.batching import CvaeCollator, cvae_dataset  # noqa: E402
+from dataset.chat_template import UnreadableTemplate, template_of  # noqa: E402
 from dataset.dialogues import Dialogue, read_attribute_dialogues  # noqa: E402
 from dataset.encoding import SHORTEST, DialogueTemplate  # noqa: E402
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer  # noqa: E402
@@ -21,9 +24,11 @@ from model.cvae import Miracle  # noqa: E402
 from model.schedule import KL_SCHEDULES  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scripts.arguments import CommonArguments, at_least, parse_arguments, within  # noqa: E402
+from scripts.devices import memory_used  # noqa: E402
 from scripts.cvae_trainer import SHAPES, CvaeTrainer, can_record  # noqa: E402
-from scripts.generation import ENCODER_TOKENIZER  # noqa: E402
+from scripts.generation import ENCODER_TOKENIZER, load_cvae  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
+from scripts.share import run_parts  # noqa: E402
 from scripts.training import PRECISIONS, Stage, compared_settings, run_trainer, settled  # noqa: E402
 
 
@@ -42,7 +47,11 @@ class ModelArguments:
     token_dropout: float = field(default=0.3, metadata={"help": "share of the decoder's input embeddings zeroed in training"})
     encoder_length: int = field(default=128, metadata={"help": "longest encoder input in tokens"})
     decoder_length: int = field(default=128, metadata={"help": "longest decoder input in tokens"})
-    user_prefix: str = field(default="", metadata={"help": "mark before a user turn in the decoder's text"})
+    lexical_embedding: bool = field(default=False, metadata={"help": "that linear term goes through the decoder's output embedding: a fraction of the weights"})
+    lora_rank: int = field(default=0, metadata={"help": "train adapters of this rank on the frozen bases (LoRA); 0: all weights"})
+    lora_alpha: float = field(default=0.0, metadata={"help": "their scale is lora_alpha / lora_rank; 0: twice the rank"})
+    start_from: str | None = field(default=None, metadata={"help": "run, release or cvae/ folder to go on from; its architecture stays, heads and priors of new attributes start anew"})
+    user_prefix: str = field(default="", metadata={"help": "mark before a user turn in the text of a decoder whose tokenizer has no chat template"})
     assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
     turn_start: str = field(default="", metadata={"help": "text between mark and turn"})
     turn_end: str = field(default="<|endoftext|>", metadata={"help": "mark after a turn"})
@@ -55,7 +64,7 @@ class ModelArguments:
 
     def __post_init__(self):
         at_least(1, self, "latent_size n_prefix head_width scratch_encoder_layers scratch_decoder_layers scratch_width scratch_heads scratch_vocab_size")
-        at_least(0, self, "head_layers")
+        at_least(0, self, "head_layers lora_rank lora_alpha")
         at_least(SHORTEST, self, "encoder_length decoder_length")
         for name in ("token_dropout", "scratch_dropout"):
             within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
@@ -110,6 +119,10 @@ def build(
         model.bases.BaseNotFound: a base cannot be had.
         InputError: a decoder whose cache cannot take z.
     """
+    if options.start_from:
+        return continued(options, schema)
+    if options.lora_rank and bases.SCRATCH in (common.encoder, common.decoder):
+        raise InputError("--lora_rank trains adapters on bases; an encoder or decoder from scratch has none")
     template = options.template
     texts = [text for dialogue in dialogues for text in (*dialogue.context, dialogue.response)]
     encoder = decoder = None
@@ -123,25 +136,72 @@ def build(
         (decoder_config, decoder_tokenizer), template = scratch_decoder(options, texts), SCRATCH_TEMPLATE
     else:
         decoder_tokenizer, decoder = bases.load_tokenizer(common.decoder), bases.load_decoder(common.decoder)
-        decoder_config = decoder.config
+        decoder_config, template = decoder.config, marks(decoder_tokenizer, template, common.decoder)
+    records = {}
+    if options.lora_rank:
+        records = {kind: bases.record_of(name, base, relative_name(name)) for kind, name, base in (("encoder", common.encoder, encoder), ("decoder", common.decoder, decoder))}
     names = {f.name for f in dataclasses.fields(ModelArguments)} & set(MiracleConfig().to_dict())
     config = MiracleConfig(
         encoder=_portable(encoder_config),
         decoder=_portable(decoder_config),
         attributes=schema.aspects,
         template=dataclasses.asdict(template),
+        bases=records,
         **{name: getattr(options, name) for name in names},
     )
     try:
         model = Miracle(config)
     except ValueError as error:
         raise InputError(str(error)) from error
-    if encoder is not None:
-        for part in filter(None, (model.prior_encoder, model.posterior_encoder)):
-            part.load_base(encoder)
-    if decoder is not None:
-        model.decoder.lm.load_state_dict(decoder.state_dict())
+    model.load_bases(encoder, decoder)
     return model, encoder_tokenizer, decoder_tokenizer
+
+
+def continued(options: ModelArguments, schema: Schema) -> tuple[Miracle, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The model of another run with this schema's attributes: heads and priors of attributes that it does not have start anew.
+
+    Raises:
+        InputError: where there is no trained CVAE.
+    """
+    folder = run_parts(Path(options.start_from))[1]
+    source = load_cvae(folder)
+    config = copy.deepcopy(source.config)
+    config.attributes, config.token_dropout = schema.aspects, options.token_dropout
+    model = Miracle(config)
+    model.load_state_dict(inherited(source, model), strict=False)
+    return model, AutoTokenizer.from_pretrained(folder / ENCODER_TOKENIZER), AutoTokenizer.from_pretrained(folder)
+
+
+def inherited(source: Miracle, model: Miracle) -> dict[str, torch.Tensor]:
+    """The weights that a model takes over from one with other attributes; an attribute is the same where its aspects are, too."""
+    weights, own = source.state_dict(), model.state_dict()
+    taken = {name: value for name, value in weights.items() if not name.startswith(("heads.", "prior."))}
+    before, now = (list(m.config.attributes.items()) for m in (source, model))
+    pairs = [(before.index(attribute), number) for number, attribute in enumerate(now) if attribute in before]
+    for old, new in pairs:
+        taken |= {name: weights[name.replace(f"heads.heads.{new}.", f"heads.heads.{old}.", 1)] for name in own if name.startswith(f"heads.heads.{new}.")}
+    for name in ("prior.project.weight", "prior.project.bias"):
+        if source.prior.shared:
+            taken[name] = weights[name]
+            continue
+        rows, theirs = own[name].unflatten(0, (len(now), -1)).clone(), weights[name].unflatten(0, (len(before), -1))
+        for old, new in pairs:
+            rows[new] = theirs[old]
+        taken[name] = rows.flatten(0, 1)
+    return taken
+
+
+def marks(tokenizer: PreTrainedTokenizerBase, otherwise: DialogueTemplate, name: str) -> DialogueTemplate:
+    """The turn marks of a base; raises `InputError` for a chat template that they cannot be read off."""
+    try:
+        return template_of(tokenizer, otherwise)
+    except UnreadableTemplate as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def relative_name(base: str) -> str:
+    """A base as it is recorded: a folder without the machine's part, a hub name or ``scratch`` as it is."""
+    return relative(base) if Path(base).is_dir() else base
 
 
 def _portable(config) -> dict:
@@ -170,7 +230,10 @@ def main(argv: list[str] | None = None) -> int:
     files = [path for attribute in schema.attributes for path in (attribute.dialogues, attribute.dev_dialogues)]
     settings = {"schema": schema.aspects, "encoder": common.encoder, "decoder": common.decoder, "limit": common.limit}
     settings |= dataclasses.asdict(options) | dataclasses.asdict(loss)
-    names = {key: getattr(common, key) if getattr(common, key) == bases.SCRATCH else relative(getattr(common, key)) for key in ("encoder", "decoder")}
+    names = {key: relative_name(getattr(common, key)) for key in ("encoder", "decoder")}
+    if options.start_from:
+        names["start_from"] = relative(options.start_from)
+        files += sorted(run_parts(Path(options.start_from))[1].glob("*.safetensors"))
     stage = Stage(
         name="cvae",
         folder=common.run_folder / "cvae",
@@ -182,11 +245,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     train, dev = (read_attribute_dialogues(schema, split, common.limit) for split in ("train", "dev"))
     stage.record.update(data=data_record(schema, train, dev), descriptions={a.name: a.descriptions for a in schema.attributes if a.descriptions})
+    arguments = settled(training, stage, loss.precision, label_names=["labels"])
     set_seed(training.seed)
     model, encoder_tokenizer, decoder_tokenizer = build(common, options, schema, [d for ds in train.values() for d in ds])
+    if arguments.bf16 and model.config.lora_rank and arguments.device.type == "cuda":
+        model.freeze_in(torch.bfloat16)
     template = DialogueTemplate(**model.config.template)
     how = (encoder_tokenizer, decoder_tokenizer, template, options.encoder_length, options.decoder_length, options.use_context)
-    arguments = settled(training, stage, loss.precision, label_names=["labels"])
     graphs = loss.graphs and can_record(arguments)
     trainer = CvaeTrainer(
         model=model,
@@ -198,10 +263,13 @@ def main(argv: list[str] | None = None) -> int:
         settings=loss,
         new_learning_rate=loss.new_learning_rate,
     )
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"cvae: {millions:.1f} M parameters, {len(trainer.train_dataset)} training dialogues", flush=True)
+    millions, trained = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) / 1e6 for every in (True, False))
+    adapters = f", {trained:.1f} M of them trained (adapters of rank {model.config.lora_rank})" if model.config.lora_rank else ""
+    print(f"cvae: {millions:.1f} M parameters{adapters}, {len(trainer.train_dataset)} training dialogues", flush=True)
     seconds = run_trainer(trainer, stage)
-    metrics = {key.removeprefix("eval_"): value for key, value in trainer.final_metrics().items()}
+    memory = memory_used()
+    held = f", {memory['held']:.1f} GB" if memory else ""
+    metrics = {key.removeprefix("eval_"): value for key, value in trainer.final_metrics().items()} | ({"memory_gb": memory} if memory else {})
 
     def save(folder: Path) -> None:
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
@@ -213,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     stage.finish(save, metrics, seconds)
     print(
         f"cvae: dev reconstruction {metrics['reconstruction']:.3f} nats/token, KL {metrics['kl_unclamped']:.1f} nats, latent heads "
-        f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s -> {stage.folder}",
+        f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s{held} -> {stage.folder}",
         flush=True,
     )
     return 0

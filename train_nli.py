@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     made = (pairs_of.pair_rounds, pairs_of.corrupt_share, common.limit, training.seed)
     train, dev = load_pairs(schema, "train", *made), load_pairs(schema, "dev", *made)
     set_seed(training.seed)
-    model, tokenizer = new_classifier(common.encoder, options.size, lambda: _texts(train), LABEL_NAMES, token_types=4)
+    model, tokenizer = new_classifier(common.encoder, options.size, lambda: _texts(train), LABEL_NAMES, token_types=4, lora_rank=options.lora_rank)
     encoded = (_encoded(pairs, model, tokenizer, options.max_length) for pairs in (train, dev))
 
     def audit(folder: Path) -> dict[str, float]:

@@ -14,12 +14,17 @@ SHORTEST = 8  # tokens that an input must have room for: special ones and a word
 
 @dataclass(frozen=True)
 class DialogueTemplate:
-    """How a decoder's text marks who speaks; the default is DialoGPT's, whose turns end with its end-of-text token."""
+    """How a decoder's text marks who speaks; the default is DialoGPT's, whose turns end with its end-of-text token.
+
+    `dataset.chat_template` reads the marks of an instruct model off its tokenizer.
+    """
 
     user_prefix: str = ""
     assistant_prefix: str = ""
     turn_start: str = ""  # stands before every turn's text; " " for a byte-level vocabulary after a prefix
     turn_end: str = "<|endoftext|>"
+    start: str = ""  # stands before the first turn that is read: the beginning-of-sequence token of bases that want one
+    reply_end: str | None = None  # after a reply, where that differs from the end of a user's turn
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -119,15 +124,17 @@ def encode_for_decoder(
         end-of-sequence token. Without responses ``labels`` is absent.
     """
     eos = [tokenizer.eos_token_id]
-    user, assistant, end = (_marker_ids(tokenizer, mark) for mark in (template.user_prefix, template.assistant_prefix, template.turn_end))
-    start = assistant or ([] if use_context else [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos[0]])
+    ends = (template.turn_end, template.turn_end if template.reply_end is None else template.reply_end)
+    begin, user, assistant, *ends = (_marker_ids(tokenizer, mark) for mark in (template.start, template.user_prefix, template.assistant_prefix, *ends))
+    start = assistant or ([] if use_context or begin else [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos[0]])
     turns_of = _all_turn_ids(tokenizer, contexts if use_context else [() for _ in contexts], template.turn_start)
     replies = text_ids(tokenizer, [template.turn_start + reply if reply else "" for reply in responses]) if responses is not None else [None] * len(contexts)
     encoded = []
     for turns, reply in zip(turns_of, replies):
-        tail = [] if reply is None else reply[: max_length - len(start) - 1 - bool(turns)] + eos
-        marked = [(user, assistant)[position % 2] + turn + end for position, turn in enumerate(turns)]
-        prompt = (_fitting(marked, max_length - len(start) - len(tail)) if marked else []) + start
+        room = max_length - len(begin) - len(start)
+        tail = [] if reply is None else reply[: room - 1 - bool(turns)] + eos
+        marked = [(user, assistant)[position % 2] + turn + ends[position % 2] for position, turn in enumerate(turns)]
+        prompt = begin + (_fitting(marked, room - len(tail)) if marked else []) + start
         row = {"input_ids": prompt + tail}
         if reply is not None:
             row["labels"] = [IGNORED] * len(prompt) + tail

@@ -1,6 +1,8 @@
 """Base models: where the encoders' and the decoder's weights come from, and tiny configurations to start from nothing."""
 
+import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
+BASES = ROOT / "data" / "bases"  # where `scripts.get_bases` puts them
 SCRATCH = "scratch"  # the name of a base that does not exist: random weights, own tokenizer
 
 
@@ -109,6 +113,83 @@ def load_encoder(name: str) -> PreTrainedModel:
 def load_decoder(name: str) -> PreTrainedModel:
     """A causal LM base in fp32; raises `BaseNotFound`."""
     return _load(AutoModelForCausalLM, name, dtype="float32")
+
+
+@dataclass(frozen=True)
+class BaseRecord:
+    """What a checkpoint of adapters remembers of a base that they stand on.
+
+    Attributes:
+        name: folder, from the repository's root where it lies there, or hub name.
+        hash: `content_hash` of its weights.
+        revision: of the hub's repository; None: a folder, or unknown.
+        known: name among `scripts.get_bases`'s bases, and where that one came from; None: none of those.
+    """
+
+    name: str
+    hash: str
+    revision: str | None = None
+    known: str | None = None
+    source: str | None = None
+
+
+def content_hash(model: PreTrainedModel) -> str:
+    """The first 16 hex digits of the SHA-256 over a model's weights in fp32, by name: the same for every way to store them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().float().contiguous().cpu().numpy())
+    return digest.hexdigest()[:16]
+
+
+def record_of(name: str, model: PreTrainedModel, shown: str) -> dict:
+    """The `BaseRecord` of a loaded base as a dict.
+
+    Args:
+        name: what it was loaded by, a folder or a hub name.
+        shown: the name to keep, without the machine's part.
+    """
+    origin = Path(name).parent / "base.json"
+    found = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+    revision = None if Path(name).is_dir() else getattr(model.config, "_commit_hash", None)
+    record = BaseRecord(shown, content_hash(model), revision, found.get("name"), found.get("source"))
+    if Path(name).is_dir() and not Path(name).resolve().is_relative_to(ROOT):  # checkpoints keep no machine's paths, this machine may
+        note = BASES / "places" / record.hash
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(str(Path(name).resolve()), encoding="utf-8")
+    return dataclasses.asdict(record)
+
+
+def load_recorded(kind: str, record: dict, folder: str | None = None) -> PreTrainedModel:
+    """The base that adapters stand on, in fp32.
+
+    Args:
+        kind: ``encoder`` or ``decoder``.
+        record: `BaseRecord` as a dict.
+        folder: where it lies; None: by its recorded name, else where `record_of` saw it on this machine, else any folder of
+            `BASES` that holds the same weights, else the hub's.
+
+    Raises:
+        BaseNotFound: where there is none, or only others; says which were looked at.
+    """
+    wanted = BaseRecord(**record)
+    note = BASES / "places" / wanted.hash
+    seen = [Path(note.read_text(encoding="utf-8"))] if note.is_file() else []
+    places = [Path(folder)] if folder else [ROOT / wanted.name, *seen, *sorted(BASES.glob(f"*/{kind}"))]
+    found = []
+    for place in dict.fromkeys(place for place in places if (place / "config.json").is_file()):
+        model = load_encoder(str(place)) if kind == "encoder" else load_decoder(str(place))
+        if (other := content_hash(model)) == wanted.hash:
+            return model
+        found.append(f"{place} with {other}")
+    if wanted.revision and not folder:
+        loader = AutoModel if kind == "encoder" else AutoModelForCausalLM
+        model = _load(loader, wanted.name, dtype="float32", revision=wanted.revision)
+        if content_hash(model) == wanted.hash:
+            return model
+        found.append(f"the hub's {wanted.name} with {content_hash(model)}")
+    remedy = f"; get it: bash scripts/get_bases.sh {wanted.known} --source {wanted.source}" if wanted.known else ""
+    raise BaseNotFound(f"these adapters stand on the {kind} {wanted.name} with hash {wanted.hash}; found {' and '.join(found) or 'none'}{remedy}")
 
 
 def weights_hash(folder: Path) -> str:

@@ -21,6 +21,9 @@ class MiracleConfig(PreTrainedConfig):
         token_dropout: share of the decoder's input embeddings zeroed in training, so that z is needed.
         template: the marks of the speakers in the decoder's text (`dataset.encoding.DialogueTemplate` as a dict).
         encoder_length, decoder_length: longest inputs in tokens.
+        lexical_embedding: that linear term goes through the decoder's own output embedding: [D, H] weights instead of [D, V].
+        lora_rank, lora_alpha: of the adapters on frozen bases (`model.adapters`); rank 0: none, all weights are trained and saved.
+        bases: with adapters, what they stand on: ``{"encoder": record, "decoder": record}``, see `model.bases.BaseRecord`.
     """
 
     model_type = "miracle"
@@ -42,6 +45,10 @@ class MiracleConfig(PreTrainedConfig):
         template: dict[str, str] | None = None,
         encoder_length: int = 256,
         decoder_length: int = 256,
+        lexical_embedding: bool = False,
+        lora_rank: int = 0,
+        lora_alpha: float = 0.0,
+        bases: dict[str, dict] | None = None,
         **kwargs,
     ):
         if prior not in PRIORS:
@@ -61,6 +68,10 @@ class MiracleConfig(PreTrainedConfig):
         self.template = template or {}
         self.encoder_length = encoder_length
         self.decoder_length = decoder_length
+        self.lexical_embedding = lexical_embedding
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.bases = bases or {}
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict:

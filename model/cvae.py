@@ -1,16 +1,23 @@
 """The conditional VAE that joins encoders, priors, decoder and latent heads."""
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from model.adapters import add_adapters, load_base_weights, merge_adapters
+from model.bases import load_recorded
 from model.checkpointing import checkpoint_layers
 from model.config import MiracleConfig
 from model.decoder import LatentDecoder
-from model.encoder import MeanEncoder
+from model.encoder import MeanEncoder, encoder_weights
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
-from model.losses import LossTerms, LossWeights, classification_loss, context_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss, token_losses
+from model.losses import LossTerms, LossWeights, classification_loss, context_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss
 from model.prior import LatentPrior, of_attribute
 
 
@@ -32,28 +39,90 @@ class Miracle(PreTrainedModel):
         self.prior = LatentPrior(hidden, config.latent_size, len(aspects), shared=config.prior == "shared")
         self.posterior = nn.Linear(hidden, 2 * config.latent_size)
         self.heads = LatentHeads(config.latent_size, aspects, config.head_width, config.head_layers)
-        self.decoder = LatentDecoder(config.decoder, config.latent_size, config.n_prefix, config.token_dropout, config.lexical_offset)
+        self.decoder = LatentDecoder(
+            config.decoder, config.latent_size, config.n_prefix, config.token_dropout, config.lexical_offset, config.lexical_embedding
+        )
         self.post_init()
-        self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)  # saved once; tells the Trainer that a checkpoint without them is whole
+        if config.lora_rank:
+            for base in self.base_models():
+                add_adapters(base, config.lora_rank, config.lora_alpha or 2.0 * config.lora_rank)
+        self._note_unsaved()
+
+    def _note_unsaved(self) -> None:
+        """Tied weights are saved once and frozen ones not at all; tells the Trainer that a checkpoint without them is whole."""
+        frozen = {name for name, value in self.named_parameters(remove_duplicate=False) if not value.requires_grad}
+        self._keys_to_ignore_on_save = set(self.all_tied_weights_keys) | frozen
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *args, config: MiracleConfig | None = None, bases: dict[str, str] | None = None, **options):
+        """Load a checkpoint that `save_pretrained` wrote, whole or adapters.
+
+        Args:
+            bases: with adapters, ``{"encoder": folder, "decoder": folder}`` of what they stand on; None: looked for by
+                `model.bases.locate`.
+
+        Raises:
+            model.bases.BaseNotFound: where adapters' bases are not found, or are not those that they were trained on.
+        """
+        config = config or MiracleConfig.from_pretrained(folder)
+        if not config.lora_rank:
+            return super().from_pretrained(folder, *args, config=config, **options)
+        with no_init_weights():  # all of them are read
+            model = cls(config)
+        model.load_bases(*(load_recorded(kind, config.bases[kind], (bases or {}).get(kind)) for kind in ("encoder", "decoder")))
+        weights = load_file(Path(folder) / SAFE_WEIGHTS_NAME)
+        shapes = {name: value.shape for name, value in model.state_dict().items() if name not in model._keys_to_ignore_on_save}
+        other = sorted(name for name in {*shapes, *weights} if name not in shapes or name not in weights or shapes[name] != weights[name].shape)
+        if other:
+            raise ValueError(f"{folder}: the weights are not those of this model; missing, left over or of another size are {', '.join(other[:3])}")
+        model.load_state_dict(weights, strict=False)
+        return model.eval()
+
+    def base_models(self) -> list[PreTrainedModel]:
+        """The language models that everything stands on: encoders, then decoder."""
+        encoders = [self.prior_encoder] + ([self.posterior_encoder] if self.posterior_encoder else [])
+        return [*(encoder.transformer for encoder in encoders), self.decoder.lm]
+
+    def load_bases(self, encoder: PreTrainedModel | None, decoder: PreTrainedModel | None) -> None:
+        """Take the bases' weights, strictly, with or without adapters on top; None leaves a part as it is."""
+        *encoders, lm = self.base_models()
+        if encoder is not None:
+            for transformer in encoders:
+                load_base_weights(transformer, encoder_weights(encoder))
+        if decoder is not None:
+            load_base_weights(lm, decoder.state_dict())
+
+    def freeze_in(self, dtype: torch.dtype) -> None:
+        """Keep the frozen weights in a smaller type; what is trained stays as it is."""
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+
+    def merge(self) -> None:
+        """Add the adapters to the weights: the same model, whole."""
+        for base in self.base_models():
+            merge_adapters(base)
+        self.config.lora_rank, self.config.bases = 0, {}
+        self.requires_grad_(True)
+        self._note_unsaved()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """The bases initialise themselves; ours: normal weights, and means of unit scale from the first step on."""
-        bases = [self.prior_encoder.transformer, self.decoder.lm] + ([self.posterior_encoder.transformer] if self.posterior_encoder else [])
-        for base in bases:
+        for base in self.base_models():
             if any(module is inner for inner in base.modules()):
                 base._init_weights(module)
                 return
         if isinstance(module, nn.Linear):
-            gain = {self.decoder.to_prefix: 0.1, self.decoder.to_offset: 0.02, self.decoder.to_logits: 0.02}.get(module, 1.0)  # small beside what they join
+            lexical = getattr(self.decoder.to_logits, "project", self.decoder.to_logits)
+            gain = {self.decoder.to_prefix: 0.1, self.decoder.to_offset: 0.02, lexical: 0.02}.get(module, 1.0)  # small beside what they join
             nn.init.normal_(module.weight, std=gain * module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def base_parameters(self) -> set[int]:
         """Ids of the parameters that come from the bases, which train at a lower rate where those are pre-trained."""
-        encoders = [self.prior_encoder] + ([self.posterior_encoder] if self.posterior_encoder else [])
-        return {id(p) for base in [*encoders, self.decoder.lm] for p in base.parameters()}
+        return {id(p) for base in self.base_models() for p in base.parameters()}
 
     def encode_prior(self, context_ids: torch.Tensor, context_mask: torch.Tensor) -> Gaussian:
         """p(z | c, attribute) of every attribute, [B, K, D], from context ids and mask [B, T]."""
@@ -97,7 +166,7 @@ class Miracle(PreTrainedModel):
 
         reads_context = bool(weights.context) and self.config.use_context
         kept = 0 if reads_context or response_length is None else response_length + 1  # columns; 0: all
-        losses = token_losses(self.decoder(decoder_ids, decoder_mask, z, kept), decoder_ids[:, -kept:])
+        losses = self.decoder.losses(decoder_ids, decoder_mask, z, kept)
         reconstruction = reconstruction_loss(losses, labels[:, -kept:])
         context = context_loss(losses, decoder_mask, labels) if reads_context else reconstruction.new_zeros(())
         kl, kl_unclamped = kl_loss(posterior, prior, weights.free_bits)

@@ -12,13 +12,16 @@ import functools
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from model.cache import PrefixLayer, RoomCache
 from model.encoder import encoder_config as decoder_config
+from model.losses import token_losses
 
 ALIGNED = 64  # columns
+CHUNK = 1024  # positions whose logits are computed at once in training: of a vocabulary of 50,000 they take 0.2 GB in fp32
 COMPRESSED_CACHE_KEYS = ("kv_lora_rank", "qk_rope_head_dim")  # multi-head latent attention caches no plain keys
 
 
@@ -98,10 +101,30 @@ def padded_product(head: nn.Linear, states: torch.Tensor, dtype: torch.dtype) ->
     return F.linear(states.to(dtype), weight, bias)[..., : head.out_features]
 
 
+class EmbeddedOffset(nn.Module):
+    """A lexical offset through the decoder's own output embedding: logits ``E W z`` with trained W [H, D].
+
+    The same as an offset on the last hidden state. Of all offsets that are linear in z it takes those that the embedding
+    can express, with D * H weights instead of D * V.
+    """
+
+    def __init__(self, latent_size: int, head: nn.Module):
+        super().__init__()
+        self.project = nn.Linear(latent_size, head.weight.shape[1], bias=False)
+        self.head = [head]  # it belongs to the language model
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Logits [B, V] for z [B, D]."""
+        weight = self.head[0].weight
+        return F.linear(self.project(z).to(weight.dtype), weight)
+
+
 class LatentDecoder(nn.Module):
     """A causal LM conditioned on z."""
 
-    def __init__(self, settings: dict, latent_size: int, n_prefix: int, token_dropout: float, lexical_offset: bool = False):
+    def __init__(
+        self, settings: dict, latent_size: int, n_prefix: int, token_dropout: float, lexical_offset: bool = False, lexical_embedding: bool = False
+    ):
         super().__init__()
         config = decoder_config(settings)
         if getattr(config, "activation_function", None) == "gelu_new":
@@ -111,10 +134,14 @@ class LatentDecoder(nn.Module):
         if isinstance(head := self.lm.get_output_embeddings(), nn.Linear):
             align_head(head)
         self.n_prefix, self.token_dropout = n_prefix, token_dropout
+        self.plain_head: bool | None = None  # see `_plain_head`
         self.n_layers, self.n_heads, self.head_dim = cache_shape(config)
         self.to_prefix = nn.Linear(latent_size, self.n_layers * 2 * self.n_heads * n_prefix * self.head_dim)
         self.to_offset = nn.Linear(latent_size, config.hidden_size)
-        self.to_logits = nn.Linear(latent_size, config.vocab_size, bias=False) if lexical_offset else None
+        self.to_logits = None
+        if lexical_offset:
+            embedded = lexical_embedding and self.lm.get_output_embeddings() is not None
+            self.to_logits = EmbeddedOffset(latent_size, self.lm.get_output_embeddings()) if embedded else nn.Linear(latent_size, config.vocab_size, bias=False)
 
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
@@ -144,11 +171,54 @@ class LatentDecoder(nn.Module):
         Args:
             logits_to_keep: only those of the last so many positions; 0: all.
         """
+        logits = self.call(*self._inputs(input_ids, attention_mask, z), logits_to_keep=logits_to_keep)
+        return logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1)
+
+    def losses(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor, kept: int = 0) -> torch.Tensor:
+        """Nats of every token given those before it, [B, T - 1] or [B, kept - 1]; see `model.losses.token_losses`.
+
+        The logits, by far the largest tensors of a training step, are computed for a few rows at a time, and once more in
+        the backward pass, where the language model's logits are its output embedding's product with its last states.
+
+        Args:
+            kept: only the last so many positions; 0: all.
+        """
+        if not self.training or not self._plain_head():
+            return token_losses(self.forward(input_ids, attention_mask, z, kept), input_ids[:, -kept:])
+        embeddings, seen, positions, cache = self._inputs(input_ids, attention_mask, z)
+        states = self._states(embeddings, seen, positions, cache)[:, -kept:]
+        size = max(1, CHUNK // states.shape[1])  # rows
+        parts = zip(states.split(size), z.split(size), input_ids[:, -kept:].split(size))
+        return torch.cat([checkpoint(self._chunk_losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+    def _inputs(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor) -> tuple:
+        """What `call` takes for whole texts: embeddings, mask, positions and a cache that holds the prefix."""
         cache = Cache(layers=[PrefixLayer(keys, values) for keys, values in self.prefix(z)])
         seen = torch.cat([self.prefix_mask(z), attention_mask], dim=1)
-        positions = positions_of(attention_mask)
-        logits = self.call(self.embed(input_ids, self.to_offset(z)), seen, positions, cache, logits_to_keep=logits_to_keep)
-        return logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1)
+        return self.embed(input_ids, self.to_offset(z)), seen, positions_of(attention_mask), cache
+
+    def _states(self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache) -> torch.Tensor:
+        dtype = self.lm.get_input_embeddings().weight.dtype
+        return self.lm.base_model(
+            inputs_embeds=embeddings.to(dtype), attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+
+    def _chunk_losses(self, states: torch.Tensor, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        logits = self.lm.get_output_embeddings()(states)
+        return token_losses(logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1), ids)
+
+    def _plain_head(self) -> bool:
+        """Whether nothing stands between the last states, the output embedding and the logits; looked at once."""
+        if self.plain_head is None:
+            head, training = self.lm.get_output_embeddings(), self.lm.training
+            device = self.lm.get_input_embeddings().weight.device
+            ids = torch.arange(4, device=device).unsqueeze(0)
+            self.lm.eval()
+            with torch.no_grad():
+                states = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                self.plain_head = isinstance(head, nn.Linear) and torch.allclose(head(states), self.lm(input_ids=ids, use_cache=False).logits, atol=1e-2, rtol=1e-2)
+            self.lm.train(training)
+        return self.plain_head
 
     def call(self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache, **options) -> torch.Tensor:
         """One call of the language model behind a cache that begins with the prefix.

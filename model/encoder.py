@@ -11,6 +11,11 @@ def encoder_config(settings: dict) -> AutoConfig:
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
+def encoder_weights(base: nn.Module) -> dict[str, torch.Tensor]:
+    """A base's weights without the pooling layer that it may have and `MeanEncoder` has not."""
+    return {name: value for name, value in base.state_dict().items() if not name.startswith("pooler.")}
+
+
 class MeanEncoder(nn.Module):
     """A BERT-type encoder whose output is the mean over the real tokens (section 3.1 uses the same pooling)."""
 
@@ -21,11 +26,6 @@ class MeanEncoder(nn.Module):
         self.transformer = AutoModel.from_config(config, **options)
         self.hidden_size = config.hidden_size
         self.has_token_types = getattr(config, "type_vocab_size", 0) > 1
-
-    def load_base(self, base: nn.Module) -> None:
-        """Take a base's weights, strictly, but for the pooling layer that a base may have and this encoder has not."""
-        weights = {name: value for name, value in base.state_dict().items() if not name.startswith("pooler.")}
-        self.transformer.load_state_dict(weights)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
         """Args: ids, mask (1 = real) and token types, each [B, T]. Returns [B, H] in fp32."""

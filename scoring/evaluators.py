@@ -1,6 +1,8 @@
 """The evaluators: sequence classifiers for attributes and coherence, trained apart from the generator."""
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from datasets import Dataset
 from scipy.special import softmax
 from tqdm import tqdm
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForSequenceClassification,
@@ -18,16 +21,18 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.utils import logging
 
 from dataset.batching import ClassifierCollator, pad_inputs
 from dataset.encoding import encode_contexts, encode_texts
 from dataset.tokenizers import train_encoder_tokenizer
-from model.bases import SCRATCH, ScratchSize, load_config, load_tokenizer, scratch_encoder_config
+from model.bases import SCRATCH, ScratchSize, load_config, load_encoder, load_recorded, load_tokenizer, record_of, scratch_encoder_config
 from schema import InputError
+from scripts.runs import relative
 
 
 def new_classifier(
-    base: str, size: ScratchSize, texts: Callable[[], Iterable[str]], labels: list[str], token_types: int = 2
+    base: str, size: ScratchSize, texts: Callable[[], Iterable[str]], labels: list[str], token_types: int = 2, lora_rank: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier to train, from a base or from nothing, and its tokenizer.
 
@@ -37,19 +42,74 @@ def new_classifier(
         size, texts: used for ``scratch`` alone: the model's size and the texts to train the tokenizer on.
         labels: names in index order; they are kept in the model's configuration.
         token_types: of ``scratch``; 4 makes room for the exact-match feature (see `reads_exact_match`).
+        lora_rank: of adapters on the frozen base, which are then all that is trained but the last layer; 0: all weights.
 
     Raises:
         model.bases.BaseNotFound: for a base that cannot be had.
+        InputError: for adapters on ``scratch``.
     """
+    if base == SCRATCH and lora_rank:
+        raise InputError("--lora_rank trains adapters on a base; an encoder from scratch has none")
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     if base != SCRATCH:
         tokenizer, config = load_tokenizer(base), load_config(base)
         config.update({"num_labels": len(labels), "pad_token_id": tokenizer.pad_token_id, **names})  # decoders look for the last token by it
-        return AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="float32"), tokenizer
+        with quiet_loading():
+            model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="float32")
+        return with_adapters(model, base, lora_rank) if lora_rank else model, tokenizer
     tokenizer = train_encoder_tokenizer(texts(), size.vocab_size)
     config = scratch_encoder_config(size, tokenizer, token_types)
     config.update({"num_labels": len(labels), **names})
     return BertForSequenceClassification(config), tokenizer
+
+
+def with_adapters(model: PreTrainedModel, base: str, rank: int) -> PreTrainedModel:
+    """A classifier whose base is frozen, with adapters on it, as a `peft.PeftModel`; its last layer is trained whole."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    model.config.base_record = record_of(base, load_encoder(base), relative(base) if Path(base).is_dir() else base)
+    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=TaskType.SEQ_CLS))
+    adapted.peft_config["default"].base_model_name_or_path = None  # peft looks for it on the hub at every save
+    return adapted
+
+
+def save_classifier(model: PreTrainedModel, folder: Path) -> None:
+    """Write a classifier, whole or as adapters in `peft`'s own format, with its configuration, which names labels and base."""
+    if hasattr(model, "peft_config"):
+        model.peft_config["default"].base_model_name_or_path = model.config.base_record["name"]
+        model.save_pretrained(folder, save_embedding_layers=False)
+        model.config.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Loading a base without the report that its last layer is new, which it is meant to be."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def without_adapters(folder: Path) -> PreTrainedModel:
+    """A classifier of adapters with its base, put together and merged; its configuration names the base.
+
+    Raises:
+        model.bases.BaseNotFound: where the base is not found, or is another.
+    """
+    from peft import PeftModel
+
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_config(config)
+    found = model.base_model.load_state_dict(load_recorded("encoder", config.base_record).state_dict(), strict=False)
+    if found.missing_keys or any(not name.startswith("pooler.") for name in found.unexpected_keys):
+        raise InputError(f"{folder}: the base {config.base_record['name']} does not fit this classifier")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
 
 
 def reads_exact_match(model: PreTrainedModel) -> bool:
@@ -96,7 +156,9 @@ class Evaluator:
         if not (folder / "config.json").is_file():
             how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
             raise InputError(f"no {name} evaluator in {folder}; train it first: {how}")
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True).to(device).eval()
+        adapters = hasattr(AutoConfig.from_pretrained(folder), "base_record")
+        model = without_adapters(folder) if adapters else AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        model.to(device).eval()
         found = [model.config.id2label[index] for index in range(model.config.num_labels)]
         if found != labels:
             raise InputError(f"{folder}: the evaluator's labels are {found}, expected {labels}; it was trained for another schema")

@@ -5,16 +5,18 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dataset.batching import pad, pad_inputs
+from dataset.chat_template import template_of
 from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
 from model.bases import load_decoder, load_tokenizer
 
 
 class PerplexityModel:
-    """A causal LM that no part of the generator was trained with."""
+    """A causal LM as it is, not fine-tuned; its chat template's marks, where it has one, stand before those given."""
 
     def __init__(self, name: str, template: DialogueTemplate, device: torch.device):
-        self.name, self.template = name, template
+        self.name = name
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(name)
+        self.template = template_of(self.tokenizer, template)
         self.model: PreTrainedModel = load_decoder(name).to(device).eval()
         limit = getattr(self.model.config, "max_position_embeddings", 1024)
         self.max_length = min(512, limit)

@@ -11,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from schema import InputError
+from scripts.get_bases import KNOWN, ensure_bases
 
 if TYPE_CHECKING:  # it brings torch, which not all who read options need
     from transformers import TrainingArguments
@@ -23,11 +24,11 @@ PRESETS = ROOT / "scripts" / "presets"
 class CommonArguments:
     """What every script takes; a preset's value stands where an option is not given."""
 
-    preset: str = field(default="demo", metadata={"help": "demo, small, paper, or a YAML file like those in scripts/presets"})
+    preset: str = field(default="demo", metadata={"help": "demo, chat, small, paper, or a YAML file like those in scripts/presets"})
     run: str | None = field(default=None, metadata={"help": "name of the folder under --outs; default: the preset's name"})
     outs: str = field(default="outs", metadata={"help": "where runs are kept"})
     schema: str | None = field(default=None, metadata={"help": "schema file; default: the preset's, else schema.py"})
-    base: str | None = field(default=None, metadata={"help": "folder with plain checkpoints encoder/ and decoder/"})
+    base: str | None = field(default=None, metadata={"help": "folder with plain checkpoints encoder/ and decoder/, or bases that scripts/get_bases.sh fetches: smollm2"})
     encoder: str = field(default="scratch", metadata={"help": "encoder base: folder, hub name, or 'scratch'"})
     decoder: str = field(default="scratch", metadata={"help": "decoder base: folder, hub name, or 'scratch'"})
     limit: int | None = field(default=None, metadata={"help": "use only so many rows of every file: the real path, quickly"})
@@ -140,6 +141,9 @@ def check_training(training: "TrainingArguments") -> None:
 def _with_places(common: CommonArguments, preset: str) -> CommonArguments:
     """Fill in the run's name and, from ``--base``, the two bases."""
     changes: dict = {"run": common.run or Path(preset).stem}
+    if common.base in KNOWN:
+        changes["base"] = str(ensure_bases(common.base))
+        common = dataclasses.replace(common, base=changes["base"])
     for kind in ("encoder", "decoder"):
         name = getattr(common, kind)
         if common.base:

@@ -25,6 +25,14 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def memory_used() -> dict[str, float] | None:
+    """Gigabytes of GPU memory: the most that PyTorch has held, recorded steps included, and what the whole device has in use now; None without CUDA."""
+    if not torch.cuda.is_available():
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return {"held": round(torch.cuda.max_memory_reserved() / 1e9, 2), "device": round((total - free) / 1e9, 2)}
+
+
 def release_memory() -> None:
     """Give back what models no longer in use hold: a trainer and its recorded steps refer to each other, and wait for the collector."""
     gc.collect()

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
 from scoring.calibration import dev_report
-from scoring.evaluators import make_trainer
+from scoring.evaluators import make_trainer, save_classifier
 from scripts.arguments import at_least, within
 from scripts.training import PRECISIONS, Stage, run_trainer, settled
 
@@ -22,6 +22,7 @@ class EvaluatorArguments:
 
     precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
     max_length: int = field(default=128, metadata={"help": "longest input in tokens"})
+    lora_rank: int = field(default=0, metadata={"help": "train adapters of this rank on the frozen base (LoRA); 0: all weights"})
     scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder that starts from nothing"})
     scratch_width: int = field(default=128, metadata={"help": "its width"})
     scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
@@ -30,6 +31,7 @@ class EvaluatorArguments:
 
     def __post_init__(self):
         at_least(SHORTEST, self, "max_length")
+        at_least(0, self, "lora_rank")
         at_least(1, self, "scratch_layers scratch_width scratch_heads scratch_vocab_size")
         within("scratch_dropout", self.scratch_dropout, 0 <= self.scratch_dropout < 1, "of 0 or more and less than 1")
 
@@ -61,7 +63,7 @@ def train_evaluator(
         The stage's record; its metrics are dev ``accuracy``, ``n_train``, ``n_dev``, ``hash``, ``confusion`` and
         ``calibration``.
     """
-    trainer = make_trainer(model, tokenizer, train, dev, settled(training, stage, precision))
+    trainer = make_trainer(model, tokenizer, train, dev, settled(training, stage, precision, label_names=["labels"]))
     seconds = run_trainer(trainer, stage)
     predicted = trainer.predict(dev)
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
@@ -69,7 +71,7 @@ def train_evaluator(
     metrics |= dev_report(softmax(predicted.predictions.astype(float), axis=-1), predicted.label_ids.tolist(), names)
 
     def save(folder: Path) -> None:
-        trainer.model.save_pretrained(folder)
+        save_classifier(trainer.model, folder)
         tokenizer.save_pretrained(folder)
         metrics["hash"] = weights_hash(folder)
         if audit is not None:

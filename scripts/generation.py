@@ -12,6 +12,8 @@ from transformers import AutoTokenizer
 
 from dataset.batching import pad_inputs
 from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder
+from model.bases import BaseNotFound
+from model.config import MiracleConfig
 from model.cvae import Miracle
 from model.decoder import LatentDecoder
 from model.decoding import generate
@@ -23,6 +25,7 @@ from model.prior import combine
 from model.sampler import PSEUDO_TIME, Sample, SamplerSettings, follow, sample_ode
 from schema import InputError, Schema, target_name
 from scripts.choosing import Merits, merits
+from scripts.get_bases import ensure_bases
 from scripts.generation_options import ControlArguments, DecodingArguments, in_bf16, parse_weights
 
 WAY_GRADING = 2.0  # points of a way that is looked at lie closer at the start, where it is steep
@@ -119,6 +122,23 @@ def way_times(points: int) -> list[float]:
     return [PSEUDO_TIME * (i / points) ** WAY_GRADING for i in range(points + 1)]
 
 
+def load_cvae(folder: Path) -> Miracle:
+    """A checkpoint, whole or adapters; bases that adapters stand on are fetched where they are not there (`scripts.get_bases`).
+
+    Raises:
+        model.bases.BaseNotFound: where they cannot be had, or are others.
+    """
+    try:
+        return Miracle.from_pretrained(folder, use_safetensors=True).eval()
+    except BaseNotFound:
+        known = {(base.get("known"), base.get("source")) for base in MiracleConfig.from_pretrained(folder).bases.values()}
+        if {name for name, _ in known} <= {None}:
+            raise
+        for name, source in known:
+            ensure_bases(name, source)
+        return Miracle.from_pretrained(folder, use_safetensors=True).eval()
+
+
 class ReplyGenerator:
     """A trained CVAE with its tokenizers, ready to write replies."""
 
@@ -130,7 +150,9 @@ class ReplyGenerator:
         """
         if not (folder / "config.json").is_file():
             raise InputError(f"no trained CVAE in {folder}; train it first: RUN={folder.parent.name} bash train_cvae.sh")
-        self.model = Miracle.from_pretrained(folder, use_safetensors=True).to(device).eval()
+        self.model = load_cvae(folder)
+        self.model.merge()  # adapters cost time at every token, and nothing once they are part of the weights
+        self.model.to(device)
         self.config, self.device, self.precision = self.model.config, device, precision
         if schema is not None and schema.aspects != self.config.attributes:
             raise InputError(f"{folder} was trained for the aspects {self.config.attributes}; the schema has {schema.aspects}")

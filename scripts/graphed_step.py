@@ -37,7 +37,11 @@ class GraphedStep:
         self.scale.fill_(scale)
         self._place_gradients()
         shape = tuple((name, tuple(value.shape) if isinstance(value, torch.Tensor) else value) for name, value in sorted(batch.items()))
-        if self.gradients is None or not self._recorded(shape, batch):
+        if self.gradients is None:
+            logged = self._compute(batch)
+            self._recorded(shape, batch)  # the longest batch comes first, and what is recorded later finds room in its memory
+            return logged
+        if not self._recorded(shape, batch):
             return self._compute(batch)
         inputs, logged, replay = self.graphs[shape]
         for name, value in batch.items():

@@ -24,6 +24,7 @@ from scoring.scorer import evaluator_folders
 from scripts.arguments import ROOT
 from scripts.entry import Parser, run_main
 
+RELEASE = ROOT / "release" / "chat"
 PARTS = ("cvae/*", "classifier/*", "nli/*", "results.json", "README.md")
 
 
@@ -41,6 +42,12 @@ def run_parts(folder: Path) -> tuple[Path | None, Path]:
         outs = "" if place.parent == ROOT / "outs" else f" --outs {place.parent}"
         raise InputError(f"no trained CVAE in {cvae}; train it first: RUN={place.name} bash train_cvae.sh{outs}")
     return run, cvae
+
+
+def default_run(outs: Path = ROOT / "outs") -> Path:
+    """What is loaded where no run is named: the run whose CVAE was trained last, or the released model where there is none."""
+    trained = sorted(outs.glob("*/cvae/stage.json"), key=lambda path: path.stat().st_mtime)
+    return trained[-1].parent.parent if trained else RELEASE
 
 
 def has_evaluators(run: Path, names: list[str]) -> bool:

@@ -93,6 +93,11 @@ def settled(training: TrainingArguments, stage: Stage, precision: str, **changes
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(stage.logs)  # read by transformers' callback when the trainer is made
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    on_cpu = training.device.type == "cpu"
+    if precision == "fp16" and on_cpu:
+        raise InputError("--precision fp16 needs a GPU; a CPU has fp32 and bf16")
+    if on_cpu:
+        changes["use_cpu"] = True  # without it transformers refuses bf16 there
     return dataclasses.replace(
         training,
         output_dir=str(stage.work),

@@ -1,0 +1,62 @@
+"""Low-rank adapters (LoRA; Hu et al., ICLR 2022) on frozen bases, through `peft`.
+
+A model with adapters trains and saves the adapters and our own layers; the bases' weights stay as they are and are not
+saved. Before replies are written, `merge_adapters` adds the adapters to the weights, so that they cost nothing there.
+"""
+
+import warnings
+
+import torch
+from torch import nn
+
+NAME = "default"  # what peft calls an adapter that has no name
+INNER = ".base_layer"  # what it puts into the name of a weight that has an adapter
+
+
+def add_adapters(module: nn.Module, rank: int, alpha: float) -> None:
+    """Freeze a base and put adapters on all its linear layers but the one over the vocabulary, in place.
+
+    Args:
+        rank: of the adapters' product.
+        alpha: its scale is ``alpha / rank``.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # GPT-2's layers keep their weights transposed; peft sees that
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), module)  # freezes what is no adapter
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of that name belongs to an adapter."""
+    return ".lora_" in name
+
+
+def base_name(name: str) -> str:
+    """The name that a base's parameter has without adapters."""
+    return name.replace(INNER + ".", ".")
+
+
+def load_base_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Take a base's weights, strictly, into a module with or without adapters.
+
+    Raises:
+        RuntimeError: naming weights that are missing or left over.
+    """
+    names = {base_name(name): name for name in module.state_dict() if not is_adapter(name)}
+    missing, left = sorted(set(names) - set(weights)), sorted(set(weights) - set(names))
+    if missing or left:
+        raise RuntimeError(f"the base's weights do not fit: missing {missing[:3]}, left over {left[:3]}")
+    module.load_state_dict({names[name]: value for name, value in weights.items()}, strict=False)
+
+
+def merge_adapters(module: nn.Module) -> int:
+    """Add all adapters to the weights that they stand on and take them away, in place; returns how many there were."""
+    from peft.tuners.lora import LoraLayer
+
+    merged = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LoraLayer)]
+    for name, layer in merged:
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, layer.get_base_layer())
+    return len(merged)

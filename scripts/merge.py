@@ -1,0 +1,64 @@
+"""Make one whole checkpoint of adapters and the bases that they stand on.
+
+    python -m scripts.merge outs/chat outs/merged
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from dataset.jsonl import read_json, write_json
+from model.bases import weights_hash
+from schema import InputError
+from scripts.entry import Parser, run_main
+from scripts.generation import load_cvae
+from scripts.share import run_parts
+
+
+def merge(source: Path, folder: Path) -> Path:
+    """Write a run, or a ``cvae/`` alone, with its adapters added to the weights; evaluators and results are copied as they are.
+
+    Args:
+        source: a run's folder, a release, or a ``cvae/``.
+        folder: a new one.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        InputError: where `folder` holds something, or the source has no adapters.
+    """
+    run, cvae = run_parts(source)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} holds something already; name a new folder")
+    if not read_json(cvae / "config.json").get("lora_rank"):
+        raise InputError(f"{cvae} is whole already: it has no adapters")
+    model = load_cvae(cvae)
+    model.merge()
+    target = folder / "cvae" if run else folder
+    shutil.copytree(run or cvae, folder, ignore=shutil.ignore_patterns("*.partial"))
+    (target / "model.safetensors").unlink()
+    model.save_pretrained(target)
+    if record := read_json(target / "stage.json"):
+        record["metrics"]["hash"] = weights_hash(target)
+        write_json(target / "stage.json", record)
+    return folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("source", type=Path, help="a run's folder, a release, or a cvae/ alone")
+    options.add_argument("folder", type=Path, help="a new folder")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Merge; returns the exit status."""
+    options = parser().parse_args(argv)
+    print(f"-> {merge(options.source, options.folder)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
