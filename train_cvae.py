@@ -19,6 +19,7 @@ from dataset.dialogues import Dialogue, read_attribute_dialogues  # noqa: E402
 from dataset.encoding import SHORTEST, DialogueTemplate  # noqa: E402
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer  # noqa: E402
 from model import bases  # noqa: E402
+from model.checkpointing import checkpoint_layers  # noqa: E402
 from model.config import PRIORS, MiracleConfig  # noqa: E402
 from model.cvae import Miracle  # noqa: E402
 from model.schedule import KL_SCHEDULES  # noqa: E402
@@ -94,6 +95,7 @@ class LossArguments:
     context_weight: float = field(default=0.0, metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"})
     new_learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of layers that come from no base"})
     precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
+    recompute_tokens: int = field(default=4096, metadata={"help": "batches of more decoder tokens, padding included, recompute its layers in the backward pass; 0: none do"})
     graphs: bool = field(default=True, metadata={"help": "record training steps as CUDA graphs, on a single GPU without gradient checkpointing"})
 
     def __post_init__(self):
@@ -101,6 +103,7 @@ class LossArguments:
             within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "of 0 or more")
         within("kl_ramp", self.kl_ramp, 0 <= self.kl_ramp <= 1, "from 0 to 1")
         at_least(1, self, "kl_cycles")
+        at_least(0, self, "recompute_tokens")
         within("new_learning_rate", self.new_learning_rate, 0 < self.new_learning_rate < math.inf, "over 0")
 
 
@@ -250,6 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     model, encoder_tokenizer, decoder_tokenizer = build(common, options, schema, [d for ds in train.values() for d in ds])
     if arguments.bf16 and model.config.lora_rank and arguments.device.type == "cuda":
         model.freeze_in(torch.bfloat16)
+    if loss.recompute_tokens and not arguments.gradient_checkpointing:
+        checkpoint_layers(model.decoder.lm, loss.recompute_tokens)
     template = DialogueTemplate(**model.config.template)
     how = (encoder_tokenizer, decoder_tokenizer, template, options.encoder_length, options.decoder_length, options.use_context)
     graphs = loss.graphs and can_record(arguments)

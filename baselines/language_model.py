@@ -19,7 +19,7 @@ from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
 from model.cache import PrefixLayer, RoomCache
-from model.decoder import align_head, cache_shape, causal_mask, mask_for, positions_of
+from model.decoder import align_head, cache_shape, causal_mask, fuse_norms, mask_for, positions_of
 from model.decoding import generate
 from model.losses import context_loss, reconstruction_loss, token_losses
 from model.noise import generators
@@ -226,6 +226,7 @@ def fine_tune(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: lis
     """Train all weights of a base on encoded dialogues; `lm` itself is trained."""
     if isinstance(head := lm.get_output_embeddings(), nn.Linear):
         align_head(head)
+    fuse_norms(lm)
     decoder = PlainDecoder(lm)
     optimise(name, lm, rows, DialogueCollator(tokenizer.pad_token_id), lambda batch: reply_loss(decoder, batch, setting.context_weight), setting, setting.epochs)
     return LanguageModel(lm, tokenizer, setting.template, setting.decoder_length, setting.device)

@@ -25,6 +25,9 @@ def add_adapters(module: nn.Module, rank: int, alpha: float) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="fan_in_fan_out")  # GPT-2's layers keep their weights transposed; peft sees that
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), module)  # freezes what is no adapter
+    for part in module.modules():
+        if hasattr(part, "cast_input_dtype_enabled"):
+            part.cast_input_dtype_enabled = False  # autocast chooses the type; a copy of every input in fp32 would be kept for the backward pass
 
 
 def is_adapter(name: str) -> bool:
