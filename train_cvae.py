@@ -95,7 +95,7 @@ class LossArguments:
     context_weight: float = field(default=0.0, metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"})
     new_learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of layers that come from no base"})
     precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
-    recompute_tokens: int = field(default=4096, metadata={"help": "batches of more decoder tokens, padding included, recompute its layers in the backward pass; 0: none do"})
+    recompute_tokens: int = field(default=0, metadata={"help": "batches of more decoder tokens, padding included, recompute its layers in the backward pass; 0: none do"})
     graphs: bool = field(default=True, metadata={"help": "record training steps as CUDA graphs, on a single GPU without gradient checkpointing"})
 
     def __post_init__(self):

