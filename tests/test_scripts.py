@@ -127,6 +127,70 @@ def base(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def chat_run(base, tmp_path_factory):
+    """A run of the preset whose CVAE is adapters, from tiny bases, with evaluators that are adapters too."""
+    outs = tmp_path_factory.mktemp("chat")
+    sizes = ["--cvae.latent_size", "8", "--cvae.per_device_train_batch_size", "4", "--classifier.lora_rank", "2", "--nli.lora_rank", "2"]
+    common = ["--preset", "chat", "--base", str(base), "--schema", "schema.py", "--outs", str(outs), "--limit", "4"]
+    assert pipeline.main([*common, *ONE_EPOCH, *sizes, "--generation.candidates", "2"]) == 0
+    return outs / "chat"
+
+
+def test_a_run_of_adapters_is_a_run_like_any_other(chat_run, base):
+    from miracle import Miracle
+    from model.bases import weights_hash
+
+    saved = chat_run / "cvae" / "model.safetensors"
+    assert saved.stat().st_size < 0.7 * (base / "decoder" / "model.safetensors").stat().st_size
+    assert (chat_run / "classifier" / "attitude" / "adapter_model.safetensors").is_file() and (chat_run / "nli" / "adapter_config.json").is_file()
+    results = json.loads((chat_run / "results.json").read_text())
+    assert results["run"]["config"]["cvae"]["lora_rank"] == 16 and results["overall"]["ppl"] > 1
+    assert results["evaluators"]["attitude"]["hash"] == weights_hash(chat_run / "classifier" / "attitude")
+    row = json.loads((chat_run / "generations.jsonl").read_text().splitlines()[0])
+    model = Miracle.from_run(chat_run, "cpu")
+    again = model.reply(row["context"], row["target"], seed=row["seed"])[0]
+    assert again.text == row["response"] and again.probabilities["attitude"] == pytest.approx(row["probabilities"]["attitude"], abs=1e-4)
+
+
+def test_a_merged_run_says_the_same_without_its_bases(chat_run, tmp_path):
+    from miracle import Miracle
+    from scripts.merge import main
+
+    assert main([str(chat_run), str(tmp_path / "whole")]) == 0
+    config = json.loads((tmp_path / "whole" / "cvae" / "config.json").read_text())
+    assert not config.get("lora_rank") and not config.get("bases")
+    replies = [Miracle.from_run(folder, "cpu").reply("what a long day", "lyrical", candidates=1, decoding="greedy")[0].text for folder in (chat_run, tmp_path / "whole")]
+    assert replies[0] == replies[1]
+    with pytest.raises(InputError, match="no adapters"):
+        main([str(tmp_path / "whole"), str(tmp_path / "again")])
+
+
+def test_a_run_goes_on_from_another_with_attributes_of_its_own(chat_run, base, tmp_path):
+    from safetensors.torch import load_file
+
+    words = ["--preset", "chat", "--base", str(base), "--schema", "", "--outs", str(tmp_path), "--run", "mine"]
+    schema = tmp_path / "my_schema.py"
+    rows = [{"input": [f"what of {i} {a}?"], "output": [f"{a} {a} thing {i}"], "tag": a} for i in range(6) for a in ("red", "green", "blue")]
+    for name in ("dialogue", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    schema.write_text("ATTRIBUTES = [dict(name='colour', aspects=['red', 'green', 'blue'], dialogues='dialogue.jsonl', dev_dialogues='dev.jsonl')]\n")
+    words[words.index("--schema") + 1] = str(schema)
+    assert train_cvae.main([*words, "--start_from", str(chat_run), "--max_steps", "1", "--warmup_steps", "0", "--per_device_train_batch_size", "4"]) == 0
+    config = json.loads((tmp_path / "mine" / "cvae" / "config.json").read_text())
+    assert config["attributes"] == [["colour", ["red", "green", "blue"]]] and config["lora_rank"] == 16 and config["latent_size"] == 8
+    before, after = (load_file(folder / "cvae" / "model.safetensors") for folder in (chat_run, tmp_path / "mine"))
+    moved = [(before[name] - after[name]).abs().max() for name in before if ".lora_" in name]
+    assert 0 < max(moved) < 0.05  # a step away from where the other run ended
+
+
+def test_training_on_a_cpu_in_bf16(base, tmp_path):
+    words = ["--preset", "chat", "--base", str(base), "--schema", "schema.py", "--outs", str(tmp_path), "--limit", "2", "--max_steps", "1", "--latent_size", "8"]
+    assert train_cvae.main([*words, "--precision", "bf16"]) == 0
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        train_cvae.main([*words, "--precision", "fp16"])
+
+
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_preset_runs_from_local_checkpoint_folders(preset, base, tmp_path):
     sizes = ["--cvae.latent_size", "8", "--cvae.per_device_train_batch_size", "4", "--generation.ppl_model", str(base / "decoder")]
