@@ -11,7 +11,7 @@ from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
-from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase, TrainingArguments, set_seed  # noqa: E402
+from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments, set_seed  # noqa: E402
 
 from dataset.batching import CvaeCollator, cvae_dataset  # noqa: E402
 from dataset.chat_template import UnreadableTemplate, template_of  # noqa: E402
@@ -27,7 +27,7 @@ from schema import InputError, Schema, load_schema  # noqa: E402
 from scripts.arguments import CommonArguments, at_least, parse_arguments, within  # noqa: E402
 from scripts.devices import memory_used  # noqa: E402
 from scripts.cvae_trainer import SHAPES, CvaeTrainer, can_record  # noqa: E402
-from scripts.generation import ENCODER_TOKENIZER, load_cvae  # noqa: E402
+from scripts.generation import ENCODER_TOKENIZER, load_cvae, tokenizers_of  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
 from scripts.share import run_parts  # noqa: E402
 from scripts.training import PRECISIONS, Stage, compared_settings, run_trainer, settled  # noqa: E402
@@ -172,7 +172,7 @@ def continued(options: ModelArguments, schema: Schema) -> tuple[Miracle, PreTrai
     config.attributes, config.token_dropout = schema.aspects, options.token_dropout
     model = Miracle(config)
     model.load_state_dict(inherited(source, model), strict=False)
-    return model, AutoTokenizer.from_pretrained(folder / ENCODER_TOKENIZER), AutoTokenizer.from_pretrained(folder)
+    return model, *tokenizers_of(folder, source.config)
 
 
 def inherited(source: Miracle, model: Miracle) -> dict[str, torch.Tensor]:

@@ -180,16 +180,34 @@ def load_recorded(kind: str, record: dict, folder: str | None = None) -> PreTrai
     for place in dict.fromkeys(place for place in places if (place / "config.json").is_file()):
         model = load_encoder(str(place)) if kind == "encoder" else load_decoder(str(place))
         if (other := content_hash(model)) == wanted.hash:
+            _places[wanted.hash] = str(place)
             return model
         found.append(f"{place} with {other}")
     if wanted.revision and not folder:
         loader = AutoModel if kind == "encoder" else AutoModelForCausalLM
         model = _load(loader, wanted.name, dtype="float32", revision=wanted.revision)
         if content_hash(model) == wanted.hash:
+            _places[wanted.hash] = wanted.name
             return model
         found.append(f"the hub's {wanted.name} with {content_hash(model)}")
     remedy = f"; get it: bash scripts/get_bases.sh {wanted.known} --source {wanted.source}" if wanted.known else ""
     raise BaseNotFound(f"these adapters stand on the {kind} {wanted.name} with hash {wanted.hash}; found {' and '.join(found) or 'none'}{remedy}")
+
+
+_places: dict[str, str] = {}  # hash -> where `load_recorded` found it
+
+
+def tokenizer_beside(folder: Path, kind: str, record: dict | None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint: its own, or where adapters were saved without one, their base's.
+
+    Raises:
+        BaseNotFound: for neither.
+    """
+    if record is None or (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(str(folder))
+    if record["hash"] not in _places:
+        load_recorded(kind, record)
+    return load_tokenizer(_places[record["hash"]])
 
 
 def weights_hash(folder: Path) -> str:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,7 +25,7 @@ from transformers.utils import logging
 from dataset.batching import ClassifierCollator, pad_inputs
 from dataset.encoding import encode_contexts, encode_texts
 from dataset.tokenizers import train_encoder_tokenizer
-from model.bases import SCRATCH, ScratchSize, load_config, load_encoder, load_recorded, load_tokenizer, record_of, scratch_encoder_config
+from model.bases import SCRATCH, ScratchSize, load_config, load_encoder, load_recorded, load_tokenizer, record_of, scratch_encoder_config, tokenizer_beside
 from schema import InputError
 from scripts.runs import relative
 
@@ -156,13 +155,13 @@ class Evaluator:
         if not (folder / "config.json").is_file():
             how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
             raise InputError(f"no {name} evaluator in {folder}; train it first: {how}")
-        adapters = hasattr(AutoConfig.from_pretrained(folder), "base_record")
-        model = without_adapters(folder) if adapters else AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        base = getattr(AutoConfig.from_pretrained(folder), "base_record", None)
+        model = without_adapters(folder) if base else AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
         model.to(device).eval()
         found = [model.config.id2label[index] for index in range(model.config.num_labels)]
         if found != labels:
             raise InputError(f"{folder}: the evaluator's labels are {found}, expected {labels}; it was trained for another schema")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = tokenizer_beside(folder, "encoder", base)
         return cls(name, model, tokenizer, min(256, model.config.max_position_embeddings - 2), record)
 
     @torch.no_grad()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase
 
 from dataset.batching import pad_inputs
 from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder
-from model.bases import BaseNotFound
+from model.bases import BaseNotFound, tokenizer_beside
 from model.config import MiracleConfig
 from model.cvae import Miracle
 from model.decoder import LatentDecoder
@@ -139,6 +139,14 @@ def load_cvae(folder: Path) -> Miracle:
         return Miracle.from_pretrained(folder, use_safetensors=True).eval()
 
 
+def tokenizers_of(folder: Path, config: MiracleConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The encoder's and the decoder's tokenizer of a checkpoint."""
+    return (
+        tokenizer_beside(folder / ENCODER_TOKENIZER, "encoder", config.bases.get("encoder")),
+        tokenizer_beside(folder, "decoder", config.bases.get("decoder")),
+    )
+
+
 class ReplyGenerator:
     """A trained CVAE with its tokenizers, ready to write replies."""
 
@@ -151,13 +159,12 @@ class ReplyGenerator:
         if not (folder / "config.json").is_file():
             raise InputError(f"no trained CVAE in {folder}; train it first: RUN={folder.parent.name} bash train_cvae.sh")
         self.model = load_cvae(folder)
+        self.encoder_tokenizer, self.decoder_tokenizer = tokenizers_of(folder, self.model.config)
         self.model.merge()  # adapters cost time at every token, and nothing once they are part of the weights
         self.model.to(device)
         self.config, self.device, self.precision = self.model.config, device, precision
         if schema is not None and schema.aspects != self.config.attributes:
             raise InputError(f"{folder} was trained for the aspects {self.config.attributes}; the schema has {schema.aspects}")
-        self.encoder_tokenizer = AutoTokenizer.from_pretrained(folder / ENCODER_TOKENIZER)
-        self.decoder_tokenizer = AutoTokenizer.from_pretrained(folder)
         self.template = DialogueTemplate(**self.config.template)
         self.names = list(self.config.attributes)
 

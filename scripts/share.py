@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
+from safetensors.torch import load_file, save_file
 
-from dataset.jsonl import read_json
+from dataset.jsonl import read_json, write_json
+from model.bases import weights_hash
 from schema import InputError
 from scoring.scorer import evaluator_folders
 from scripts.arguments import ROOT
@@ -55,7 +58,7 @@ def has_evaluators(run: Path, names: list[str]) -> bool:
     return all((run / place / "config.json").is_file() for place in evaluator_folders(names).values())
 
 
-def save_run(source: Path, folder: Path, name: str | None = None, license: str | None = None) -> Path:
+def save_run(source: Path, folder: Path, name: str | None = None, license: str | None = None, compact: bool = False) -> Path:
     """Copy what a reply needs into a folder of its own, and write its model card.
 
     Args:
@@ -63,6 +66,7 @@ def save_run(source: Path, folder: Path, name: str | None = None, license: str |
         folder: a new or empty one.
         name: what the card's example loads: a repository, or by default the folder's name.
         license: for the card.
+        compact: adapters in fp16, and without the tokenizers that their bases have.
 
     Returns:
         `folder`.
@@ -86,8 +90,33 @@ def save_run(source: Path, folder: Path, name: str | None = None, license: str |
         shutil.copytree(run / place, folder / place)
     if results:
         shutil.copyfile(run / "results.json", folder / "results.json")
+    if compact:
+        for place in (folder / "cvae", *(folder / place for place in evaluators)):
+            make_compact(place)
     model_card(folder, name or folder.resolve().name, license).save(folder / "README.md")
     return folder
+
+
+def make_compact(folder: Path) -> None:
+    """Store a checkpoint of adapters in half of the space, in place.
+
+    Raises:
+        InputError: for a whole checkpoint, whose tokenizer is nowhere else.
+    """
+    config = read_json(folder / "config.json")
+    if not (config.get("lora_rank") or config.get("base_record")):
+        raise InputError(f"{folder.name} is whole; only adapters can be compact, as their bases hold the rest")
+    for path in folder.glob("*.safetensors"):
+        weights = {name: value.to(torch.float16) for name, value in load_file(path).items()}
+        save_file(weights, path, metadata={"format": "pt"})
+    shutil.rmtree(folder / "encoder_tokenizer", ignore_errors=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja"):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / "adapter_config.json").is_file():
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty card
+    if stage := read_json(folder / "stage.json"):
+        stage["metrics"]["hash"] = weights_hash(folder)
+        write_json(folder / "stage.json", stage)
 
 
 def push_run(
@@ -136,6 +165,7 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--to", metavar="USER/NAME", help="repository of the hub; made where there is none")
     where.add_argument("--folder", type=Path, help="a new folder")
     options.add_argument("--private", action="store_true", default=None, help="of a new repository: only for you (default: the hub's, mostly public)")
+    options.add_argument("--compact", action="store_true", help="with --folder: adapters in fp16, without the tokenizers that their bases have")
     options.add_argument("--license", help="for the card: mit, apache-2.0, cc-by-4.0, ...")
     return options
 
@@ -146,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.to:
         print(f"-> {push_run(options.run, options.to, options.private, license=options.license)}")
     else:
-        print(f"-> {save_run(options.run, options.folder, license=options.license)}")
+        print(f"-> {save_run(options.run, options.folder, license=options.license, compact=options.compact)}")
     return 0
 
 

@@ -153,6 +153,44 @@ def test_a_run_of_adapters_is_a_run_like_any_other(chat_run, base):
     assert again.text == row["response"] and again.probabilities["attitude"] == pytest.approx(row["probabilities"]["attitude"], abs=1e-4)
 
 
+def test_a_preset_fetches_the_bases_that_it_names(base, tmp_path, monkeypatch):
+    """They are fetched once, before anything is read or trained; a folder of the user's own stands before the name."""
+    from scripts import arguments
+
+    asked = []
+    monkeypatch.setattr(arguments, "ensure_bases", lambda name: asked.append(name) or base)
+    common, *_ = arguments.parse_arguments(train_cvae.OPTIONS, "cvae", ["--preset", "chat"], "")
+    assert asked == ["smollm2"] and common.encoder == str(base / "encoder") and common.decoder == str(base / "decoder")
+    common, *_ = arguments.parse_arguments(train_cvae.OPTIONS, "cvae", ["--preset", "chat", "--base", str(tmp_path)], "")
+    assert asked == ["smollm2"] and common.decoder == str(tmp_path / "decoder")
+
+
+def test_without_a_run_the_last_one_is_taken_else_the_released_model(tmp_path):
+    from scripts.share import RELEASE, default_run
+
+    assert default_run(tmp_path) == RELEASE
+    for number, name in enumerate(("old", "new", "unfinished")):
+        (tmp_path / name / "cvae").mkdir(parents=True)
+        if name != "unfinished":
+            (tmp_path / name / "cvae" / "stage.json").write_text("{}")
+            os.utime(tmp_path / name / "cvae" / "stage.json", (number, number))
+    assert default_run(tmp_path) == tmp_path / "new"
+
+
+def test_a_compact_run_takes_its_tokenizers_from_the_bases(chat_run, tmp_path):
+    from miracle import Miracle
+    from scripts.share import main
+
+    assert main([str(chat_run), "--folder", str(tmp_path / "small"), "--compact"]) == 0
+    assert not list((tmp_path / "small").rglob("tokenizer*.json"))
+    sizes = [(folder / "cvae" / "model.safetensors").stat().st_size for folder in (chat_run, tmp_path / "small")]
+    assert sizes[1] < 0.6 * sizes[0]
+    whole, small = (Miracle.from_pretrained(folder, "cpu").reply("what a long day", "lyrical", candidates=1, decoding="greedy")[0] for folder in (chat_run, tmp_path / "small"))
+    assert whole.text.split()[:2] == small.text.split()[:2] and small.coherence == pytest.approx(whole.coherence, abs=0.02)
+    with pytest.raises(InputError, match="already"):
+        main([str(chat_run), "--folder", str(tmp_path / "small"), "--compact"])
+
+
 def test_a_merged_run_says_the_same_without_its_bases(chat_run, tmp_path):
     from miracle import Miracle
     from scripts.merge import main
