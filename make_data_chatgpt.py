@@ -30,6 +30,7 @@ from dataset.synthesis.tasks import Task, persona_of, read_topics  # noqa: E402
 from schema import InputError, load_schema  # noqa: E402
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+TOPICS = Path(__file__).resolve().parent / "dataset" / "sample_topics"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = options.add_argument_group("what to write")
     what.add_argument("--aspect", required=True, help="an aspect of the schema, or several joined by commas: one persona with all of them")
-    what.add_argument("--schema", default="schema.py", help='schema file; its "descriptions" say what an aspect is like (default: schema.py)')
-    what.add_argument("--topics", default="dataset/sample_topics", help="text file, one topic a line (default: dataset/sample_topics)")
+    what.add_argument("--schema", help='schema file; its "descriptions" say what an aspect is like (default: the repository\'s schema.py)')
+    what.add_argument("--topics", type=Path, default=TOPICS, help="text file, one topic a line (default: the repository's dataset/sample_topics)")
     what.add_argument("--limit", type=int, help="only the first so many topics")
     what.add_argument("--per-topic", type=int, default=1, help="dialogues per topic (default: 1)")
     what.add_argument("--n-turns", type=int, default=2, help="exchanges per dialogue, a user turn and a reply each (default: 2)")
@@ -81,7 +82,7 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     """Every dialogue to be written, topic by topic."""
     persona = persona_of(load_schema(options.schema), [aspect.strip() for aspect in options.aspect.split(",")])
     settings = {"model": options.model, "temperature": options.temperature}
-    topics = read_topics(Path(options.topics), options.limit)
+    topics = read_topics(options.topics, options.limit)
     return [Task(persona, topic, number, options.n_turns, settings) for topic in topics for number in range(options.per_topic)]
 
 

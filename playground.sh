@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A page in the browser to try a run with. RUN=demo bash playground.sh [--compare outs/other] [--port 7860]
-source "$(dirname "$0")/scripts/environment.sh"
+source "$(dirname -- "$0")/scripts/environment.sh"
 if [ "${MIRACLE_ENV:-}" != current ] && ! "$PYTHON" -c "import gradio" 2> /dev/null; then
     "$PYTHON" -m pip install --quiet "gradio>=6.31,<7"
 fi
-exec "$PYTHON" playground.py ${RUN:+--run "$RUN"} "$@"
+exec "$PYTHON" "$MIRACLE/playground.py" ${RUN:+--run "$RUN"} "$@"

@@ -165,7 +165,7 @@ def copy_nli(source: Source, schema: Schema, path: Path) -> tuple[int, list[dict
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
+    options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument("--output-dir", required=True, help="new folder for the cleaned files, log.jsonl and schema.py")
     options.add_argument("--min-words", type=int, default=3, help="shortest reply (default: 3)")
     options.add_argument("--max-words", type=int, default=80, help="longest reply (default: 80)")
