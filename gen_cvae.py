@@ -12,7 +12,7 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
-from dataset.dialogues import Dialogue, every_nth, read_dialogues  # noqa: E402
+from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues  # noqa: E402
 from dataset.encoding import DialogueTemplate  # noqa: E402
 from dataset.jsonl import read_json, read_jsonl, write_json, write_jsonl  # noqa: E402
 from model.bases import SCRATCH  # noqa: E402
@@ -67,7 +67,7 @@ def requests_for(dialogues: list[Dialogue], schema: Schema, target: str, limit: 
         missing = [dialogue.id for dialogue in dialogues if not dialogue.target]
         if missing:
             raise InputError(f"--target tags: row {int(missing[0]) + 1} of the file has no tag")
-        return every_nth([Request(d.id, d.context, d.target, d.response) for d in dialogues], limit)
+        return balanced([Request(d.id, d.context, d.target, d.response) for d in dialogues], limit, lambda request: target_name(request.target))
     targets = schema.combinations() if target == "all" else [schema.target([aspect.strip() for aspect in target.split(",")])]
     chosen = every_nth(list(contexts.items()), limit)
     return [Request(id, context, t, references.get((context, target_name(t)))) for context, id in chosen for t in targets]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from schema import Attribute, InputError, Schema
 
-from dataset.dialogues import every_nth, parse_tag, read_dialogues
+from dataset.dialogues import balanced, parse_tag, read_dialogues
 from dataset.jsonl import read_jsonl
 
 
@@ -35,7 +35,7 @@ def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | No
 
     Args:
         split: ``train`` or ``dev``.
-        limit: at most that many, evenly spread over the file.
+        limit: at most that many, the same number of every aspect.
 
     Raises:
         InputError: where neither file is named, or for a mistake in it.
@@ -43,9 +43,9 @@ def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | No
     prefix = {"train": "", "dev": "dev_"}[split]
     path = getattr(attribute, prefix + "texts")
     if path is not None:
-        return every_nth(read_text_file(schema.existing(path), schema, attribute), limit)
+        return balanced(read_text_file(schema.existing(path), schema, attribute), limit, lambda text: text[1])
     path = getattr(attribute, prefix + "dialogues")
     if path is None:
         raise InputError(f"{schema.path}: attribute {attribute.name!r} has neither '{prefix}texts' nor '{prefix}dialogues'")
-    dialogues = every_nth(read_dialogues(schema.existing(path), schema, attribute, labelled=True), limit)
-    return [(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues]
+    dialogues = read_dialogues(schema.existing(path), schema, attribute, labelled=True)
+    return balanced([(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues], limit, lambda text: text[1])
