@@ -17,7 +17,7 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTok
 from baselines.training import TrainingSetting, once, optimise
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
-from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
+from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder, prompt_length
 from model.cache import PrefixLayer, RoomCache
 from model.decoder import align_head, cache_shape, causal_mask, mask_for, positions_of
 from model.decoding import generate
@@ -143,14 +143,16 @@ class LanguageModel:
         Raises:
             InputError: where the model has not enough positions for a reply.
         """
-        positions, length = getattr(self.lm.config, "max_position_embeddings", None), self.decoder_length
-        if positions is not None:  # room for the reply is kept in every prompt, so that no reply is cut by its neighbours' prompts
-            length = min(length, positions - how.max_new_tokens)
-        length -= max(map(len, before)) if before else 0
-        if length < 1:
-            raise InputError(f"--max-new-tokens {how.max_new_tokens} leaves no room for the context; the decoder has {positions} positions")
-        prompts = encode_for_decoder(self.tokenizer, self.template, [request.context for request in requests], None, length)
-        rows = [{"input_ids": front + row["input_ids"]} for front, row in zip(before or [[]] * len(prompts), prompts)]
+        room = prompt_length(getattr(self.lm.config, "max_position_embeddings", None), self.decoder_length, how.max_new_tokens)
+        rows: list[dict] = [{}] * len(requests)
+        fronts = before or [[]] * len(requests)
+        for size in sorted(set(map(len, fronts))):  # a prompt is cut by its own front, not by the longest in the call
+            if room - size < 1:
+                raise InputError(f"--max-new-tokens {how.max_new_tokens} leaves no room for the context behind {size} tokens in front; the decoder has {room + how.max_new_tokens} positions")
+            chosen = [index for index, front in enumerate(fronts) if len(front) == size]
+            prompts = encode_for_decoder(self.tokenizer, self.template, [requests[index].context for index in chosen], None, room - size)
+            for index, row in zip(chosen, prompts):
+                rows[index] = {"input_ids": fronts[index] + row["input_ids"]}
         sources = None
         if how.decoding == "top_p":
             sources = generators(seed, [(request.id, target_name(request.target)) for request in requests], purpose)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from schema import InputError
+
 IGNORED = -100  # label of positions without a loss
 SHORTEST = 8  # tokens that an input must have room for: special ones and a word or two of either side
 
@@ -133,3 +135,53 @@ def encode_for_decoder(
             row["labels"] = [IGNORED] * len(prompt) + tail
         encoded.append(row)
     return encoded
+
+
+def prompt_length(positions: int | None, decoder_length: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have, so that every reply has room for all its tokens, whatever else is in its batch.
+
+    Args:
+        positions: of the decoder's table; None where it has none.
+
+    Raises:
+        InputError: where less than `SHORTEST` tokens would be left for the context.
+    """
+    if positions is None:
+        return decoder_length
+    if positions - max_new_tokens < SHORTEST:
+        raise InputError(f"--max-new-tokens {max_new_tokens} leaves no room for the context; the decoder has {positions} positions")
+    return min(decoder_length, positions - max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a prompt leaves out of its context: so many of the oldest turns, and tokens of the oldest one that is left."""
+
+    turns: int
+    tokens: int
+    room: int
+
+    def __str__(self) -> str:
+        parts = [f"the {'oldest turn' if self.turns == 1 else f'{self.turns} oldest turns'}"] if self.turns else []
+        parts += [f"the first {self.tokens} tokens of the last turn"] if self.tokens else []
+        return f"{' and '.join(parts)} left out: the decoder reads {self.room} tokens, so that the reply has room"
+
+
+def cuts(
+    tokenizer: PreTrainedTokenizerBase, template: DialogueTemplate, contexts: list[tuple[str, ...]], room: int, use_context: bool = True
+) -> list[Cut | None]:
+    """What prompts of at most `room` tokens leave out of their contexts; None where nothing, as where no context is used."""
+
+    def lengths(some: list[tuple[str, ...]]) -> list[int]:
+        return [len(row["input_ids"]) for row in encode_for_decoder(tokenizer, template, some, None, 10**9)]
+
+    if not use_context:
+        return [None] * len(contexts)
+    different = list(dict.fromkeys(contexts))
+    found: dict[tuple[str, ...], Cut] = {}
+    for context, needed in zip(different, lengths(different)):
+        if needed > room:
+            rest = lengths([context[start:] for start in range(len(context))])
+            turns = next((start for start, length in enumerate(rest) if length <= room), len(context) - 1)
+            found[context] = Cut(turns, max(0, rest[turns] - room), room)
+    return [found.get(context) for context in contexts]
