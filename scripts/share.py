@@ -19,6 +19,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from dataset.jsonl import read_json
+from dataset.network import environment_mistake
 from schema import InputError
 from scoring.scorer import evaluator_folders
 from scripts.arguments import ROOT
@@ -117,7 +118,11 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, HTTPError, HFValidationError) as error:
+    except Exception as error:
+        if mistake := environment_mistake(error):
+            raise InputError(f"hub repository {repo_id}: {mistake}") from error
+        if not isinstance(error, (OSError, HTTPError, HFValidationError)):
+            raise
         raise InputError(f"hub repository {repo_id}: {' '.join(str(error).split())}; is the name right, and are you logged in (hf auth login)?") from error
 
 
