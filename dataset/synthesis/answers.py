@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from dataset.synthesis.tasks import Persona
+from dataset.words import CHARACTERS_PER_WORD, unspaced, within_words, words
 
 USER_WORDS = (2, 60)
 REPLY_WORDS = (3, 80)
@@ -176,8 +177,9 @@ def check_dialogue(dialogue: Exchanges, persona: Persona, turns: int) -> None:
         raise Malformed(f"it has {len(dialogue.replies)} exchanges; {turns} were asked for")
     for kind, texts, (low, high) in (("user turn", dialogue.users, USER_WORDS), ("reply", dialogue.replies, REPLY_WORDS)):
         for text in texts:
-            if not low <= len(text.split()) <= high:
-                raise Malformed(f"a {kind} has {len(text.split())} words; {low} to {high} are accepted")
+            if not within_words(text, low, high):
+                unit = f"words (of a script without spaces, characters; {CHARACTERS_PER_WORD} count as a word)" if unspaced(text) else "words"
+                raise Malformed(f"a {kind} has {len(words(text))} {unit}; {low} to {high} are accepted")
     for reply in dialogue.replies:
         if REFUSAL.search(reply):
             raise Refusal("the model declined in a reply")
