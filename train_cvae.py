@@ -13,11 +13,12 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments,
 
 from dataset.batching import CvaeCollator, cvae_dataset  # noqa: E402
 from dataset.dialogues import Dialogue, read_attribute_dialogues  # noqa: E402
-from dataset.encoding import SHORTEST, DialogueTemplate  # noqa: E402
+from dataset.encoding import SHORTEST, DialogueTemplate, ended  # noqa: E402
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer  # noqa: E402
 from model import bases  # noqa: E402
 from model.config import PRIORS, MiracleConfig  # noqa: E402
 from model.cvae import Miracle  # noqa: E402
+from model.decoder import positions_limit  # noqa: E402
 from model.schedule import KL_SCHEDULES  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scripts.arguments import CommonArguments, at_least, parse_arguments, within  # noqa: E402
@@ -119,11 +120,14 @@ def build(
     else:
         encoder_tokenizer, encoder = bases.load_tokenizer(common.encoder), bases.load_encoder(common.encoder)
         encoder_config = encoder.config
+        bases.check_vocabulary(common.encoder, encoder_tokenizer, bases.embedding_rows(encoder))
     if common.decoder == bases.SCRATCH:
         (decoder_config, decoder_tokenizer), template = scratch_decoder(options, texts), SCRATCH_TEMPLATE
     else:
-        decoder_tokenizer, decoder = bases.load_tokenizer(common.decoder), bases.load_decoder(common.decoder)
+        decoder_tokenizer, decoder = bases.load_decoder_tokenizer(common.decoder), bases.load_decoder(common.decoder)
         decoder_config = decoder.config
+        bases.check_vocabulary(common.decoder, decoder_tokenizer, bases.embedding_rows(decoder))
+        template = ended(template, decoder_tokenizer)
     names = {f.name for f in dataclasses.fields(ModelArguments)} & set(MiracleConfig().to_dict())
     config = MiracleConfig(
         encoder=_portable(encoder_config),
@@ -134,13 +138,19 @@ def build(
     )
     try:
         model = Miracle(config)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    except (ValueError, AttributeError, TypeError, NotImplementedError) as error:
+        raise InputError(" ".join(str(error).split())) from error
     if encoder is not None:
-        for part in filter(None, (model.prior_encoder, model.posterior_encoder)):
-            part.load_base(encoder)
+        try:
+            for part in filter(None, (model.prior_encoder, model.posterior_encoder)):
+                part.load_base(encoder)
+            model.prior_encoder.check(options.encoder_length, encoder_tokenizer.pad_token_id)
+        except ValueError as error:
+            raise InputError(f"base encoder {common.encoder} ({encoder_config.model_type}): {error}; see --encoder and --encoder_length") from error
     if decoder is not None:
         model.decoder.lm.load_state_dict(decoder.state_dict())
+        if (positions := positions_limit(model.decoder.lm)) is not None and positions < options.decoder_length:
+            raise InputError(f"base decoder {common.decoder} has {positions} positions; --decoder_length is {options.decoder_length}")
     return model, encoder_tokenizer, decoder_tokenizer
 
 

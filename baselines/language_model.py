@@ -19,7 +19,7 @@ from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder, prompt_length
 from model.cache import PrefixLayer, RoomCache
-from model.decoder import align_head, cache_shape, causal_mask, mask_for, positions_of
+from model.decoder import align_head, cache_shape, causal_mask, mask_for, position_offset, positions_limit, positions_of
 from model.decoding import generate
 from model.losses import context_loss, reconstruction_loss, token_losses
 from model.noise import generators
@@ -55,7 +55,7 @@ class PlainDecoder:
     n_prefix = 0
 
     def __init__(self, lm: PreTrainedModel):
-        self.lm = lm
+        self.lm, self.position_offset = lm, position_offset(lm)
 
     def to_offset(self, rows: torch.Tensor) -> torch.Tensor:
         """The numbers of the replies [B] as they are: `generate` keeps them for the rows still alive."""
@@ -96,7 +96,7 @@ class PlainDecoder:
         return self.lm(
             input_ids=step.ids,
             attention_mask=mask_for(self.lm, mask),
-            position_ids=position_ids,
+            position_ids=position_ids + self.position_offset,
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=logits_to_keep,
@@ -143,7 +143,7 @@ class LanguageModel:
         Raises:
             InputError: where the model has not enough positions for a reply.
         """
-        room = prompt_length(getattr(self.lm.config, "max_position_embeddings", None), self.decoder_length, how.max_new_tokens)
+        room = prompt_length(positions_limit(self.lm), self.decoder_length, how.max_new_tokens)
         rows: list[dict] = [{}] * len(requests)
         fronts = before or [[]] * len(requests)
         for size in sorted(set(map(len, fronts))):  # a prompt is cut by its own front, not by the longest in the call

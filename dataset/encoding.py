@@ -4,7 +4,7 @@ Special tokens that appear in a user's text are taken as plain text, never as co
 turns first, then the beginning of the last user turn, and never the response as long as it fits on its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +22,25 @@ class DialogueTemplate:
     assistant_prefix: str = ""
     turn_start: str = ""  # stands before every turn's text; " " for a byte-level vocabulary after a prefix
     turn_end: str = "<|endoftext|>"
+
+
+def ended(template: DialogueTemplate, tokenizer: PreTrainedTokenizerBase) -> DialogueTemplate:
+    """The template for a decoder's tokenizer: where that has no DialoGPT end-of-text token, its own ends a turn."""
+    default = DialogueTemplate().turn_end
+    return replace(template, turn_end=tokenizer.eos_token) if template.turn_end == default and default not in tokenizer.get_vocab() else template
+
+
+def _brackets(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What an encoder's input begins with, and what ends each part: cls and sep, else bos (or nothing) and eos.
+
+    Raises:
+        InputError: where the tokenizer has neither sep nor eos.
+    """
+    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if end is None:
+        raise InputError(f"the encoder's tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a separator nor an end-of-sequence token; turns cannot be told apart")
+    return [] if start is None else [start], [end]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -73,13 +92,13 @@ def encode_contexts(
     Returns:
         ``{"input_ids", "token_type_ids"}`` per context.
     """
-    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    cls, sep = _brackets(tokenizer)
     turns_of = _all_turn_ids(tokenizer, contexts)
     response_ids = text_ids(tokenizer, responses) if responses is not None else [None] * len(contexts)
     encoded = []
     for turns, response in zip(turns_of, response_ids):
-        tail = [] if response is None else response[: max_length - 3] + sep
-        context = _fitting([turn + sep for turn in turns], max_length - 1 - len(tail))
+        tail = [] if response is None else response[: max_length - 2 - len(cls)] + sep
+        context = _fitting([turn + sep for turn in turns], max_length - len(cls) - len(tail))
         ids = cls + context + tail
         types = [0] * (len(ids) - len(tail)) + [1] * len(tail)
         if exact_match:
@@ -96,8 +115,10 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_lengt
     classifier pools at the last token, which has seen all others.
     """
     if tokenizer.cls_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError(f"the tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a [CLS] nor an end-of-sequence token; a text's end cannot be marked")
         return [{"input_ids": ids[: max_length - 1] + [tokenizer.eos_token_id]} for ids in text_ids(tokenizer, texts)]
-    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    cls, sep = _brackets(tokenizer)
     rows = [cls + ids[: max_length - 2] + sep for ids in text_ids(tokenizer, texts)]
     return [{"input_ids": ids, "token_type_ids": [0] * len(ids)} for ids in rows]
 

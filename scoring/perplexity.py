@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dataset.batching import pad, pad_inputs
 from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
-from model.bases import load_decoder, load_tokenizer
+from model.bases import load_decoder, load_decoder_tokenizer
 
 
 class PerplexityModel:
@@ -14,7 +14,7 @@ class PerplexityModel:
 
     def __init__(self, name: str, template: DialogueTemplate, device: torch.device):
         self.name, self.template = name, template
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(name)
+        self.tokenizer: PreTrainedTokenizerBase = load_decoder_tokenizer(name)
         self.model: PreTrainedModel = load_decoder(name).to(device).eval()
         limit = getattr(self.model.config, "max_position_embeddings", 1024)
         self.max_length = min(512, limit)

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
+from schema import InputError
 from scoring.calibration import dev_report
 from scoring.evaluators import make_trainer
 from scripts.arguments import at_least, within
@@ -57,6 +59,20 @@ def doubt_of(train: list[int], dev: list[int], names: list[str]) -> str | None:
     return None
 
 
+@torch.no_grad()
+def check_length(model: PreTrainedModel, longest: int) -> None:
+    """Raises `InputError` where a classifier cannot read its longest input."""
+    training, row = model.training, torch.ones(1, longest, dtype=torch.long, device=model.device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model.eval()(input_ids=row, attention_mask=row)
+    except (IndexError, RuntimeError) as error:
+        positions = getattr(model.config, "max_position_embeddings", None)
+        raise InputError(f"the base ({model.config.model_type}, {positions} positions) cannot read {longest} tokens; lower --max_length") from error
+    finally:
+        model.train(training)
+
+
 def accuracy_or_why_not(metrics: dict, unit: str = "texts") -> str:
     """An evaluator's dev accuracy in words, or why it has none."""
     return metrics.get("doubt") or f"dev accuracy {metrics['accuracy']:.3f} on {metrics['n_dev']} {unit}"
@@ -85,6 +101,7 @@ def train_evaluator(
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if doubt := doubt_of(list(train["labels"]), list(dev["labels"]), names):
         print(f"warning: {stage.name} will be {doubt}", flush=True)
+    check_length(model, max([*train["length"], *dev["length"]], default=1))
     trainer = make_trainer(model, tokenizer, train, dev, settled(training, stage, precision))
     seconds = run_trainer(trainer, stage)
     predicted = trainer.predict(dev)

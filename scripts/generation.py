@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from dataset.batching import pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
 from model.cvae import Miracle
-from model.decoder import LatentDecoder
+from model.decoder import LatentDecoder, positions_limit
 from model.decoding import generate
 from model.energy import Energy, aspect_energy
 from model.gaussian import Gaussian
@@ -303,8 +303,7 @@ class ReplyGenerator:
 
     def prompt_room(self, how: DecodingArguments) -> int:
         """Tokens that a prompt may have; raises `InputError` where a reply of `max_new_tokens` leaves none."""
-        positions = getattr(self.model.decoder.lm.config, "max_position_embeddings", None)
-        return prompt_length(positions, self.config.decoder_length, how.max_new_tokens)
+        return prompt_length(positions_limit(self.model.decoder.lm), self.config.decoder_length, how.max_new_tokens)
 
     def cuts(self, contexts: list[tuple[str, ...]], how: DecodingArguments) -> list[Cut | None]:
         """What the decoder does not read of each context, so that its reply has room; None where it reads all of it."""
