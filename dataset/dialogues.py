@@ -7,6 +7,7 @@ from pathlib import Path
 
 from schema import Attribute, InputError, Schema
 
+from dataset.formats import hint
 from dataset.jsonl import read_jsonl
 
 
@@ -77,7 +78,10 @@ def parse_dialogue(row: dict, schema: Schema, where: str, id: str, attribute: At
     Raises:
         InputError: with `where` in front, for anything else.
     """
-    users, replies = _turns(row, "input", where), _turns(row, "output", where)
+    try:
+        users, replies = _turns(row, "input", where), _turns(row, "output", where)
+    except InputError as error:
+        raise InputError(f"{error}{hint(row, where)}") from None
     if not users or len(users) - len(replies) not in (0, 1):
         raise InputError(
             f"{where}: {len(users)} user turns in 'input' and {len(replies)} replies in 'output'; "

@@ -5,6 +5,7 @@ from pathlib import Path
 from schema import Attribute, InputError, Schema
 
 from dataset.dialogues import balanced, parse_tag, read_dialogues
+from dataset.formats import hint
 from dataset.jsonl import read_jsonl
 
 
@@ -21,7 +22,7 @@ def parse_text(row: dict, schema: Schema, attribute: Attribute, where: str) -> t
     """One row as (text, aspect index); raises `InputError` with `where` in front."""
     text, label = row.get("text"), row.get("label", row.get("labels"))
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}")
+        raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}{hint(row, where)}")
     if label is None:
         raise InputError(f"{where}: no 'label'; {attribute.name} has {list(attribute.aspects)}")
     aspect = parse_tag(label, schema, attribute, where).get(attribute.name)
