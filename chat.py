@@ -135,7 +135,10 @@ class Chat:
 
     def show_all(self) -> None:
         """The last message under all combinations, with what the classifiers hear."""
-        for reply in self.model.all_combinations(answered(self.last_message()), self.weights(), self.seed):
+        replies = self.model.all_combinations(answered(self.last_message()), self.weights(), self.seed)
+        if replies[0].cut is not None:
+            self.write(f"({replies[0].cut})")
+        for reply in replies:
             wrong = [name for name, aspect in reply.target.items() if reply.predicted and reply.predicted[name] != aspect]
             note = f"   (heard: {', '.join(reply.predicted[name] for name in wrong)})" if wrong else ""
             self.write(f"{target_name(reply.target)}{note}")

@@ -17,7 +17,7 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTok
 from baselines.training import TrainingSetting, once, optimise
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
-from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder, prompt_length
+from dataset.encoding import IGNORED, Cut, DialogueTemplate, cuts, encode_for_decoder, prompt_length
 from model.cache import PrefixLayer, RoomCache
 from model.decoder import align_head, cache_shape, causal_mask, mask_for, position_offset, positions_limit, positions_of
 from model.decoding import generate
@@ -128,6 +128,11 @@ class LanguageModel:
 
         behind = [encode_for_decoder(self.tokenizer, self.template, contexts, replies, self.decoder_length, use_context) for use_context in (True, False)]
         return merits(heard, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size)
+
+    def cuts(self, requests: list[Request], how: DecodingArguments) -> list[Cut | None]:
+        """What the language model does not read of each context, so that its reply has room; None where it reads all of it."""
+        room = prompt_length(positions_limit(self.lm), self.decoder_length, how.max_new_tokens)
+        return cuts(self.tokenizer, self.template, [request.context for request in requests], room)
 
     def write(
         self, requests: list[Request], how: DecodingArguments, seed: int, decoder: Callable[[PreTrainedModel], PlainDecoder] = PlainDecoder,

@@ -27,7 +27,7 @@ def environment_mistake(error: BaseException) -> str | None:
 
     Values of proxy variables may hold passwords, so that only the variables' names are said.
     """
-    proxies, certificates = ([name for name in names if os.environ.get(name)] for names in (PROXIES, CERTIFICATES))
+    proxies = [name for name in PROXIES if os.environ.get(name)]
     for one in chain(error):
         text, of_network = " ".join(str(one).split()), type(one).__module__.split(".")[0] in LIBRARIES
         if isinstance(one, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in text:
@@ -35,11 +35,40 @@ def environment_mistake(error: BaseException) -> str | None:
         if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
             return "the server does not speak https at this address; try http://"
         unreadable = isinstance(one, ssl.SSLError) or (isinstance(one, FileNotFoundError) and one.filename is None) or "CA certificate" in text
-        if unreadable and certificates:
-            return f"no certificates can be read from {', '.join(f'{name}={os.environ[name]}' for name in certificates)}; correct it or unset it"
+        if unreadable and (wrong := unreadable_certificates()):
+            return f"no certificates can be read from {', '.join(f'{name}={os.environ[name]}' for name in wrong)}; correct it or unset it"
         if "proxy" in text.lower() and (of_network or isinstance(one, (ImportError, ValueError)) and ("scheme" in text or "SOCKS" in text)):
             what = "needs a package for SOCKS (pip install socksio)" if "SOCKS" in text else "cannot be used"
             return f"the proxy that {', '.join(proxies) or 'the environment'} names {what}; correct or unset it, or add the host to NO_PROXY"
+    return None
+
+
+def unreadable_certificates() -> list[str]:
+    """The variables that name certificates which are not there, or are none."""
+    found = []
+    for name in CERTIFICATES:
+        path = os.environ.get(name)
+        if path and not os.path.isdir(path):
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+            except OSError:  # ssl.SSLError is one
+                found.append(name)
+    return found
+
+
+def hub_mistake(error: BaseException) -> str | None:
+    """As `environment_mistake`, and of the Hugging Face hub's own address, ``HF_ENDPOINT``: one that is none, or has something else."""
+    if (mistake := environment_mistake(error)) is not None:
+        return mistake
+    address = os.environ.get("HF_ENDPOINT")
+    if not address:
+        return None
+    try:
+        checked_address(address, "HF_ENDPOINT")
+    except InputError as wrong:
+        return str(wrong).replace("/v1", "")
+    if any(type(one).__name__ == "JSONDecodeError" for one in chain(error)):
+        return f"what answers at HF_ENDPOINT {address} is no hub (a sign-in page?)"
     return None
 
 

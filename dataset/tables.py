@@ -120,7 +120,7 @@ def _json(path: Path, text: str) -> Rows:
 
 
 def _csv(path: Path, text: str, delimiter: str) -> Rows:
-    csv.field_size_limit(1 << 30)
+    before = csv.field_size_limit(1 << 30)  # of the whole process
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
@@ -136,6 +136,8 @@ def _csv(path: Path, text: str, delimiter: str) -> Rows:
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{line}: not CSV ({error})") from None
+    finally:
+        csv.field_size_limit(before)
 
 
 def _parquet(path: Path, content: bytes) -> Rows:

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from dataset.network import environment_mistake
+from dataset.network import hub_mistake
 from schema import InputError
 
 
@@ -55,8 +55,8 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
 def message_for(error: BaseException) -> str | None:
     """What to print for an error in place of its traceback; None where the traceback is needed."""
     if not is_user_error(error):
-        return environment_mistake(error)
-    mistake = None if isinstance(error, InputError) else environment_mistake(error)  # a base that cannot be had, for what reason
+        return hub_mistake(error)
+    mistake = None if isinstance(error, InputError) else hub_mistake(error)  # a base that cannot be had, for what reason
     return " ".join(str(error).split()) + (f"; {mistake}" if mistake else "")
 
 

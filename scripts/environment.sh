@@ -17,7 +17,10 @@ else
     if ! cmp -s "$MIRACLE/requirements.txt" "$MIRACLE/.venv/installed.txt"; then
         echo "setting up .venv from requirements.txt (once; MIRACLE_ENV=current uses your own environment instead)"
         [ -x "$PYTHON" ] || "${PYTHON3:-python3}" -m venv "$MIRACLE/.venv"
-        "$PYTHON" -m pip install --quiet --requirement "$MIRACLE/requirements.txt"
+        "$PYTHON" -m pip install --quiet --requirement "$MIRACLE/requirements.txt" || {
+            echo "error: the packages cannot be installed (pip says why above: network, proxy, certificates or disk); the same command goes on" >&2
+            exit 2
+        }
         cp "$MIRACLE/requirements.txt" "$MIRACLE/.venv/installed.txt"
         echo "environment ready"
     fi

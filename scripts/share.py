@@ -19,7 +19,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from dataset.jsonl import read_json
-from dataset.network import environment_mistake
+from dataset.network import hub_mistake
 from schema import InputError
 from scoring.scorer import evaluator_folders
 from scripts.arguments import ROOT
@@ -119,7 +119,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        if mistake := environment_mistake(error):
+        if mistake := hub_mistake(error):
             raise InputError(f"hub repository {repo_id}: {mistake}") from error
         if not isinstance(error, (OSError, HTTPError, HFValidationError)):
             raise

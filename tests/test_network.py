@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.network import environment_mistake, reason_of
+from dataset.network import environment_mistake, hub_mistake, reason_of
 from scripts.entry import message_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,3 +46,31 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
     for error in (ValueError("a proxy for something"), FileNotFoundError(2, "no such file", "data.jsonl"), KeyError("proxy"), ImportError("no module")):
         assert message_for(error) is None
+
+
+def test_sound_certificates_are_not_blamed(monkeypatch, tmp_path):
+    """A file that the hub's cache lacks is a FileNotFoundError too."""
+    import certifi
+
+    monkeypatch.setenv("SSL_CERT_FILE", certifi.where())
+    for name in ("SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment_mistake(FileNotFoundError(2, "no such file")) is None
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+    assert f"read from REQUESTS_CA_BUNDLE={tmp_path}/nowhere.pem; correct it" in environment_mistake(FileNotFoundError(2, "no such file"))
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [("localhost:8080", "HF_ENDPOINT 'localhost:8080' has no scheme; try http://localhost:8080$"), ("http://x y", "is no address"), ("http://hub.example.org", "is no hub")],
+)
+def test_the_hub_s_address(monkeypatch, address, says):
+    import json
+    import re
+
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(ValueError) as error:
+        json.loads("<html>")
+    assert re.search(says, hub_mistake(error.value))
+    monkeypatch.delenv("HF_ENDPOINT")
+    assert hub_mistake(error.value) is None
