@@ -13,7 +13,7 @@ MEANS = (
     "accuracy_mean", "accuracy_joint", "probability_mean", "nli", "bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL",
     "repetition", "length", "empty",
 )  # fmt: skip
-NOTES = ("tokenizer", "wordless")  # of references: sacrebleu's tokenizer, by its number; 1 where reply or reference has no letter
+NOTES = ("tokenizer", "wordless")  # of references: sacrebleu's tokenizer, by its number; 1 where the reference has no letter
 SUMS = ("nats", "tokens", *(f"bleu_statistic{i}" for i in range(BLEU_STATISTICS)))
 
 
@@ -103,7 +103,7 @@ class Gatherer:
             statistics = bleu_statistics(reply, reference)
             part[i, position["bleu_statistic0"] : position["bleu_statistic0"] + BLEU_STATISTICS] = statistics
             put("tokenizer", i, TOKENIZERS.index(bleu_tokenizer(f"{reference} {reply}")))
-            put("wordless", i, not letter_words(reply) or not letter_words(reference))
+            put("wordless", i, not letter_words(reference))
             for n in (1, 2, 3, 4):
                 put(f"bleu{n}", i, sentence_bleu(statistics, n))
         self.parts.append(part)

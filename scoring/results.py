@@ -121,7 +121,7 @@ def language_warnings(columns: Columns) -> list[str]:
     if len(how["bleu"]) > 1:
         found.append(f"BLEU adds up counts of several tokenisations ({', '.join(f'{name} {count}' for name, count in how['bleu'].items())}); it means little")
     if wordless := int(np.nansum(columns.column("wordless"))):
-        found.append(f"ROUGE: {wordless} replies or references have no letter; they count as 0")
+        found.append(f"ROUGE: {wordless} references have no letter; their replies count as 0")
     return found
 
 
