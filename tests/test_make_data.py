@@ -443,6 +443,13 @@ def test_a_burst_of_the_server_s_own_errors_rejects_nothing(server, topics, tmp_
     assert make_data_chatgpt.main(words(chat, tmp_path, topics(60))) == 0 and len(outcome_of_run(tmp_path)[0]) == 60
 
 
+def test_a_format_that_met_the_server_s_own_error_is_tried_again_in_the_next_run(server, topics, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server(odd=lambda body, good: (500, {"error": {"message": "starting up"}}) if sum(chat.requests.values()) <= 2 else None)
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(3))) == 0 and chat.bodies[-1]["response_format"]["type"] == "json_object"
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(4))) == 0 and chat.bodies[-1]["response_format"]["type"] == "json_schema"
+
+
 def test_what_the_service_does_not_count_does_not_switch_the_cost_limit_off(server, topics, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     (tmp_path / "prices.yaml").write_text("gpt-4.1-mini: {input: 100, output: 200}\n")

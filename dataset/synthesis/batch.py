@@ -15,7 +15,7 @@ from dataset.network import reason_of
 from dataset.synthesis.journal import Answer
 from dataset.synthesis.outcome import ATTEMPTS, Outcome, outcome_of
 from dataset.synthesis.runner import Run
-from dataset.synthesis.service import FILTERED, FORMATS, QUICK_RETRIES, NotACompletion, OutOfService, answer_of, message_of, messages_for, without_keys
+from dataset.synthesis.service import ABOUT_FORMAT, FILTERED, FORMAT_REFUSALS, FORMATS, QUICK_RETRIES, NotACompletion, OutOfService, answer_of, message_of, messages_for, without_keys
 from dataset.synthesis.tasks import Task
 
 ENDPOINT = "/v1/chat/completions"
@@ -158,7 +158,7 @@ def _plainer(run: Run, refusals: list[str], statuses: list[int | None]) -> bool:
     """Whether a batch of which every request was refused for its answer format may be made again in a plainer one."""
     service = run.service
     weaker = FORMATS[FORMATS.index(service.format) + 1 :]
-    about_format = all(status in (400, 415, 422, 500, 501) and ("format" in text or "schema" in text or "json" in text.lower()) for text, status in zip(refusals, statuses))
+    about_format = all(status in FORMAT_REFUSALS and ABOUT_FORMAT.search(text) for text, status in zip(refusals, statuses))
     if not service.auto or service.settled or not weaker or not about_format:
         return False
     service.format = weaker[0]

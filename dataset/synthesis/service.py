@@ -26,6 +26,7 @@ FILTERED = re.compile(
     r"data_?inspection|(?:inappropriate|prohibited|sensitive|unsafe|harmful) (?:content|input|words?|information)|usage polic",
     re.IGNORECASE,
 )
+ABOUT_FORMAT = re.compile(r"response_?format|json_?(?:schema|object|mode)|\bschema\b|grammar|guided|structured", re.IGNORECASE)
 UNSUPPORTED = re.compile(r"unsupported|not supported|unrecognized|unknown|unexpected|not permitted|does not support|extra inputs", re.IGNORECASE)
 REPLACEMENTS = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None}  # for servers that refuse a parameter
 
@@ -90,6 +91,7 @@ class Service:
         known = journal.memory.get("format") if self.auto else form
         self.format, self.settled, self.answered = known or FORMATS[0], known is not None, False
         self.replaced: dict[str, str | None] = dict(journal.memory.get("parameters") or {})
+        self.doubtful = False  # whether a stricter form met the server's own error, which may have been about something else
         self.refusals: dict[str, str] = {}  # answer format -> with which words it was refused, where no format was taken
 
     def body(self, task: Task, messages: list[dict], form: str | None = None) -> dict:
@@ -145,7 +147,8 @@ class Service:
             self.journal.write_answer(answer)
             self.answered = True
             if not self.settled:
-                self.journal.remember("format", form)
+                if not self.doubtful:
+                    self.journal.remember("format", form)
                 self.format, self.settled = form, True
             return answer
 
@@ -164,6 +167,7 @@ class Service:
             self.refusals[form], self.format = message, FORMATS[0]
             return False
         self.refusals[form], self.format = message, weaker[0]
+        self.doubtful = self.doubtful or (status == 500 and not ABOUT_FORMAT.search(message))
         return True
 
     def replaces(self, status: int, message: str) -> bool:
