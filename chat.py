@@ -114,17 +114,19 @@ class Chat:
 
     def set_seed(self, text: str) -> None:
         """The seed of the next reply."""
-        if not text.isdigit():
-            raise InputError(f"a seed is a whole number, found {text!r}")
+        if not (text.isascii() and text.isdigit() and len(text) <= 18):  # "²" is a digit to Python, and no number
+            raise InputError(f"a seed is a whole number of up to 18 digits, found {text!r:.40}")
         self.seed = int(text)
         self.write(f"seed {self.seed}")
 
     def answer(self, turns: list[str], **options) -> None:
         """Reply to the conversation so far and keep both."""
-        reply = self.model.reply(turns, self.target, self.weights(), seed=self.seed, **options)[0]
+        reply = self.model.reply(answered(turns), self.target, self.weights(), seed=self.seed, **options)[0]
         self.turns = [*turns, reply.text]
         self.replies.append(reply)
-        self.write(wrapped(f"{reply.text or '(an empty reply)'}", "  "))
+        if reply.cut is not None:
+            self.write(f"  ({reply.cut})")
+        self.write(wrapped(f"{reply.text or '(an empty reply; later ones do not read its message)'}", "  "))
         self.write("  " + heard(reply))
 
     def again(self) -> None:
@@ -135,7 +137,10 @@ class Chat:
 
     def show_all(self) -> None:
         """The last message under all combinations, with what the classifiers hear."""
-        for reply in self.model.all_combinations(self.last_message(), self.weights(), self.seed):
+        replies = self.model.all_combinations(answered(self.last_message()), self.weights(), self.seed)
+        if replies[0].cut is not None:
+            self.write(f"({replies[0].cut})")
+        for reply in replies:
             wrong = [name for name, aspect in reply.target.items() if reply.predicted and reply.predicted[name] != aspect]
             note = f"   (heard: {', '.join(reply.predicted[name] for name in wrong)})" if wrong else ""
             self.write(f"{target_name(reply.target)}{note}")
@@ -159,8 +164,8 @@ class Chat:
         keys = ("text", "target", "weights", "seed", "predicted", "probabilities", "coherence", "energy_start", "energy")
         try:
             write_json(Path(name).expanduser(), {"turns": self.turns, "replies": [{key: getattr(reply, key) for key in keys} for reply in self.replies]})
-        except OSError as error:
-            raise InputError(f"{name} cannot be written: {error.strerror}") from None
+        except (OSError, ValueError, RuntimeError) as error:  # no such folder, a NUL in the name, no such user's home
+            raise InputError(f"{name!r} cannot be written: {getattr(error, 'strerror', None) or error}") from None
         self.write(f"saved: {name}")
 
 
@@ -181,9 +186,21 @@ def wrapped(text: str, indent: str) -> str:
     return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
 
 
+def answered(turns: list[str]) -> list[str]:
+    """The turns without those before the last that have an empty reply, and without that reply."""
+    pairs = zip(turns[:-1:2], turns[1::2])
+    return [text for pair in pairs if pair[1].strip() for text in pair] + turns[-1:]
+
+
 def typed() -> Iterator[str]:
-    """The user's lines; those of a file or a pipe are shown, as a terminal shows what is typed."""
+    """The user's lines; those of a file or a pipe are shown, as a terminal shows what is typed.
+
+    A line that is not UTF-8 is left out, and that is said.
+    """
     terminal = sys.stdin.isatty()
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
     while True:
         try:
             line = input("> " if terminal else "")
@@ -191,6 +208,10 @@ def typed() -> Iterator[str]:
             if terminal:
                 print()
             return
+        line = line.removeprefix("\ufeff").replace("\0", "")
+        if any("\ud800" <= letter <= "\udfff" for letter in line):
+            print("! this line is not UTF-8 text and was left out")
+            continue
         if not terminal:
             print(line)
         yield line

@@ -12,7 +12,7 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
-from dataset.dialogues import Dialogue, every_nth, read_dialogues  # noqa: E402
+from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues  # noqa: E402
 from dataset.encoding import DialogueTemplate  # noqa: E402
 from dataset.jsonl import read_json, read_jsonl, write_json, write_jsonl  # noqa: E402
 from model.bases import SCRATCH  # noqa: E402
@@ -26,7 +26,7 @@ from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
 from scripts.devices import choose_device  # noqa: E402
-from scripts.generation import ReplyGenerator, Request, sampling_record, sampling_warnings, timed  # noqa: E402
+from scripts.generation import ReplyGenerator, Request, context_warnings, sampling_record, sampling_warnings, timed  # noqa: E402
 from scripts.generation_options import ControlArguments, DecodingArguments  # noqa: E402
 from scripts.trace import trace  # noqa: E402
 from scripts.runs import command_line, device_name, enough_memory, git_revision, package_versions, relative  # noqa: E402
@@ -67,7 +67,7 @@ def requests_for(dialogues: list[Dialogue], schema: Schema, target: str, limit: 
         missing = [dialogue.id for dialogue in dialogues if not dialogue.target]
         if missing:
             raise InputError(f"--target tags: row {int(missing[0]) + 1} of the file has no tag")
-        return every_nth([Request(d.id, d.context, d.target, d.response) for d in dialogues], limit)
+        return balanced([Request(d.id, d.context, d.target, d.response) for d in dialogues], limit, lambda request: target_name(request.target))
     targets = schema.combinations() if target == "all" else [schema.target([aspect.strip() for aspect in target.split(",")])]
     chosen = every_nth(list(contexts.items()), limit)
     return [Request(id, context, t, references.get((context, target_name(t)))) for context, id in chosen for t in targets]
@@ -98,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
     generator = ReplyGenerator(common.run_folder / "cvae", device, schema, decoding.precision)
 
+    shortened = context_warnings(generator.cuts([request.context for request in requests], decoding))
     seconds: dict[str, float] = {}
     with enough_memory(f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"):
         written = generator.write(requests, control, decoding, seconds)
@@ -107,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     write_jsonl(generations, rows)
     print(f"{what.name}: {len(rows)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}", flush=True)
     if scorer is None:
+        print("".join(f"warning: {line}\n" for line in shortened), end="", flush=True)
         return 0
 
     language_model = language_model_of(what, common, device)
@@ -128,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         baseline=baseline_of(common.run_folder, what.name, columns),
         references=references_of(generations, schema, scorer, language_model),
         evaluators=scorer.records,
-        warnings=scorer.warnings() + sampling_warnings(written.sample, 0.01),
+        warnings=scorer.warnings() + sampling_warnings(written.sample, 0.01) + shortened,
         run=run,
         seed=control.seed,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from pathlib import Path  # noqa: E402
 import openai  # noqa: E402
 
 from dataset.jsonl import write_jsonl  # noqa: E402
+from dataset.network import checked_address  # noqa: E402
 from dataset.synthesis.batch import settle_by_batch  # noqa: E402
 from dataset.synthesis.costs import Meter, price_of  # noqa: E402
 from dataset.synthesis.files import Output, rejects  # noqa: E402
@@ -29,7 +30,8 @@ from dataset.synthesis.service import FORMATS, OutOfService, RequestSettings, Se
 from dataset.synthesis.tasks import Task, persona_of, read_topics  # noqa: E402
 from schema import InputError, load_schema  # noqa: E402
 
-KEY_VARIABLE = "OPENAI_API_KEY"
+KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+TOPICS = Path(__file__).resolve().parent / "dataset" / "sample_topics"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = options.add_argument_group("what to write")
     what.add_argument("--aspect", required=True, help="an aspect of the schema, or several joined by commas: one persona with all of them")
-    what.add_argument("--schema", default="schema.py", help='schema file; its "descriptions" say what an aspect is like (default: schema.py)')
-    what.add_argument("--topics", default="dataset/sample_topics", help="text file, one topic a line (default: dataset/sample_topics)")
+    what.add_argument("--schema", help='schema file; its "descriptions" say what an aspect is like (default: the repository\'s schema.py)')
+    what.add_argument("--topics", type=Path, default=TOPICS, help="text file, one topic a line (default: the repository's dataset/sample_topics)")
     what.add_argument("--limit", type=int, help="only the first so many topics")
     what.add_argument("--per-topic", type=int, default=1, help="dialogues per topic (default: 1)")
     what.add_argument("--n-turns", type=int, default=2, help="exchanges per dialogue, a user turn and a reply each (default: 2)")
@@ -81,7 +83,7 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     """Every dialogue to be written, topic by topic."""
     persona = persona_of(load_schema(options.schema), [aspect.strip() for aspect in options.aspect.split(",")])
     settings = {"model": options.model, "temperature": options.temperature}
-    topics = read_topics(Path(options.topics), options.limit)
+    topics = read_topics(options.topics, options.limit)
     return [Task(persona, topic, number, options.n_turns, settings) for topic in topics for number in range(options.per_topic)]
 
 
@@ -103,10 +105,12 @@ def key_of(options: argparse.Namespace) -> str:
     Raises:
         InputError: where there is none.
     """
+    key = (options.key or os.environ.get(KEY_VARIABLE) or "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"the key in {'--key' if options.key else KEY_VARIABLE} holds characters that no key has; copy it again")
     if options.key:
         print(f"warning: a key on the command line can be seen by other users and stays in the shell's history; use {KEY_VARIABLE}", file=sys.stderr)
-        return options.key
-    if key := os.environ.get(KEY_VARIABLE):
+    if key:
         return key
     raise InputError(f"no key: set {KEY_VARIABLE} (for a local server without keys, to any word)")
 
@@ -135,12 +139,14 @@ def summary(outcomes: list[Outcome], run: Run, written: list[str], folder: Path,
 def collect(options: argparse.Namespace, tasks: list[Task], key: str | None, journal: Journal, run_by: Meter) -> Run:
     """Ask for every open task."""
     settings = RequestSettings(options.model, options.temperature, options.max_tokens, options.seed)
-    connection = {"api_key": key, "base_url": options.base_url, "timeout": options.timeout, "max_retries": options.max_retries}
+    given = options.base_url or os.environ.get(ADDRESS_VARIABLE) or ""
+    address = checked_address(given, "--base-url" if options.base_url else ADDRESS_VARIABLE) if given else ""
+    connection = {"api_key": key, "base_url": given or None, "timeout": options.timeout, "max_retries": options.max_retries}
     open_tasks = [task for task in tasks if outcome_of(task, journal).next_attempt is not None]
 
     async def ask_all() -> Run:
         async with openai.AsyncOpenAI(**connection) as client:
-            run = Run(journal, Service(client, settings, journal, options.format), run_by, options.concurrency, options.max_cost)
+            run = Run(journal, Service(client, settings, journal, options.format, address), run_by, options.concurrency, options.max_cost)
             try:
                 await run.settle_all(open_tasks)
             except OutOfService as error:
@@ -149,7 +155,7 @@ def collect(options: argparse.Namespace, tasks: list[Task], key: str | None, jou
 
     if not options.batch:
         return asyncio.run(ask_all())
-    run = Run(journal, Service(None, settings, journal, options.format), run_by, max_cost=options.max_cost)
+    run = Run(journal, Service(None, settings, journal, options.format, address), run_by, max_cost=options.max_cost)
     try:
         with openai.OpenAI(**connection) as client:
             settle_by_batch(run, client, tasks, options.poll_seconds)

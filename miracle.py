@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dataset.encoding import Cut
 from dataset.jsonl import read_json
 from model.gaussian import Gaussian
 from schema import Attribute, InputError, Schema
@@ -20,7 +22,7 @@ from scripts.generation import Problem, ReplyGenerator, Request, way_times
 from scripts.generation_options import ControlArguments, DecodingArguments, parse_weights
 from scripts.share import fetch, has_evaluators, push_run, run_parts, save_run
 
-Context = str | list[str] | tuple[str, ...]
+Context = str | list[str] | tuple[str, ...] | list[dict]
 Target = str | list[str] | dict[str, str] | None
 EXPLAINED_POINTS = 32
 
@@ -44,6 +46,7 @@ class Reply:
         control: how its latent was found, for `Miracle.explain`.
         latent: z, [D].
         candidate: which of the candidates was kept, where there were several.
+        cut: what the decoder did not read of the context, so that the reply has room; None where it read all of it.
     """
 
     text: str
@@ -61,6 +64,7 @@ class Reply:
     control: ControlArguments | None = field(default=None, repr=False)
     latent: np.ndarray | None = field(default=None, repr=False, compare=False)
     candidate: int = field(default=0, repr=False)
+    cut: Cut | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.text
@@ -201,7 +205,8 @@ class Miracle:
         """Reply to one context.
 
         Args:
-            context: what the user says, or the turns of a conversation, user first and last.
+            context: what the user says, the turns of a conversation, user first and last, or the same as OpenAI-style messages,
+                ``[{"role": "user", "content": "..."}, ...]``.
             target: aspects, ``"lyrical,optimistic"``, ``["lyrical"]`` or ``{"attitude": "optimistic"}``; None or ``{}``: no control.
             weights: strength for all attributes, or by attribute (others keep the run's); None: the run's. One of an attribute
                 that the target does not name has no effect.
@@ -213,10 +218,12 @@ class Miracle:
         Raises:
             InputError: for an empty context or target text, an unknown aspect or option, or a negative weight.
         """
-        if n < 1:
-            raise InputError(f"n must be 1 or more, found {n}")
+        if not isinstance(n, int) or n < 1:
+            raise InputError(f"n must be 1 or more, found {n!r}")
         if n > 1:
             options = {"start": "sample"} | options
+        if not isinstance(seed, (int, type(None))):
+            raise InputError(f"a seed is a whole number, found {seed!r}")
         first = self.control.seed if seed is None else seed
         return self.replies([context] * n, [target] * n, weights, [first + i for i in range(n)], None if on_text is None else lambda texts: on_text(texts[0]), **options)
 
@@ -235,6 +242,9 @@ class Miracle:
             InputError: as `reply`, and for lists of different lengths.
         """
         started = time.monotonic()
+        for seed in seeds if isinstance(seeds, (list, tuple)) else [seeds]:
+            if not isinstance(seed, (int, type(None))):
+                raise InputError(f"a seed is a whole number, found {seed!r}")
         if seeds is None or isinstance(seeds, int):
             seeds = [self.control.seed if seeds is None else seeds] * len(contexts)
         if not len(contexts) == len(targets) == len(seeds):
@@ -268,6 +278,7 @@ class Miracle:
                 for place, i in enumerate(chosen):
                     texts[i], latents[i], used[i], candidates[i] = found.texts[place], sample.z[place].cpu().numpy(), settings, found.candidates[place]
                     starts[i], energies[i] = float(sample.energy_start[place]), float(sample.energy[place])
+            cuts = self.generator.cuts(turns, decoding)
             rows = [{"context": list(turn), "response": text} for turn, text in zip(turns, texts)]
             if self.scorer is not None:
                 self.scorer.score(rows)
@@ -276,9 +287,9 @@ class Miracle:
         return [
             Reply(
                 text, turn, target, {name: strengths[name] for name in target}, seed, row.get("predicted"), row.get("probabilities"), row.get("nli"),
-                float(start), float(energy), seconds, not stopped, settings, latent, candidate,
+                float(start), float(energy), seconds, not stopped, settings, latent, candidate, cut,
             )
-            for text, turn, target, seed, row, start, energy, settings, latent, candidate in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents, candidates)
+            for text, turn, target, seed, row, start, energy, settings, latent, candidate, cut in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents, candidates, cuts)
         ]  # fmt: skip
 
     def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options: object) -> list[Reply]:
@@ -316,6 +327,8 @@ class Miracle:
         """A target in any of its forms as attribute -> aspect; raises `InputError` for an unknown name, and for a text or list without any."""
         if target is None:
             return {}
+        if not isinstance(target, (str, list, tuple, dict)) or not all(isinstance(word, str) for word in (*target, *(target.values() if isinstance(target, dict) else ()))):
+            raise InputError(f"the target is {target!r:.80}; expected aspects, such as 'lyrical,optimistic', or None for no control")
         if isinstance(target, dict):
             for name, aspect in target.items():
                 self.schema.attribute(name).index(aspect)
@@ -347,20 +360,72 @@ class Miracle:
                 raise InputError(f"weights of {unknown}; the schema has {self.schema.names}")
             options = options | {"weights": ",".join(f"{name}={value}" for name, value in (own | given).items())}
         changes = [{name: value for name, value in options.items() if kinds[name] is kind} for kind in (ControlArguments, DecodingArguments)]
-        control, decoding = dataclasses.replace(self.control, **changes[0]), dataclasses.replace(self.decoding, **changes[1])
+        try:
+            control, decoding = dataclasses.replace(self.control, **changes[0]), dataclasses.replace(self.decoding, **changes[1])
+        except TypeError as error:  # a text where a number is compared
+            raise InputError(f"an option has a value of another kind: {error}") from None
         parse_weights(control.weights, self.schema.names)  # refuses what is no weight
         return control, decoding
 
 
 def turns_of(context: Context) -> tuple[str, ...]:
-    """A context's turns, with single spaces; raises `InputError` where there is none, one is empty, or the user is not last."""
-    turns = (context,) if isinstance(context, str) else tuple(context)
-    turns = tuple(" ".join(turn.split()) for turn in turns)
-    if not turns or not all(turns):
+    """A context's turns, with single spaces; OpenAI-style messages become turns, see `turns_of_messages`.
+
+    Raises:
+        InputError: where there is none, one is empty or no text, or the user is not last.
+    """
+    if isinstance(context, (str, dict)):
+        context = (context,)
+    if not isinstance(context, (list, tuple)):
+        raise InputError(f"the context is a {type(context).__name__}; expected a text, a list of turns, or messages with 'role' and 'content'")
+    if any(isinstance(turn, dict) for turn in context):
+        context = turns_of_messages(context)
+    for number, turn in enumerate(context, 1):
+        if not isinstance(turn, str):
+            raise InputError(f"turn {number} of the context is a {type(turn).__name__}; expected a text")
+        if any("\ud800" <= letter <= "\udfff" for letter in turn):
+            raise InputError(f"turn {number} of the context has broken characters (lone surrogates); decode it as UTF-8 first")
+    turns = tuple(" ".join(turn.split()) for turn in context)
+    if not any(turns):
         raise InputError("the context is empty")
+    if not all(turns):
+        raise InputError(f"turn {turns.index('') + 1} of the context is empty; leave it out together with the turn that it answers")
     if len(turns) % 2 == 0:
         raise InputError(f"{len(turns)} turns; they alternate, user first and last, so an odd number is expected")
     return turns
+
+
+def turns_of_messages(messages: list[dict] | tuple[dict, ...]) -> list[str]:
+    """OpenAI-style messages as turns, user first and last.
+
+    Neighbouring messages of one role are one turn; a content may be a list of text parts. The models read no system
+    message: it is left out, with a Python warning that says so.
+
+    Raises:
+        InputError: with the message's number, for anything else.
+    """
+    turns: list[tuple[str, str]] = []
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or "role" not in message:
+            raise InputError(f"{where}: expected {{'role': ..., 'content': ...}}, found {message!r:.80}")
+        role, content = message["role"], message.get("content")
+        if role in ("system", "developer"):
+            warnings.warn(f"{where}: a {role} message is not read; the target says what the reply is to be like", stacklevel=4)
+            continue
+        if role not in ("user", "assistant"):
+            raise InputError(f"{where}: role {role!r:.40}; expected 'user' or 'assistant'")
+        if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+            content = " ".join(part["text"] for part in content)
+        if not isinstance(content, str) or not content.strip():
+            raise InputError(f"{where}: 'content' must be a text that is not empty, found {content!r:.80}")
+        if turns and turns[-1][0] == role:
+            turns[-1] = (role, f"{turns[-1][1]} {content}")
+        else:
+            turns.append((role, content))
+    if not turns or turns[0][0] != "user" or turns[-1][0] != "user":
+        raise InputError("messages must begin and end with the user's; a reply to the last is what is written")
+    return [content for _, content in turns]
 
 
 def schema_of(attributes: dict[str, list[str]]) -> Schema:

@@ -204,9 +204,11 @@ def load_schema(path: str | Path | None = None) -> Schema:
 
     Raises `InputError` naming the file and every mistake in it, joined by ``; ``.
     """
-    path = Path(path or __file__).resolve()
+    path = Path(path or __file__).expanduser().resolve()
     if not path.is_file():
-        raise InputError(f"schema not found: {path}")
+        bundled = Path(__file__).resolve().with_name(path.name)
+        hint = f"; a path is taken from where you stand, the repository's is {bundled}" if bundled.is_file() else ""
+        raise InputError(f"schema not found: {path}{hint}")
     spec = importlib.util.spec_from_file_location(f"miracle_schema_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:

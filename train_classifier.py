@@ -16,7 +16,7 @@ from model.bases import SCRATCH  # noqa: E402
 from schema import Attribute, Schema, load_schema  # noqa: E402
 from scoring.evaluators import new_classifier  # noqa: E402
 from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
-from scripts.evaluator_training import EvaluatorArguments, train_evaluator  # noqa: E402
+from scripts.evaluator_training import EvaluatorArguments, accuracy_or_why_not, train_evaluator  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
 from scripts.training import Stage, compared_settings  # noqa: E402
 
@@ -41,7 +41,7 @@ def train_attribute(
         record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
     )
     if (record := stage.finished()) and not common.overwrite:
-        print(f"{attribute.name}: already trained, dev accuracy {record['metrics']['accuracy']:.3f}", flush=True)
+        print(f"{attribute.name}: already trained, {accuracy_or_why_not(record['metrics'])}", flush=True)
         return record
     train, dev = (read_texts(schema, attribute, split, common.limit) for split in ("train", "dev"))
     set_seed(training.seed)
@@ -52,8 +52,7 @@ def train_attribute(
         return Dataset.from_list([row | {"labels": label, "length": len(row["input_ids"])} for row, (_, label) in zip(rows, texts)])
 
     record = train_evaluator(model, tokenizer, encoded(train), encoded(dev), training, stage, options.precision)
-    metrics = record["metrics"]
-    print(f"{attribute.name}: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} texts, {record['seconds']:.0f} s -> {stage.folder}", flush=True)
+    print(f"{attribute.name}: {accuracy_or_why_not(record['metrics'])}, {record['seconds']:.0f} s -> {stage.folder}", flush=True)
     return record
 
 

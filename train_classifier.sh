@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Train the attribute classifiers: one with ATTR=languagestyle bash train_classifier.sh, without ATTR all.
-source "$(dirname "$0")/scripts/environment.sh"
+source "$(dirname -- "$0")/scripts/environment.sh"
 [ -z "${ATTR:-}" ] || OPTIONS+=(--attribute "$ATTR")
-exec "$PYTHON" train_classifier.py "${OPTIONS[@]}" "$@"
+exec "$PYTHON" "$MIRACLE/train_classifier.py" ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"

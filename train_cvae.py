@@ -16,12 +16,13 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments,
 from dataset.batching import CvaeCollator, cvae_dataset  # noqa: E402
 from dataset.chat_template import UnreadableTemplate, template_of  # noqa: E402
 from dataset.dialogues import Dialogue, read_attribute_dialogues  # noqa: E402
-from dataset.encoding import SHORTEST, DialogueTemplate  # noqa: E402
+from dataset.encoding import SHORTEST, DialogueTemplate, ended  # noqa: E402
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer  # noqa: E402
 from model import bases  # noqa: E402
 from model.checkpointing import checkpoint_layers  # noqa: E402
 from model.config import PRIORS, MiracleConfig  # noqa: E402
 from model.cvae import Miracle  # noqa: E402
+from model.decoder import positions_limit  # noqa: E402
 from model.schedule import KL_SCHEDULES  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scripts.arguments import CommonArguments, at_least, parse_arguments, within  # noqa: E402
@@ -135,11 +136,14 @@ def build(
     else:
         encoder_tokenizer, encoder = bases.load_tokenizer(common.encoder), bases.load_encoder(common.encoder)
         encoder_config = encoder.config
+        bases.check_vocabulary(common.encoder, encoder_tokenizer, bases.embedding_rows(encoder))
     if common.decoder == bases.SCRATCH:
         (decoder_config, decoder_tokenizer), template = scratch_decoder(options, texts), SCRATCH_TEMPLATE
     else:
-        decoder_tokenizer, decoder = bases.load_tokenizer(common.decoder), bases.load_decoder(common.decoder)
-        decoder_config, template = decoder.config, marks(decoder_tokenizer, template, common.decoder)
+        decoder_tokenizer, decoder = bases.load_decoder_tokenizer(common.decoder), bases.load_decoder(common.decoder)
+        decoder_config = decoder.config
+        bases.check_vocabulary(common.decoder, decoder_tokenizer, bases.embedding_rows(decoder))
+        template = ended(marks(decoder_tokenizer, template, common.decoder), decoder_tokenizer)
     records = {}
     if options.lora_rank:
         records = {kind: bases.record_of(name, base, relative_name(name)) for kind, name, base in (("encoder", common.encoder, encoder), ("decoder", common.decoder, decoder))}
@@ -154,9 +158,16 @@ def build(
     )
     try:
         model = Miracle(config)
+    except (ValueError, AttributeError, TypeError, NotImplementedError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    try:
+        model.load_bases(encoder, decoder)
+        if encoder is not None:
+            model.prior_encoder.check(options.encoder_length, encoder_tokenizer.pad_token_id)
     except ValueError as error:
-        raise InputError(str(error)) from error
-    model.load_bases(encoder, decoder)
+        raise InputError(f"base encoder {common.encoder} ({encoder_config.model_type}): {error}; see --encoder and --encoder_length") from error
+    if decoder is not None and (positions := positions_limit(model.decoder.lm)) is not None and positions < options.decoder_length:
+        raise InputError(f"base decoder {common.decoder} has {positions} positions; --decoder_length is {options.decoder_length}")
     return model, encoder_tokenizer, decoder_tokenizer
 
 

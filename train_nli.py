@@ -14,7 +14,7 @@ from pathlib import Path  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from transformers import TrainingArguments, set_seed  # noqa: E402
 
-from dataset.dialogues import Dialogue, every_nth, read_attribute_dialogues  # noqa: E402
+from dataset.dialogues import Dialogue, balanced, every_nth, read_attribute_dialogues  # noqa: E402
 from dataset.encoding import encode_contexts  # noqa: E402
 from dataset.nli import LABEL_NAMES, Pair, make_pairs, read_nli  # noqa: E402
 from model.bases import SCRATCH  # noqa: E402
@@ -23,7 +23,7 @@ from scoring.audit import audit_coherence, print_audit  # noqa: E402
 from scoring.evaluators import Evaluator, new_classifier, reads_exact_match  # noqa: E402
 from scripts.arguments import CommonArguments, at_least, parse_arguments, within  # noqa: E402
 from scripts.devices import choose_device  # noqa: E402
-from scripts.evaluator_training import EvaluatorArguments, train_evaluator  # noqa: E402
+from scripts.evaluator_training import EvaluatorArguments, accuracy_or_why_not, train_evaluator  # noqa: E402
 from scripts.runs import fingerprint, relative  # noqa: E402
 from scripts.training import Stage, compared_settings  # noqa: E402
 
@@ -63,12 +63,12 @@ def load_pairs(schema: Schema, split: str, rounds: int, corrupt_share: float, li
         pairs = [pair for pair in read_nli(schema.existing(schema.nli)) if _held_out(pair) == (split == "dev")]
     else:
         pairs = list(read_nli(schema.existing(schema.nli if split == "train" else schema.dev_nli)))
-    pairs = every_nth(pairs, None if limit is None else 4 * limit)
+    pairs = balanced(pairs, None if limit is None else 4 * limit, lambda pair: pair.label)
     coherent = [pair for pair in pairs if pair.label == 1]
     chosen = every_nth(coherent, int(corrupt_share * len(coherent)))
     dialogues = [Dialogue(str(i), pair.context, pair.response, {}) for i, pair in enumerate(chosen)]
     corrupted = [p for p in make_pairs(dialogues, 10, seed) if p.kind in ("repeated", "shuffled", "cut", "empty", "echo")]
-    return pairs + every_nth(corrupted, len(chosen))
+    return pairs + balanced(corrupted, len(chosen), lambda pair: pair.kind)
 
 
 def _held_out(pair: Pair) -> bool:
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
     )
     if (record := stage.finished()) and not common.overwrite:
-        print(f"nli: already trained, dev accuracy {record['metrics']['accuracy']:.3f}", flush=True)
+        print(f"nli: already trained, {accuracy_or_why_not(record['metrics'])}", flush=True)
         print_audit(record["metrics"]["audit"])
         return 0
     made = (pairs_of.pair_rounds, pairs_of.corrupt_share, common.limit, training.seed)
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
     record = train_evaluator(model, tokenizer, *encoded, training, stage, options.precision, audit)
     metrics = record["metrics"]
-    print(f"nli: dev accuracy {metrics['accuracy']:.3f} on {len(dev)} pairs, {record['seconds']:.0f} s -> {stage.folder}", flush=True)
+    print(f"nli: {accuracy_or_why_not(metrics, 'pairs')}, {record['seconds']:.0f} s -> {stage.folder}", flush=True)
     print_audit(metrics["audit"])
     return 0
 

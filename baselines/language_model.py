@@ -17,9 +17,9 @@ from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTok
 from baselines.training import TrainingSetting, once, optimise
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
-from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
+from dataset.encoding import IGNORED, Cut, DialogueTemplate, cuts, encode_for_decoder, prompt_length
 from model.cache import PrefixLayer, RoomCache
-from model.decoder import align_head, cache_shape, causal_mask, fuse_norms, mask_for, positions_of
+from model.decoder import align_head, cache_shape, causal_mask, fuse_norms, mask_for, position_offset, positions_limit, positions_of
 from model.decoding import generate
 from model.losses import context_loss, reconstruction_loss, token_losses
 from model.noise import generators
@@ -55,7 +55,7 @@ class PlainDecoder:
     n_prefix = 0
 
     def __init__(self, lm: PreTrainedModel):
-        self.lm = lm
+        self.lm, self.position_offset = lm, position_offset(lm)
 
     def to_offset(self, rows: torch.Tensor) -> torch.Tensor:
         """The numbers of the replies [B] as they are: `generate` keeps them for the rows still alive."""
@@ -96,7 +96,7 @@ class PlainDecoder:
         return self.lm(
             input_ids=step.ids,
             attention_mask=mask_for(self.lm, mask),
-            position_ids=position_ids,
+            position_ids=position_ids + self.position_offset,
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=logits_to_keep,
@@ -129,6 +129,11 @@ class LanguageModel:
         behind = [encode_for_decoder(self.tokenizer, self.template, contexts, replies, self.decoder_length, use_context) for use_context in (True, False)]
         return merits(heard, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size)
 
+    def cuts(self, requests: list[Request], how: DecodingArguments) -> list[Cut | None]:
+        """What the language model does not read of each context, so that its reply has room; None where it reads all of it."""
+        room = prompt_length(positions_limit(self.lm), self.decoder_length, how.max_new_tokens)
+        return cuts(self.tokenizer, self.template, [request.context for request in requests], room)
+
     def write(
         self, requests: list[Request], how: DecodingArguments, seed: int, decoder: Callable[[PreTrainedModel], PlainDecoder] = PlainDecoder,
         before: list[list[int]] | None = None, purpose: str = "decoding",
@@ -143,14 +148,16 @@ class LanguageModel:
         Raises:
             InputError: where the model has not enough positions for a reply.
         """
-        positions, length = getattr(self.lm.config, "max_position_embeddings", None), self.decoder_length
-        if positions is not None:  # room for the reply is kept in every prompt, so that no reply is cut by its neighbours' prompts
-            length = min(length, positions - how.max_new_tokens)
-        length -= max(map(len, before)) if before else 0
-        if length < 1:
-            raise InputError(f"--max-new-tokens {how.max_new_tokens} leaves no room for the context; the decoder has {positions} positions")
-        prompts = encode_for_decoder(self.tokenizer, self.template, [request.context for request in requests], None, length)
-        rows = [{"input_ids": front + row["input_ids"]} for front, row in zip(before or [[]] * len(prompts), prompts)]
+        room = prompt_length(positions_limit(self.lm), self.decoder_length, how.max_new_tokens)
+        rows: list[dict] = [{}] * len(requests)
+        fronts = before or [[]] * len(requests)
+        for size in sorted(set(map(len, fronts))):  # a prompt is cut by its own front, not by the longest in the call
+            if room - size < 1:
+                raise InputError(f"--max-new-tokens {how.max_new_tokens} leaves no room for the context behind {size} tokens in front; the decoder has {room + how.max_new_tokens} positions")
+            chosen = [index for index, front in enumerate(fronts) if len(front) == size]
+            prompts = encode_for_decoder(self.tokenizer, self.template, [requests[index].context for index in chosen], None, room - size)
+            for index, row in zip(chosen, prompts):
+                rows[index] = {"input_ids": fronts[index] + row["input_ids"]}
         sources = None
         if how.decoding == "top_p":
             sources = generators(seed, [(request.id, target_name(request.target)) for request in requests], purpose)

@@ -16,8 +16,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from dataset.dialogues import Dialogue, read_attribute_dialogues
 from dataset.encoding import DialogueTemplate
-from model.bases import load_decoder, load_tokenizer
-from model.decoder import check_plain_cache
+from model.bases import load_decoder, load_decoder_tokenizer
+from model.decoder import check_plain_cache, positions_limit
 from model.noise import generator
 from schema import InputError, Schema
 
@@ -81,10 +81,10 @@ class TrainingSetting:
             InputError: where it has fewer positions than `decoder_length`, or no plain key/value cache.
         """
         if isinstance(self.decoder, str):
-            lm, tokenizer = load_decoder(self.decoder), load_tokenizer(self.decoder)
+            lm, tokenizer = load_decoder(self.decoder), load_decoder_tokenizer(self.decoder)
         else:
             lm, tokenizer = (copy.deepcopy(part) for part in self.decoder)
-        positions = getattr(lm.config, "max_position_embeddings", None)
+        positions = positions_limit(lm)
         if positions is not None and positions < self.decoder_length:
             raise InputError(f"baselines: decoder_length is {self.decoder_length}; the base decoder has {positions} positions")
         try:

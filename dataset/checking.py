@@ -11,8 +11,9 @@ from schema import Attribute, Schema, target_name
 from dataset.duplicates import exact_copies, similar_pairs
 from dataset.separability import LabelledTexts, give_away_words, held_out_accuracy
 from dataset.sources import Item, Source, read_items, sources_of
+from dataset.words import words
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+SENTENCE_END = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])\s*(?=.)")
 FEW_WORDS = 10
 
 
@@ -138,8 +139,8 @@ def labelled_texts(attribute: Attribute, collections: list[Collection], split: s
 def check_attribute(attribute: Attribute, collections: list[Collection], limits: Limits, warnings: list[str]) -> dict:
     """Reply lengths of an attribute's aspects, and how well they can be told apart by their words."""
     train, dev, test = (labelled_texts(attribute, collections, split) for split in ("train", "dev", "test"))
-    lengths = {aspect: [len(t.split()) for t, label in zip(*train) if label == i] for i, aspect in enumerate(attribute.aspects)}
-    means = {aspect: float(np.mean(words)) for aspect, words in lengths.items() if words}
+    lengths = {aspect: [len(words(t)) for t, label in zip(*train) if label == i] for i, aspect in enumerate(attribute.aspects)}
+    means = {aspect: float(np.mean(counts)) for aspect, counts in lengths.items() if counts}
     ratio = max(means.values()) / min(means.values()) if len(means) > 1 else None
     found = {
         "words": {aspect: [means[aspect], *np.percentile(lengths[aspect], [5, 95]).tolist()] for aspect in means},

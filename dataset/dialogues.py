@@ -1,10 +1,13 @@
 """Dialogues: one row of a dialogue or context file, read and checked."""
 
+from collections import defaultdict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
 from schema import Attribute, InputError, Schema
 
+from dataset.formats import hint
 from dataset.jsonl import read_jsonl
 
 
@@ -75,7 +78,10 @@ def parse_dialogue(row: dict, schema: Schema, where: str, id: str, attribute: At
     Raises:
         InputError: with `where` in front, for anything else.
     """
-    users, replies = _turns(row, "input", where), _turns(row, "output", where)
+    try:
+        users, replies = _turns(row, "input", where), _turns(row, "output", where)
+    except InputError as error:
+        raise InputError(f"{error}{hint(row, where)}") from None
     if not users or len(users) - len(replies) not in (0, 1):
         raise InputError(
             f"{where}: {len(users)} user turns in 'input' and {len(replies)} replies in 'output'; "
@@ -123,14 +129,34 @@ def check_labelled(dialogue: Dialogue, attribute: Attribute | None, where: str) 
 
 
 def every_nth(items: list, limit: int | None) -> list:
-    """At most `limit` items, evenly spread, so that a shortened file keeps its mixture of aspects."""
+    """At most `limit` items, evenly spread; for labelled ones see `balanced`."""
     if limit is None or limit >= len(items):
         return items
     return [items[position * len(items) // limit] for position in range(limit)]
 
 
+def balanced(items: list, limit: int | None, label: Callable[[object], Hashable]) -> list:
+    """At most `limit` items in their order, the same number of every label, each label's evenly spread.
+
+    Every nth row of a file whose labels alternate would be of one label alone. A label with fewer rows gives all it has.
+
+    Args:
+        label: of an item. With fewer places than labels, the first labels get one item each.
+    """
+    if limit is None or limit >= len(items):
+        return items
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for position, item in enumerate(items):
+        places[label(item)].append(position)
+    share = 0
+    while sum(min(len(found), share + 1) for found in places.values()) <= limit:
+        share += 1
+    chosen = [every_nth(found, min(len(found), share)) for found in places.values()] if share else [found[:1] for found in places.values()][:limit]
+    return [items[position] for position in sorted(position for found in chosen for position in found)]
+
+
 def read_attribute_dialogues(schema: Schema, split: str, limit: int | None = None) -> dict[str, list[Dialogue]]:
-    """All dialogues of a split (``train``, ``dev``, ``test``) by attribute name; `limit` applies to each attribute.
+    """All dialogues of a split (``train``, ``dev``, ``test``) by attribute name; `limit` applies to each attribute, as in `balanced`.
 
     Raises:
         InputError: for an attribute without that file, or a mistake in it.
@@ -141,5 +167,6 @@ def read_attribute_dialogues(schema: Schema, split: str, limit: int | None = Non
         path = getattr(attribute, key)
         if path is None:
             raise InputError(f"{schema.path}: attribute {attribute.name!r} has no {key!r}")
-        found[attribute.name] = every_nth(read_dialogues(schema.existing(path), schema, attribute, labelled=True), limit)
+        dialogues = read_dialogues(schema.existing(path), schema, attribute, labelled=True)
+        found[attribute.name] = balanced(dialogues, limit, lambda dialogue: dialogue.target[attribute.name])
     return found

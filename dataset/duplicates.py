@@ -1,23 +1,23 @@
 """Exact and near duplicates among texts: MinHash finds candidates, the exact Jaccard similarity decides."""
 
-import re
 from collections.abc import Sequence
 
 from datasketch import MinHash, MinHashLSH
 from tqdm import tqdm
 
-WORD = re.compile(r"\w+(?:'\w+)*")
+from dataset.words import letter_words
+
 PERMUTATIONS = 128
 
 
 def normalised(text: str) -> str:
     """The text's lower-cased words, single-spaced: what makes two texts exact duplicates."""
-    return " ".join(WORD.findall(text.lower()))
+    return " ".join(letter_words(text.lower()))
 
 
 def shingles(text: str, size: int = 3) -> frozenset[tuple[str, ...]]:
     """The set of lower-cased word n-grams; a text with fewer words is one shingle of its own."""
-    words = WORD.findall(text.lower())
+    words = letter_words(text.lower())
     if len(words) < size:
         return frozenset([tuple(words)])
     return frozenset(zip(*(words[start:] for start in range(size))))

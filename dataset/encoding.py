@@ -4,9 +4,11 @@ Special tokens that appear in a user's text are taken as plain text, never as co
 turns first, then the beginning of the last user turn, and never the response as long as it fits on its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
+
+from schema import InputError
 
 IGNORED = -100  # label of positions without a loss
 SHORTEST = 8  # tokens that an input must have room for: special ones and a word or two of either side
@@ -25,6 +27,25 @@ class DialogueTemplate:
     turn_end: str = "<|endoftext|>"
     start: str = ""  # stands before the first turn that is read: the beginning-of-sequence token of bases that want one
     reply_end: str | None = None  # after a reply, where that differs from the end of a user's turn
+
+
+def ended(template: DialogueTemplate, tokenizer: PreTrainedTokenizerBase) -> DialogueTemplate:
+    """The template for a decoder's tokenizer: where that has no DialoGPT end-of-text token, its own ends a turn."""
+    default = DialogueTemplate().turn_end
+    return replace(template, turn_end=tokenizer.eos_token) if template.turn_end == default and default not in tokenizer.get_vocab() else template
+
+
+def _brackets(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What an encoder's input begins with, and what ends each part: cls and sep, else bos (or nothing) and eos.
+
+    Raises:
+        InputError: where the tokenizer has neither sep nor eos.
+    """
+    start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if end is None:
+        raise InputError(f"the encoder's tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a separator nor an end-of-sequence token; turns cannot be told apart")
+    return [] if start is None else [start], [end]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -76,13 +97,13 @@ def encode_contexts(
     Returns:
         ``{"input_ids", "token_type_ids"}`` per context.
     """
-    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    cls, sep = _brackets(tokenizer)
     turns_of = _all_turn_ids(tokenizer, contexts)
     response_ids = text_ids(tokenizer, responses) if responses is not None else [None] * len(contexts)
     encoded = []
     for turns, response in zip(turns_of, response_ids):
-        tail = [] if response is None else response[: max_length - 3] + sep
-        context = _fitting([turn + sep for turn in turns], max_length - 1 - len(tail))
+        tail = [] if response is None else response[: max_length - 2 - len(cls)] + sep
+        context = _fitting([turn + sep for turn in turns], max_length - len(cls) - len(tail))
         ids = cls + context + tail
         types = [0] * (len(ids) - len(tail)) + [1] * len(tail)
         if exact_match:
@@ -99,8 +120,10 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_lengt
     classifier pools at the last token, which has seen all others.
     """
     if tokenizer.cls_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise InputError(f"the tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a [CLS] nor an end-of-sequence token; a text's end cannot be marked")
         return [{"input_ids": ids[: max_length - 1] + [tokenizer.eos_token_id]} for ids in text_ids(tokenizer, texts)]
-    cls, sep = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+    cls, sep = _brackets(tokenizer)
     rows = [cls + ids[: max_length - 2] + sep for ids in text_ids(tokenizer, texts)]
     return [{"input_ids": ids, "token_type_ids": [0] * len(ids)} for ids in rows]
 
@@ -140,3 +163,53 @@ def encode_for_decoder(
             row["labels"] = [IGNORED] * len(prompt) + tail
         encoded.append(row)
     return encoded
+
+
+def prompt_length(positions: int | None, decoder_length: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have, so that every reply has room for all its tokens, whatever else is in its batch.
+
+    Args:
+        positions: of the decoder's table; None where it has none.
+
+    Raises:
+        InputError: where less than `SHORTEST` tokens would be left for the context.
+    """
+    if positions is None:
+        return decoder_length
+    if positions - max_new_tokens < SHORTEST:
+        raise InputError(f"--max-new-tokens {max_new_tokens} leaves no room for the context; the decoder has {positions} positions")
+    return min(decoder_length, positions - max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a prompt leaves out of its context: so many of the oldest turns, and tokens of the oldest one that is left."""
+
+    turns: int
+    tokens: int
+    room: int
+
+    def __str__(self) -> str:
+        parts = [f"the {'oldest turn' if self.turns == 1 else f'{self.turns} oldest turns'}"] if self.turns else []
+        parts += [f"the first {self.tokens} tokens of the last turn"] if self.tokens else []
+        return f"{' and '.join(parts)} left out: the decoder reads {self.room} tokens, so that the reply has room"
+
+
+def cuts(
+    tokenizer: PreTrainedTokenizerBase, template: DialogueTemplate, contexts: list[tuple[str, ...]], room: int, use_context: bool = True
+) -> list[Cut | None]:
+    """What prompts of at most `room` tokens leave out of their contexts; None where nothing, as where no context is used."""
+
+    def lengths(some: list[tuple[str, ...]]) -> list[int]:
+        return [len(row["input_ids"]) for row in encode_for_decoder(tokenizer, template, some, None, 10**9)]
+
+    if not use_context:
+        return [None] * len(contexts)
+    different = list(dict.fromkeys(contexts))
+    found: dict[tuple[str, ...], Cut] = {}
+    for context, needed in zip(different, lengths(different)):
+        if needed > room:
+            rest = lengths([context[start:] for start in range(len(context))])
+            turns = next((start for start, length in enumerate(rest) if length <= room), len(context) - 1)
+            found[context] = Cut(turns, max(0, rest[turns] - room), room)
+    return [found.get(context) for context in contexts]

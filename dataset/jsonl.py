@@ -1,11 +1,18 @@
 """JSON and JSON Lines in and out: errors name the file and the line, and a file appears only once it is complete."""
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from schema import InputError
+
+from dataset.formats import advice
+
+GZIP = b"\x1f\x8b"
+OTHER_FILES = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive or Excel file", b"BZh": "compressed by bzip2", b"\xfd7zXZ": "compressed by xz", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
@@ -22,17 +29,25 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield ``("file.jsonl:12", line)`` for every non-blank line, as it stands in the file.
+    """Yield ``("file.jsonl:12", line)`` for every non-blank line, as it stands in the file, which may be gzip's.
 
-    Raises `InputError` for a missing file.
+    Raises `InputError` for a missing file, and for one that is a table or an archive.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"file not found: {path}")
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield f"{path}:{number}", line
+    with open(path, "rb") as start:
+        magic = start.read(6)
+    for beginning, kind in OTHER_FILES.items():
+        if magic.startswith(beginning):
+            raise InputError(f"{path}: {kind}, not JSON Lines; {advice(str(path))}")
+    try:
+        with (gzip.open if magic.startswith(GZIP) else open)(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}:{number}", line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: broken gzip file ({error})") from error
 
 
 def parse_line(line: bytes, where: str) -> dict:
@@ -40,10 +55,22 @@ def parse_line(line: bytes, where: str) -> dict:
     try:
         row = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: not a line of UTF-8 JSON ({error})") from error
+        raise InputError(f"{where}: not a line of UTF-8 JSON ({error}){_other_text(line, where)}") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}{_other_text(line, where)}")
     return row
+
+
+def _other_text(line: bytes, where: str) -> str:
+    """What a file whose first line is no JSON object looks like, and how to bring it in; or nothing."""
+    start = line.lstrip(b"\xef\xbb\xbf \t")
+    if not where.endswith(":1") or start.startswith(b'"'):
+        return ""
+    if start[:1] in (b"[", b"{") and (start[:1] == b"[" or start.strip() == b"{"):
+        return f"; this looks like one JSON {'list' if start[:1] == b'[' else 'object'} over several lines, {advice(where)}"
+    if start[:1] != b"{" and any(mark in start for mark in (b",", b";", b"\t")):
+        return f"; this looks like CSV, {advice(where)}"
+    return ""
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:

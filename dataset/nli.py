@@ -10,6 +10,7 @@ from schema import InputError
 
 from dataset.dialogues import Dialogue
 from dataset.jsonl import read_jsonl
+from dataset.words import pieces, words
 
 COHERENT = 1
 INCOHERENT = 0
@@ -62,31 +63,32 @@ def split_turns(context: str) -> list[str]:
 
 def repeated(reply: str, rng: random.Random) -> str:
     """One to three neighbouring words of the reply, over and over."""
-    words = reply.split()
+    words, between = pieces(reply)
     size = rng.randint(1, 3)
     start = rng.randrange(max(1, len(words) - size + 1))
-    return " ".join((words[start : start + size] * len(words))[: max(6, len(words))])
+    return between.join((words[start : start + size] * len(words))[: max(6, len(words))])
 
 
 def shuffled(reply: str, rng: random.Random) -> str:
     """The reply's words in random order."""
-    words = reply.split()
+    words, between = pieces(reply)
     order = rng.sample(words, len(words))
-    return " ".join(order if order != words else words[::-1])
+    return between.join(order if order != words else words[::-1])
 
 
 def cut(reply: str, rng: random.Random) -> str:
     """The reply's first words, stopped in the middle of a sentence."""
-    words = reply.split()
+    words, between = pieces(reply)
     kept = words[: rng.randint(1, max(1, min(len(words) // 2, 6)))]
-    return " ".join(kept).rstrip(".!?,;")
+    return between.join(kept).rstrip(".!?,;")
 
 
 def empty_of_content(reply: str, rng: random.Random) -> str:
     """Nothing, punctuation, or the reply's short words alone."""
-    short = [word for word in reply.split() if len(word) <= 3] or ["to"]
+    words, between = pieces(reply)
+    short = [word for word in words if len(word) <= 3] or ["to"]
     words = [rng.choice(short) for _ in range(rng.randint(3, 10))]
-    return rng.choice(["", ".", "...", ". . . . . .", " ".join(words), "... " + " ".join(words)])
+    return rng.choice(["", ".", "...", ". . . . . .", between.join(words), "... " + between.join(words)])
 
 
 CORRUPTIONS = {"repeated": repeated, "shuffled": shuffled, "cut": cut, "empty": empty_of_content}
@@ -105,7 +107,7 @@ class _Negatives:
 
     @staticmethod
     def _opening(dialogue: Dialogue) -> str:
-        return dialogue.response.split()[0].lower()
+        return (words(dialogue.response) or [""])[0].lower()
 
     def _other(self, pool: list[Dialogue], dialogue: Dialogue, rng: random.Random) -> str | None:
         for _ in range(8):  # a pool may hold nothing but replies to the same words; then there is no such negative

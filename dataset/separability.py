@@ -9,7 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 
-WORDS = r"(?u)\b\w+(?:'\w+)*\b"  # words of one letter count
+from dataset.words import letter_words
+
+WORDS = {"tokenizer": letter_words, "token_pattern": None}  # of scikit-learn's vectorisers; words of one letter count
 LabelledTexts = tuple[list[str], list[int]]  # texts and their aspect indices
 
 
@@ -34,7 +36,7 @@ def bag_of_words(features: int | None = None) -> Pipeline:
     Args:
         features: let it see only that many words, those with the highest chi-squared statistic; None: all.
     """
-    steps = [TfidfVectorizer(sublinear_tf=True, token_pattern=WORDS)]
+    steps = [TfidfVectorizer(sublinear_tf=True, **WORDS)]
     if features is not None:
         steps.append(SelectKBest(chi2, k=features))
     return make_pipeline(*steps, LogisticRegression(C=10.0, max_iter=2000))
@@ -81,7 +83,7 @@ def held_out_probabilities(train: LabelledTexts, held_out: LabelledTexts) -> np.
 
 def give_away_words(texts: list[str], labels: list[int], precision: float = 0.70, recall: float = 0.20) -> list[GiveAway]:
     """Words above both limits, the most frequent first; empty where no words or fewer than two aspects are there."""
-    vectorizer = CountVectorizer(binary=True, token_pattern=WORDS)
+    vectorizer = CountVectorizer(binary=True, **WORDS)
     try:
         present = vectorizer.fit_transform(texts)
     except ValueError:  # no words at all

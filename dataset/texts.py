@@ -4,7 +4,8 @@ from pathlib import Path
 
 from schema import Attribute, InputError, Schema
 
-from dataset.dialogues import every_nth, parse_tag, read_dialogues
+from dataset.dialogues import balanced, parse_tag, read_dialogues
+from dataset.formats import hint
 from dataset.jsonl import read_jsonl
 
 
@@ -21,7 +22,7 @@ def parse_text(row: dict, schema: Schema, attribute: Attribute, where: str) -> t
     """One row as (text, aspect index); raises `InputError` with `where` in front."""
     text, label = row.get("text"), row.get("label", row.get("labels"))
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}")
+        raise InputError(f"{where}: 'text' must be a non-empty string, found {text!r:.80}{hint(row, where)}")
     if label is None:
         raise InputError(f"{where}: no 'label'; {attribute.name} has {list(attribute.aspects)}")
     aspect = parse_tag(label, schema, attribute, where).get(attribute.name)
@@ -35,7 +36,7 @@ def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | No
 
     Args:
         split: ``train`` or ``dev``.
-        limit: at most that many, evenly spread over the file.
+        limit: at most that many, the same number of every aspect.
 
     Raises:
         InputError: where neither file is named, or for a mistake in it.
@@ -43,9 +44,9 @@ def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | No
     prefix = {"train": "", "dev": "dev_"}[split]
     path = getattr(attribute, prefix + "texts")
     if path is not None:
-        return every_nth(read_text_file(schema.existing(path), schema, attribute), limit)
+        return balanced(read_text_file(schema.existing(path), schema, attribute), limit, lambda text: text[1])
     path = getattr(attribute, prefix + "dialogues")
     if path is None:
         raise InputError(f"{schema.path}: attribute {attribute.name!r} has neither '{prefix}texts' nor '{prefix}dialogues'")
-    dialogues = every_nth(read_dialogues(schema.existing(path), schema, attribute, labelled=True), limit)
-    return [(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues]
+    dialogues = read_dialogues(schema.existing(path), schema, attribute, labelled=True)
+    return balanced([(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues], limit, lambda text: text[1])

@@ -18,7 +18,7 @@ from experiments.system import Kind, Model, System, Written
 from model.bases import SCRATCH, load_tokenizer
 from schema import InputError, Schema
 from scripts.choosing import Merits, best_of, check_weights
-from scripts.generation import Request, timed
+from scripts.generation import Request, context_warnings, timed
 from scripts.generation_options import DecodingArguments
 
 if TYPE_CHECKING:
@@ -149,8 +149,13 @@ class Trained(System):
         self.written: Samples | None = None
 
     def write(self, requests: list[Request], options: dict) -> Written:
-        """The method's replies."""
+        """The method's replies, with a warning where its language model did not read the whole of a context."""
         how = DecodingArguments(**{name: options[name] for name in DECODING})
+        model = getattr(self.baseline, "model", None)
+        cut = context_warnings(model.cuts(requests, how)) if hasattr(model, "cuts") else []
+        return dataclasses.replace(self._written(requests, options, how), warnings=cut)
+
+    def _written(self, requests: list[Request], options: dict, how: DecodingArguments) -> Written:
         own = {name: value for name, value in options.items() if name not in DECODING}
         strength, seconds = own.pop("strength"), {}
         if not all(hasattr(self.baseline, part) for part in ("samples", "merits")):  # as `baselines.guides.Guided` has them

@@ -1,8 +1,8 @@
 """The contexts that replies are written for, and the real replies that stand beside them."""
 
-from dataset.dialogues import Dialogue, every_nth, read_attribute_dialogues, read_dialogues
+from dataset.dialogues import Dialogue, balanced, every_nth, read_attribute_dialogues, read_dialogues
 from experiments.grid import Grid
-from schema import InputError, Schema
+from schema import InputError, Schema, target_name
 from scripts.generation import Request
 
 
@@ -62,7 +62,8 @@ def labelled(grid: Grid, schema: Schema) -> list[Dialogue]:
             for name, dialogues in read_attribute_dialogues(schema, _split(split), grid.limit).items()
             for d in dialogues
         ]
-    found = [dialogue for dialogue in every_nth(_test(schema), grid.limit) if dialogue.response is not None and dialogue.target]
+    replied = [dialogue for dialogue in _test(schema) if dialogue.response is not None and dialogue.target]
+    found = balanced(replied, grid.limit, lambda dialogue: target_name(dialogue.target))
     if not found:
         raise InputError(f"{schema.test} has no row with a reply and a tag, so there are no human replies to score")
     return found

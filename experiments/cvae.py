@@ -13,7 +13,7 @@ from experiments.system import Kind, Model, System, Written
 from model.gaussian import Gaussian
 from model.sampler import Sample
 from schema import InputError, Schema
-from scripts.generation import Drafts, ReplyGenerator, Request, sampling_record, sampling_warnings, timed
+from scripts.generation import Drafts, ReplyGenerator, Request, context_warnings, sampling_record, sampling_warnings, timed
 from scripts.generation_options import ControlArguments, DecodingArguments, parse_weights
 from scripts.runs import relative
 from scripts.training import compared_settings
@@ -93,7 +93,8 @@ class Cvae(System):
             sample, replies = written.sample, written.texts
         if lost := int((~sample.z.isfinite().all(dim=1)).sum()):
             raise FloatingPointError(f"the sampler's latents are not finite in {lost} of {len(requests)} replies")
-        return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE))
+        cut = context_warnings(self.generator.cuts([request.context for request in requests], decoding))
+        return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE) + cut)
 
     def best(self, requests: list[Request], control: ControlArguments, batch_size: int, n: int) -> Sample:
         """Of `n` latents per request the one of least energy; the first is the one that there is with `n` = 1."""

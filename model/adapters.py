@@ -40,17 +40,20 @@ def base_name(name: str) -> str:
     return name.replace(INNER + ".", ".")
 
 
-def load_base_weights(module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def load_base_weights(module: nn.Module, weights: dict[str, torch.Tensor], optional: str | None = None) -> None:
     """Take a base's weights, strictly, into a module with or without adapters.
 
+    Args:
+        optional: what the names of weights begin with that either may have and the other has not.
+
     Raises:
-        RuntimeError: naming weights that are missing or left over.
+        ValueError: naming weights that only one of them has.
     """
     names = {base_name(name): name for name in module.state_dict() if not is_adapter(name)}
-    missing, left = sorted(set(names) - set(weights)), sorted(set(weights) - set(names))
-    if missing or left:
-        raise RuntimeError(f"the base's weights do not fit: missing {missing[:3]}, left over {left[:3]}")
-    module.load_state_dict({names[name]: value for name, value in weights.items()}, strict=False)
+    different = sorted(name for name in set(names) ^ set(weights) if optional is None or not name.startswith(optional))
+    if different:
+        raise ValueError(f"weights of another architecture: {', '.join(different[:3])}{' ...' if len(different) > 3 else ''}")
+    module.load_state_dict({names[name]: value for name, value in weights.items() if name in names}, strict=False)
 
 
 def merge_adapters(module: nn.Module) -> int:

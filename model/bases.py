@@ -20,6 +20,7 @@ from transformers import (
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = ROOT / "data" / "bases"  # where `scripts.get_bases` puts them
+ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[EOS]", "<|end|>", "[SEP]")
 SCRATCH = "scratch"  # the name of a base that does not exist: random weights, own tokenizer
 
 
@@ -77,10 +78,15 @@ def scratch_decoder_config(size: ScratchSize, tokenizer: PreTrainedTokenizerBase
 def _load(loader, name: str, **options):
     try:
         return loader.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BaseNotFound(f"base model {name} needs a package that is not installed: {reason}") from error
+    except Exception as error:  # what a checkpoint may have wrong, its readers say in many ways
         if Path(name).is_dir():
-            reason = str(error).split("\n")[0]
-            raise BaseNotFound(f"base model folder {name} cannot be loaded: {reason}") from error
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise BaseNotFound(f"base model folder {name} cannot be loaded: {reason if isinstance(error, (OSError, ValueError)) else f'{type(error).__name__}: {reason}'}") from error
+        if not isinstance(error, (OSError, ValueError)):
+            raise
         raise BaseNotFound(
             f"base model {name!r} not found: no local folder of that name, and the Hugging Face hub could not be reached or "
             "does not have it; get it with `hf download` on a machine with network, and name the folder "
@@ -95,9 +101,54 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         BaseNotFound: in one line.
     """
     tokenizer = _load(AutoTokenizer, name)
+    if tokenizer.pad_token_id is None:  # padding is masked out, so that any token will do
+        tokenizer.pad_token = next((token for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token, tokenizer.bos_token) if token), None)
+    return tokenizer
+
+
+def load_decoder_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a decoder, which has an end-of-sequence token: its own, else the separator (GPT-2 checkpoints with
+    BERT's tokenizer end texts with it), else one of `ENDS` that its vocabulary has.
+
+    Raises:
+        BaseNotFound: where it has none of them.
+    """
+    tokenizer = load_tokenizer(name)
+    if tokenizer.eos_token_id is None:
+        vocabulary = tokenizer.get_vocab()
+        end = tokenizer.sep_token or next((token for token in ENDS if token in vocabulary), None)
+        if end is None:
+            raise BaseNotFound(
+                f"base model {name}: its tokenizer has no end-of-sequence token, no separator and none of {', '.join(ENDS)}; a decoder must know "
+                "how a reply ends: set eos_token in its tokenizer_config.json"
+            )
+        tokenizer.eos_token = end
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many tokens a model has embeddings for."""
+    try:
+        return model.get_input_embeddings().num_embeddings
+    except (NotImplementedError, AttributeError):  # characters hashed, embeddings quantised
+        return model.config.vocab_size
+
+
+def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, embeddings: int) -> None:
+    """See that every token of a tokenizer has an embedding; padding without one becomes the end-of-sequence or separator.
+
+    Raises:
+        BaseNotFound: where tokens of texts have none: the tokenizer is of another model.
+    """
+    used = {tokenizer.eos_token, tokenizer.sep_token, tokenizer.cls_token, tokenizer.unk_token}
+    special = ({token.content for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)) - used
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= embeddings:
+        tokenizer.pad_token = next(token for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token) if token)
+    highest = max(number for token, number in tokenizer.get_vocab().items() if token not in special)
+    if highest >= embeddings:
+        raise BaseNotFound(f"base model {name}: its tokenizer has tokens up to number {highest}, the model has {embeddings} embeddings; they are of different models")
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -203,11 +254,12 @@ def tokenizer_beside(folder: Path, kind: str, record: dict | None) -> PreTrained
     Raises:
         BaseNotFound: for neither.
     """
+    load = load_decoder_tokenizer if kind == "decoder" else load_tokenizer
     if record is None or (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(str(folder))
+        return load(str(folder))
     if record["hash"] not in _places:
         load_recorded(kind, record)
-    return load_tokenizer(_places[record["hash"]])
+    return load(_places[record["hash"]])
 
 
 def weights_hash(folder: Path) -> str:

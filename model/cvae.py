@@ -88,7 +88,7 @@ class Miracle(PreTrainedModel):
         *encoders, lm = self.base_models()
         if encoder is not None:
             for transformer in encoders:
-                load_base_weights(transformer, encoder_weights(encoder))
+                load_base_weights(transformer, encoder_weights(encoder), optional="pooler.")
         if decoder is not None:
             load_base_weights(lm, decoder.state_dict())
 

@@ -52,6 +52,18 @@ def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
     return (attention_mask.long().cumsum(1) - 1).clamp_min(0)
 
 
+def position_offset(lm: PreTrainedModel) -> int:
+    """Rows of a position table in front of that of position 0: RoBERTa's family leaves the padding token's and those before it out."""
+    tables = (module for name, module in lm.named_modules() if name.endswith("position_embeddings") and isinstance(module, nn.Embedding))
+    return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+
+
+def positions_limit(lm: PreTrainedModel) -> int | None:
+    """How many tokens a language model's position table has room for; None where it has none."""
+    positions = getattr(lm.config, "max_position_embeddings", None)
+    return None if positions is None else positions - position_offset(lm)
+
+
 def causal_mask(seen: torch.Tensor, new: int) -> torch.Tensor:
     """What each of the last `new` tokens may see, [B, 1, new, keys] (bool): the real ones up to itself.
 
@@ -156,6 +168,7 @@ class LatentDecoder(nn.Module):
         self.n_prefix, self.token_dropout = n_prefix, token_dropout
         self.plain_head: bool | None = None  # see `_plain_head`
         self.n_layers, self.n_heads, self.head_dim = cache_shape(config)
+        self.position_offset = position_offset(self.lm)
         self.to_prefix = nn.Linear(latent_size, self.n_layers * 2 * self.n_heads * n_prefix * self.head_dim)
         self.to_offset = nn.Linear(latent_size, config.hidden_size)
         self.to_logits = None
@@ -253,6 +266,7 @@ class LatentDecoder(nn.Module):
         """
         dtype = self.lm.get_input_embeddings().weight.dtype
         mask = mask_for(self.lm, mask) if mask.ndim == 4 else mask
+        position_ids = position_ids + self.position_offset
         output = self.lm(inputs_embeds=embeddings.to(dtype), attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, **options)
         return output.logits
 

@@ -57,7 +57,8 @@ def facts(reply: Reply) -> str:
 def answer(reply: Reply, doubts: list[str] = ()) -> str:
     """A reply with its numbers, and what speaks against its coherence."""
     text = said(reply.text, "reply") if reply.text else '<p class="reply note">(an empty reply)</p>'
-    return f"{text}{bars(reply, doubts)}{facts(reply)}"
+    cut = said(f"({reply.cut})", "note") if reply.cut is not None else ""
+    return f"{text}{cut}{bars(reply, doubts)}{facts(reply)}"
 
 
 def turn(entry: dict, doubts: list[str]) -> str:

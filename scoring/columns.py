@@ -6,12 +6,14 @@ import numpy as np
 
 from schema import Schema, target_name
 
-from scoring.text_metrics import BLEU_STATISTICS, bleu_statistics, has_repetition, rouge, sentence_bleu
+from dataset.words import letter_words, words
+from scoring.text_metrics import BLEU_STATISTICS, TOKENIZERS, bleu_statistics, bleu_tokenizer, has_repetition, rouge, sentence_bleu
 
 MEANS = (
     "accuracy_mean", "accuracy_joint", "probability_mean", "nli", "bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL",
     "repetition", "length", "empty",
 )  # fmt: skip
+NOTES = ("tokenizer", "wordless")  # of references: sacrebleu's tokenizer, by its number; 1 where the reference has no letter
 SUMS = ("nats", "tokens", *(f"bleu_statistic{i}" for i in range(BLEU_STATISTICS)))
 
 
@@ -20,7 +22,7 @@ class Columns:
     """Values of N replies.
 
     Attributes:
-        names: of the columns of `values`: `MEANS`, `SUMS`, and ``<attribute>.accuracy``, ``<attribute>.probability``.
+        names: of the columns of `values`: `MEANS`, `SUMS`, `NOTES`, and ``<attribute>.accuracy``, ``<attribute>.probability``.
         values: [N, M]; NaN where a metric does not apply to a reply.
         wanted, heard: [N, attributes], aspect indices; -1 where the target names none, or the reply is not scored.
         context, request: [N], equal numbers for equal contexts (and targets).
@@ -62,7 +64,7 @@ class Gatherer:
 
     def __init__(self, schema: Schema):
         self.schema = schema
-        self.names = [*MEANS, *SUMS, *(f"{name}.{kind}" for name in schema.names for kind in ("accuracy", "probability"))]
+        self.names = [*MEANS, *SUMS, *NOTES, *(f"{name}.{kind}" for name in schema.names for kind in ("accuracy", "probability"))]
         self.parts: list[np.ndarray] = []
         self.indices: list[np.ndarray] = []
         self.replies: list[str] = []
@@ -85,7 +87,7 @@ class Gatherer:
                 put(name, i, value)
             reply = row["response"]
             put("repetition", i, has_repetition(reply))
-            put("length", i, len(reply.split()))
+            put("length", i, len(words(reply)))
             put("empty", i, not reply.strip())
             self.replies.append(reply)
             self.contexts.append(hash(tuple(row["context"])))
@@ -100,6 +102,8 @@ class Gatherer:
         for i, reply, reference in zip(referenced, replies, references):
             statistics = bleu_statistics(reply, reference)
             part[i, position["bleu_statistic0"] : position["bleu_statistic0"] + BLEU_STATISTICS] = statistics
+            put("tokenizer", i, TOKENIZERS.index(bleu_tokenizer(f"{reference} {reply}")))
+            put("wordless", i, not letter_words(reference))
             for n in (1, 2, 3, 4):
                 put(f"bleu{n}", i, sentence_bleu(statistics, n))
         self.parts.append(part)

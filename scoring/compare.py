@@ -186,7 +186,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("systems", nargs="+", type=Path, help="run folders or scored generations files; the first is compared with")
-    options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
+    options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument("--csv", type=Path, help="write every number to this file, and no warning")
     options.add_argument("--latex", type=Path, help="write the table as LaTeX (booktabs) to this file, with the warnings as comments")
     options.add_argument("--html", type=Path, help="write a self-contained report to this file")

@@ -53,8 +53,11 @@ def new_classifier(
     if base != SCRATCH:
         tokenizer, config = load_tokenizer(base), load_config(base)
         config.update({"num_labels": len(labels), "pad_token_id": tokenizer.pad_token_id, **names})  # decoders look for the last token by it
-        with quiet_loading():
-            model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="float32")
+        try:
+            with quiet_loading():
+                model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="float32")
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"base {base} ({config.model_type}) cannot be a classifier: {' '.join(str(error).split())[:160]}") from error
         return with_adapters(model, base, lora_rank) if lora_rank else model, tokenizer
     tokenizer = train_encoder_tokenizer(texts(), size.vocab_size)
     config = scratch_encoder_config(size, tokenizer, token_types)
@@ -162,7 +165,7 @@ class Evaluator:
         if found != labels:
             raise InputError(f"{folder}: the evaluator's labels are {found}, expected {labels}; it was trained for another schema")
         tokenizer = tokenizer_beside(folder, "encoder", base)
-        return cls(name, model, tokenizer, min(256, model.config.max_position_embeddings - 2), record)
+        return cls(name, model, tokenizer, min(256, (getattr(model.config, "max_position_embeddings", None) or 512) - 2), record)
 
     @torch.no_grad()
     def probabilities(self, rows: list[dict], batch_size: int = 64) -> np.ndarray:

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dataset.batching import pad, pad_inputs
 from dataset.chat_template import template_of
 from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
-from model.bases import load_decoder, load_tokenizer
+from model.bases import load_decoder, load_decoder_tokenizer
 
 
 class PerplexityModel:
@@ -15,7 +15,7 @@ class PerplexityModel:
 
     def __init__(self, name: str, template: DialogueTemplate, device: torch.device):
         self.name = name
-        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(name)
+        self.tokenizer: PreTrainedTokenizerBase = load_decoder_tokenizer(name)
         self.template = template_of(self.tokenizer, template)
         self.model: PreTrainedModel = load_decoder(name).to(device).eval()
         limit = getattr(self.model.config, "max_position_embeddings", 1024)

@@ -6,7 +6,8 @@ import numpy as np
 
 from scoring.bootstrap import FEW_CONTEXTS, Bootstrap, mean_of
 from scoring.columns import MEANS, Columns
-from scoring.text_metrics import BLEU_STATISTICS, corpus_bleu, distinct, self_bleu
+from dataset.words import unspaced
+from scoring.text_metrics import BLEU_STATISTICS, TOKENIZERS, corpus_bleu, distinct, self_bleu
 
 FORMAT = 1
 COHERENCE_MARGIN = 0.05  # what replies must have over random ones to count as better
@@ -88,6 +89,42 @@ def sample_warnings(columns: Columns, overall: dict) -> list[str]:
     return found + ([f"intervals over {contexts} contexts say little"] if overall["ci95"] and contexts < FEW_CONTEXTS else [])
 
 
+def tokenisation(columns: Columns) -> dict:
+    """What counted as a word in the numbers of these replies.
+
+    Returns:
+        ``{"words", "rouge"}``: a sentence each, ``"bleu"``: sacrebleu's tokenizer -> replies with a reference, and
+        ``"unspaced"``: replies in scripts without spaces between words.
+    """
+    used = columns.column("tokenizer")
+    numbers, counts = np.unique(used[~np.isnan(used)].astype(int), return_counts=True)
+    without = sum(map(unspaced, columns.replies))
+    both = "words between spaces; of scripts without spaces, characters (Unicode word breaks)"
+    return {
+        "words": both if without else "words between spaces",
+        "rouge": "runs of letters, marks and digits, English ones stemmed; of scripts without spaces, characters",
+        "bleu": {TOKENIZERS[number]: int(count) for number, count in zip(numbers, counts)},
+        "unspaced": without,
+    }
+
+
+def language_warnings(columns: Columns) -> list[str]:
+    """What numbers mean less, or nothing, because of the language of the replies."""
+    how, found = tokenisation(columns), []
+    if how["unspaced"]:
+        found.append(
+            f"words: {how['unspaced']} of {len(columns)} replies are in a script without spaces; length, distinct-n, repetition and ROUGE "
+            "count characters there, so compare them with such replies only"
+        )
+    if how["bleu"].get("char"):
+        found.append(f"BLEU: {how['bleu']['char']} replies are compared by characters, higher than by words; for Japanese words: pip install 'sacrebleu[ja]'")
+    if len(how["bleu"]) > 1:
+        found.append(f"BLEU adds up counts of several tokenisations ({', '.join(f'{name} {count}' for name, count in how['bleu'].items())}); it means little")
+    if wordless := int(np.nansum(columns.column("wordless"))):
+        found.append(f"ROUGE: {wordless} references have no letter; their replies count as 0")
+    return found
+
+
 def results(
     columns: Columns, *, baseline: dict | None, evaluators: dict[str, dict], warnings: list[str], run: dict, seed: int = 0, references: dict | None = None
 ) -> dict:
@@ -108,6 +145,7 @@ def results(
         "baseline": baseline,
         "references": references,
         "evaluators": evaluators,
-        "warnings": warnings + sample_warnings(columns, overall) + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
+        "tokenisation": tokenisation(columns),
+        "warnings": warnings + sample_warnings(columns, overall) + language_warnings(columns) + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
         "run": run | {"requests": columns.summary()},
     }

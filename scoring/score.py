@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("path", type=Path, help="a run's folder, or a generations file (JSON Lines: context, target, response)")
     options.add_argument("--run", type=Path, help="the run's folder whose evaluators judge the file, and which keeps it")
     options.add_argument("--name", help="name of the file's results in that run (default: the file's name)")
-    options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
+    options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument("--no-evaluators", action="store_true", help="use the scores in the file; no model is loaded")
     options.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     options.add_argument("--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)")

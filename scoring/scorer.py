@@ -33,7 +33,7 @@ class Scorer:
             stage = read_json(folder / "stage.json") or {}
             metrics = stage.get("metrics", {})
             self.records[name] = {"accuracy": metrics.get("accuracy"), "base": stage.get("base"), "hash": metrics.get("hash")}
-            self.records[name] |= {key: metrics[key] for key in ("n_dev", "confusion", "calibration", "audit") if key in metrics}
+            self.records[name] |= {key: metrics[key] for key in ("n_dev", "confusion", "calibration", "audit", "doubt") if key in metrics}
             self.evaluators[name] = Evaluator.load(folder, name, device, self.records[name], labels)
             self.audit = metrics.get("audit") if name == "nli" else self.audit
 
@@ -56,6 +56,9 @@ class Scorer:
         found = []
         for name, record in self.records.items():
             minimum = MINIMUM_ACCURACY["nli" if name == "nli" else "attribute"]
+            if record.get("doubt"):
+                found.append(f"evaluator {name}: {record['doubt']}; numbers that rest on it mean nothing")
+                continue
             accuracy = "unknown" if record["accuracy"] is None else f"{record['accuracy']:.3f}"
             if record["accuracy"] is None or record["accuracy"] < minimum:
                 found.append(f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable")

@@ -1,19 +1,73 @@
-"""Metrics of the text alone, by the field's standard libraries; words are whitespace words unless said otherwise."""
+"""Metrics of the text alone, by the field's standard libraries; words are those of `dataset.words` unless said otherwise."""
 
+import functools
 import random
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 import sacrebleu
 
+from dataset.words import HAN, KANA, unspaced, words
+
 BLEU_STATISTICS = 10  # per reply: matches and totals of 1- to 4-grams, two lengths
-SENTENCE_BLEU = sacrebleu.BLEU(effective_order=True)
+TOKENIZERS = ("13a", "zh", "ja-mecab", "char")  # sacrebleu's
+ROUGE_WORDS = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+
+
+def bleu_tokenizer(text: str) -> str:
+    """sacrebleu's tokenizer for a text's script: 13a where there are spaces, zh for Chinese, ja-mecab for Japanese.
+
+    Without MeCab (``pip install "sacrebleu[ja]"``), and for the other scripts without spaces, it is ``char``; flores200's
+    needs a download, which scoring does not make.
+    """
+    if not unspaced(text):
+        return "13a"
+    if KANA.search(text):
+        return "ja-mecab" if _mecab() else "char"
+    return "zh" if HAN.search(text) else "char"
+
+
+@functools.cache
+def _mecab() -> bool:
+    try:
+        _bleu_of("ja-mecab").sentence_score("は", ["は"])
+    except (RuntimeError, ImportError):
+        return False
+    return True
+
+
+@functools.cache
+def _bleu_of(tokenizer: str) -> sacrebleu.BLEU:
+    return sacrebleu.BLEU(effective_order=True, tokenize=tokenizer)
+
+
+class RougeTokenizer:
+    """rouge-score's tokenizer with letters beyond ASCII, to which that is deaf: texts in ASCII come out the same.
+
+    Words are runs of letters, marks and digits in lower case; English ones are stemmed as rouge-score does. Of scripts
+    without spaces every character is a word.
+    """
+
+    def __init__(self):
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self.ascii = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """A text's words."""
+        if text.isascii():
+            return self.ascii.tokenize(text)
+        found = ROUGE_WORDS.findall(unicodedata.normalize("NFC", text).lower())
+        parts = [part for word in found for part in (words(word) if unspaced(word) else self.ascii.tokenize(word) if word.isascii() else [word])]
+        return parts
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """The n-grams of a text's whitespace words, in order."""
-    words = text.split()
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    """The n-grams of a text's words, in order."""
+    found = words(text)
+    return [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]
 
 
 def distinct(replies: list[str], n: int) -> float | None:
@@ -34,9 +88,9 @@ def has_repetition(reply: str, n: int = 4) -> bool:
 def bleu_statistics(reply: str, reference: str) -> list[int]:
     """What BLEU is made of: matching and all n-grams of the reply for n = 1 to 4, its length and the reference's.
 
-    sacrebleu's, with 13a tokens; added up over replies they give corpus BLEU.
+    sacrebleu's, with the tokens of `bleu_tokenizer`; added up over replies they give corpus BLEU.
     """
-    score = SENTENCE_BLEU.sentence_score(reply, [reference])
+    score = _bleu_of(bleu_tokenizer(f"{reference} {reply}")).sentence_score(reply, [reference])
     return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 
@@ -56,7 +110,7 @@ def sentence_bleu(statistics: Sequence[float], order: int) -> float:
 
 
 def corpus_bleu(sums: Sequence[float]) -> float | None:
-    """sacrebleu's corpus BLEU (13a tokens, exponential smoothing) of summed `bleu_statistics`, in [0, 100].
+    """sacrebleu's corpus BLEU (exponential smoothing) of summed `bleu_statistics`, in [0, 100].
 
     None where there is no reference.
     """
@@ -72,14 +126,15 @@ def self_bleu(replies: list[str], sample: int = 100, seed: int = 0) -> float | N
     if len(replies) < 2:
         return None
     chosen = random.Random(seed).sample(replies, min(sample, len(replies)))
-    scores = [SENTENCE_BLEU.sentence_score(reply, chosen[:i] + chosen[i + 1 :]).score for i, reply in enumerate(chosen)]
+    scorer = _bleu_of(bleu_tokenizer(" ".join(chosen)))
+    scores = [scorer.sentence_score(reply, chosen[:i] + chosen[i + 1 :]).score for i, reply in enumerate(chosen)]
     return float(np.mean(scores))
 
 
 def rouge(replies: list[str], references: list[str]) -> dict[str, list[float]]:
-    """rouge-score's F1 of ROUGE-1, -2 and -L per reply (stemmed), in [0, 100]."""
+    """rouge-score's F1 of ROUGE-1, -2 and -L per reply (words of `RougeTokenizer`), in [0, 100]."""
     from rouge_score.rouge_scorer import RougeScorer  # brings nltk and scipy.stats, most of a second
 
-    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=RougeTokenizer())
     scores = [scorer.score(reference, reply) for reply, reference in zip(replies, references)]
     return {name: [100.0 * score[name].fmeasure for score in scores] for name in ("rouge1", "rouge2", "rougeL")}

@@ -27,7 +27,7 @@ class CommonArguments:
     preset: str = field(default="demo", metadata={"help": "demo, chat, small, paper, or a YAML file like those in scripts/presets"})
     run: str | None = field(default=None, metadata={"help": "name of the folder under --outs; default: the preset's name"})
     outs: str = field(default="outs", metadata={"help": "where runs are kept"})
-    schema: str | None = field(default=None, metadata={"help": "schema file; default: the preset's, else schema.py"})
+    schema: str | None = field(default=None, metadata={"help": "schema file; default: the preset's, else the repository's schema.py"})
     base: str | None = field(default=None, metadata={"help": "folder with plain checkpoints encoder/ and decoder/, or bases that scripts/get_bases.sh fetches: smollm2"})
     encoder: str = field(default="scratch", metadata={"help": "encoder base: folder, hub name, or 'scratch'"})
     decoder: str = field(default="scratch", metadata={"help": "decoder base: folder, hub name, or 'scratch'"})
@@ -97,6 +97,8 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     name = early.parse_known_args(argv)[0].preset
     preset = read_preset(name)
     values = preset.get("common", {}) | preset.get(section, {})
+    if values.get("schema"):
+        values["schema"] = _preset_schema(values["schema"], name)
     parser = parser_of(types, description)
     known = {action.dest for action in parser._actions}
     unknown = sorted(set(values) - known)
@@ -138,6 +140,16 @@ def check_training(training: "TrainingArguments") -> None:
         within(f"--{name}", getattr(training, name), right, what)
 
 
+def _preset_schema(schema: str, preset: str) -> str:
+    """The schema that a preset names: from the repository's root, or from the folder of a YAML file of the user's own.
+
+    What is typed on the command line is taken from where the user stands.
+    """
+    folders = [ROOT] if (PRESETS / f"{preset}.yaml").is_file() else [Path(preset).resolve().parent, ROOT]
+    paths = [folder / Path(schema).expanduser() for folder in folders]
+    return str(next((path for path in paths if path.is_file()), paths[0]))
+
+
 def _with_places(common: CommonArguments, preset: str) -> CommonArguments:
     """Fill in the run's name and, from ``--base``, the two bases."""
     changes: dict = {"run": common.run or Path(preset).stem}
@@ -150,10 +162,5 @@ def _with_places(common: CommonArguments, preset: str) -> CommonArguments:
             changes[kind] = str(Path(common.base).expanduser() / kind)
         elif name == "base":
             raise InputError(f"preset {preset!r} starts from your own checkpoints: BASE=<folder with encoder/ and decoder/>")
-    if not common.schema:
-        changes["schema"] = "schema.py"
-    chosen = Path(common.schema or "schema.py").expanduser()
-    if not chosen.is_absolute() and not chosen.is_file() and (ROOT / chosen).is_file():
-        chosen = ROOT / chosen  # a preset names its schema from the repository's root
-    changes["schema"] = str(chosen)
+    changes["schema"] = str(Path(common.schema).expanduser() if common.schema else ROOT / "schema.py")
     return dataclasses.replace(common, **changes)

@@ -35,7 +35,7 @@ DESCRIPTIONS = {
 def parser() -> argparse.ArgumentParser:
     """The options: one for every limit, with its default."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
+    options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument("--run", help="a run's folder, outs/<run>: its trained classifiers judge the dev replies too")
     options.add_argument("--json", action="store_true", help="print the whole report as JSON, with every pair of duplicates")
     options.add_argument("--strict", action="store_true", help="warnings count as errors")

@@ -23,6 +23,7 @@ from dataset.jsonl import read_lines, write_jsonl  # noqa: E402
 from dataset.schema_file import write_schema  # noqa: E402
 from dataset.separability import LabelledTexts, cross_fitted_probabilities, held_out_probabilities  # noqa: E402
 from dataset.sources import Item, Source, parse_item, sources_of  # noqa: E402
+from dataset.words import unspaced, within_words, words  # noqa: E402
 from schema import ATTRIBUTE_FILES, FILE_NAMES, Attribute, InputError, Schema, load_schema  # noqa: E402
 from scripts.entry import Parser, run_main  # noqa: E402
 
@@ -61,11 +62,12 @@ def read_copy(source: Source, schema: Schema) -> Copy:
 
 
 def drop_by_length(copies: list[Copy], shortest: int, longest: int) -> None:
-    """Drop replies outside the limits, in whitespace words; rows whose reply is still to be written stay."""
+    """Drop replies outside the limits (`dataset.words.within_words`); rows whose reply is still to be written stay."""
     for copy in copies:
         for item in copy.kept():
-            if item.reply is not None and not shortest <= (words := len(item.reply.split())) <= longest:
-                copy.drop(item, "length", f"{words} words; {shortest} to {longest} are kept")
+            if item.reply is not None and not within_words(item.reply, shortest, longest):
+                unit = "words and characters" if unspaced(item.reply) else "words"
+                copy.drop(item, "length", f"{len(words(item.reply))} {unit}; {shortest} to {longest} words are kept")
 
 
 def drop_duplicates(copies: list[Copy], similarity: float) -> None:
@@ -165,7 +167,7 @@ def copy_nli(source: Source, schema: Schema, path: Path) -> tuple[int, list[dict
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--schema", default="schema.py", help="schema file (default: schema.py)")
+    options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument("--output-dir", required=True, help="new folder for the cleaned files, log.jsonl and schema.py")
     options.add_argument("--min-words", type=int, default=3, help="shortest reply (default: 3)")
     options.add_argument("--max-words", type=int, default=80, help="longest reply (default: 80)")

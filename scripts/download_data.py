@@ -25,6 +25,7 @@ from huggingface_hub.file_download import http_get  # noqa: E402
 from huggingface_hub.utils import build_hf_headers  # noqa: E402
 from huggingface_hub.utils import logging as hub_logging  # noqa: E402
 
+from dataset.network import hub_mistake  # noqa: E402
 from dataset.sources import sources_of  # noqa: E402
 from schema import InputError, Schema, load_schema  # noqa: E402
 from scripts import check_data  # noqa: E402
@@ -56,7 +57,11 @@ def one_line(what: str, folder: Path) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
         raise InputError(f"{what} cannot be had from the hub (status {status}); a private or gated one needs HF_TOKEN") from error
+    except InputError:
+        raise
     except Exception as error:  # no network: the hub's library raises its own errors and those of its HTTP client
+        if mistake := hub_mistake(error):
+            raise InputError(f"the hub cannot be reached for {what}: {mistake}") from error
         if not is_network_error(error):
             raise
         raise InputError(

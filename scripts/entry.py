@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from dataset.network import hub_mistake
 from schema import InputError
 
 
@@ -35,8 +36,8 @@ def quiet_transformers() -> None:
 def run_main(main: Callable[[list[str] | None], int]) -> None:
     """Run a script's ``main`` and exit with its status.
 
-    A user's mistake (`schema.InputError`, a base that cannot be had, a setting that a module refuses) is printed as one
-    line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
+    A user's mistake (`schema.InputError`, a base that cannot be had, a setting that a module refuses) or the environment's
+    (proxies, certificates) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
     """
     quiet_transformers()
     try:
@@ -45,11 +46,19 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         status = 130
     except Exception as error:
-        if not is_user_error(error) or os.environ.get("MIRACLE_DEBUG"):
+        if (message := message_for(error)) is None or os.environ.get("MIRACLE_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+def message_for(error: BaseException) -> str | None:
+    """What to print for an error in place of its traceback; None where the traceback is needed."""
+    if not is_user_error(error):
+        return hub_mistake(error)
+    mistake = None if isinstance(error, InputError) else hub_mistake(error)  # a base that cannot be had, for what reason
+    return " ".join(str(error).split()) + (f"; {mistake}" if mistake else "")
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -2,22 +2,30 @@
 #
 #   MIRACLE_ENV=current   use the python that is active now instead of .venv
 #   PRESET= RUN= SCHEMA= BASE=   become --preset, --run, --schema, --base
+#
+# The folder stays the caller's, so that the paths that a user types are what they mean; $MIRACLE is the repository.
+# Runs under bash 3.2, macOS's own: there "${OPTIONS[@]}" of an empty array is an unbound variable, so scripts write
+# ${OPTIONS[@]+"${OPTIONS[@]}"} (tests/test_shell.py looks for what 3.2 lacks).
 
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+MIRACLE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [ "${MIRACLE_ENV:-}" = current ]; then
     PYTHON=${PYTHON:-python3}
 else
-    PYTHON=.venv/bin/python
-    if ! cmp -s requirements.txt .venv/installed.txt; then
+    PYTHON=$MIRACLE/.venv/bin/python
+    if ! cmp -s "$MIRACLE/requirements.txt" "$MIRACLE/.venv/installed.txt"; then
         echo "setting up .venv from requirements.txt (once; MIRACLE_ENV=current uses your own environment instead)"
-        [ -x "$PYTHON" ] || "${PYTHON3:-python3}" -m venv .venv
-        "$PYTHON" -m pip install --quiet --requirement requirements.txt
-        cp requirements.txt .venv/installed.txt
+        [ -x "$PYTHON" ] || "${PYTHON3:-python3}" -m venv "$MIRACLE/.venv"
+        "$PYTHON" -m pip install --quiet --requirement "$MIRACLE/requirements.txt" || {
+            echo "error: the packages cannot be installed (pip says why above: network, proxy, certificates or disk); the same command goes on" >&2
+            exit 2
+        }
+        cp "$MIRACLE/requirements.txt" "$MIRACLE/.venv/installed.txt"
         echo "environment ready"
     fi
 fi
+export PYTHONPATH="$MIRACLE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 # our modules, not what lies in the caller's folder
 
 OPTIONS=()
 [ -z "${PRESET:-}" ] || OPTIONS+=(--preset "$PRESET")

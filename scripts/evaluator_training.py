@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
+from schema import InputError
 from scoring.calibration import dev_report
 from scoring.evaluators import make_trainer, save_classifier
 from scripts.arguments import at_least, within
@@ -43,6 +45,41 @@ class EvaluatorArguments:
         )
 
 
+def doubt_of(train: list[int], dev: list[int], names: list[str]) -> str | None:
+    """Why a classifier trained and measured on these labels is no evaluator; None where it is one.
+
+    Args:
+        train, dev: label indices.
+        names: of all labels.
+    """
+    for split, labels in (("training", train), ("dev", dev)):
+        there = [name for index, name in enumerate(names) if index in set(labels)]
+        if len(there) < 2:
+            return f"no evaluator: its {split} data has {repr(there[0]) + ' alone' if there else 'no rows'}, of {names}"
+        if split == "training" and len(there) < len(names):
+            return f"no evaluator: its training data has nothing of {[name for name in names if name not in there]}"
+    return None
+
+
+@torch.no_grad()
+def check_length(model: PreTrainedModel, longest: int) -> None:
+    """Raises `InputError` where a classifier cannot read its longest input."""
+    training, row = model.training, torch.ones(1, longest, dtype=torch.long, device=model.device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model.eval()(input_ids=row, attention_mask=row)
+    except (IndexError, RuntimeError) as error:
+        positions = getattr(model.config, "max_position_embeddings", None)
+        raise InputError(f"the base ({model.config.model_type}, {positions} positions) cannot read {longest} tokens; lower --max_length") from error
+    finally:
+        model.train(training)
+
+
+def accuracy_or_why_not(metrics: dict, unit: str = "texts") -> str:
+    """An evaluator's dev accuracy in words, or why it has none."""
+    return metrics.get("doubt") or f"dev accuracy {metrics['accuracy']:.3f} on {metrics['n_dev']} {unit}"
+
+
 def train_evaluator(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -61,13 +98,18 @@ def train_evaluator(
 
     Returns:
         The stage's record; its metrics are dev ``accuracy``, ``n_train``, ``n_dev``, ``hash``, ``confusion`` and
-        ``calibration``.
+        ``calibration``; and ``doubt``, with an accuracy of None, where it is no evaluator.
     """
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if doubt := doubt_of(list(train["labels"]), list(dev["labels"]), names):
+        print(f"warning: {stage.name} will be {doubt}", flush=True)
+    check_length(model, max([*train["length"], *dev["length"]], default=1))
     trainer = make_trainer(model, tokenizer, train, dev, settled(training, stage, precision, label_names=["labels"]))
     seconds = run_trainer(trainer, stage)
     predicted = trainer.predict(dev)
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     metrics = {"accuracy": predicted.metrics["test_accuracy"], "n_train": len(train), "n_dev": len(dev)}
+    if doubt:
+        metrics |= {"accuracy": None, "doubt": doubt}
     metrics |= dev_report(softmax(predicted.predictions.astype(float), axis=-1), predicted.label_ids.tolist(), names)
 
     def save(folder: Path) -> None:

@@ -11,11 +11,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dataset.batching import pad_inputs
-from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder
+from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
 from model.bases import BaseNotFound, tokenizer_beside
 from model.config import MiracleConfig
 from model.cvae import Miracle
-from model.decoder import LatentDecoder
+from model.decoder import LatentDecoder, positions_limit
 from model.decoding import generate
 from model.energy import Energy, aspect_energy
 from model.gaussian import Gaussian
@@ -247,6 +247,7 @@ class ReplyGenerator:
         on_text: Callable[[dict[int, str]], bool] | None = None,
     ) -> Drafts:
         """All candidates for all requests, a request's behind one another; arguments as for `write`."""
+        self.prompt_room(how)  # refuses what leaves no room, before anything is computed
         n, stopped = control.candidates, False
         everything = [dataclasses.replace(request, candidate=i) for request in requests for i in range(n)] if n > 1 else requests
 
@@ -329,6 +330,14 @@ class ReplyGenerator:
         self.model.decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
         return self.model.decoder
 
+    def prompt_room(self, how: DecodingArguments) -> int:
+        """Tokens that a prompt may have; raises `InputError` where a reply of `max_new_tokens` leaves none."""
+        return prompt_length(positions_limit(self.model.decoder.lm), self.config.decoder_length, how.max_new_tokens)
+
+    def cuts(self, contexts: list[tuple[str, ...]], how: DecodingArguments) -> list[Cut | None]:
+        """What the decoder does not read of each context, so that its reply has room; None where it reads all of it."""
+        return cuts(self.decoder_tokenizer, self.template, contexts, self.prompt_room(how), self.config.use_context)
+
     @torch.no_grad()
     def decode(
         self, requests: list[Request], sample: Sample, how: DecodingArguments, seed: int, on_text: Callable[[dict[int, str]], bool] | None = None
@@ -340,12 +349,11 @@ class ReplyGenerator:
                 it returns False, their replies end there.
         """
         decoder, tokenizer = self._decoder(how), self.decoder_tokenizer
-        room = self.config.decoder_length
+        room = self.prompt_room(how)
         rows = encode_for_decoder(tokenizer, self.template, [r.context for r in requests], None, room, self.config.use_context)
         sources = None
         if how.decoding == "top_p":
             sources = generators(seed, [request.key for request in requests], "decoding")
-        positions = getattr(decoder.lm.config, "max_position_embeddings", None)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         replies = [""] * len(rows)
 
@@ -358,7 +366,6 @@ class ReplyGenerator:
             for begin in range(0, len(order), how.batch_size):
                 chosen = order[begin : begin + how.batch_size]
                 batch = pad_inputs([rows[index] for index in chosen], tokenizer.pad_token_id, side="left")
-                longest = how.max_new_tokens if positions is None else min(how.max_new_tokens, positions - batch["input_ids"].shape[1])
                 tokens = generate(
                     decoder,
                     sample.z[chosen],
@@ -366,7 +373,7 @@ class ReplyGenerator:
                     batch["attention_mask"].to(self.device),
                     eos_token_id=tokenizer.eos_token_id,
                     pad_token_id=tokenizer.pad_token_id,
-                    max_new_tokens=longest,
+                    max_new_tokens=how.max_new_tokens,
                     decoding=how.decoding,
                     top_p=how.top_p,
                     temperature=how.temperature,
@@ -397,6 +404,14 @@ def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
         if over > 0:
             found.append(f"sampler: halving the last step still changes the {name} by over {tolerance:.0%} in {over:.1%} of replies; raise --steps or --max-halvings")
     return found
+
+
+def context_warnings(cut: list[Cut | None]) -> list[str]:
+    """Says how many contexts were read in part; empty where none was."""
+    some = [one for one in cut if one is not None]
+    if not some:
+        return []
+    return [f"context: {len(some)} of {len(cut)} replies were written without the beginning of their context: the decoder reads {some[0].room} tokens of it, so that every reply has room"]
 
 
 def sampling_record(sample: Sample) -> dict:

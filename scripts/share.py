@@ -21,6 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 
 from dataset.jsonl import read_json, write_json
+from dataset.network import hub_mistake
 from model.bases import weights_hash
 from schema import InputError
 from scoring.scorer import evaluator_folders
@@ -47,7 +48,7 @@ def run_parts(folder: Path) -> tuple[Path | None, Path]:
     return run, cvae
 
 
-def default_run(outs: Path = ROOT / "outs") -> Path:
+def default_run(outs: Path = Path("outs")) -> Path:
     """What is loaded where no run is named: the run whose CVAE was trained last, or the released model where there is none."""
     trained = sorted(outs.glob("*/cvae/stage.json"), key=lambda path: path.stat().st_mtime)
     return trained[-1].parent.parent if trained else RELEASE
@@ -153,7 +154,11 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, HTTPError, HFValidationError) as error:
+    except Exception as error:
+        if mistake := hub_mistake(error):
+            raise InputError(f"hub repository {repo_id}: {mistake}") from error
+        if not isinstance(error, (OSError, HTTPError, HFValidationError)):
+            raise
         raise InputError(f"hub repository {repo_id}: {' '.join(str(error).split())}; is the name right, and are you logged in (hf auth login)?") from error
 
 

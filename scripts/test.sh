@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
 # Run the tests; arguments go to pytest. Sets itself up like every other command.
-source "$(dirname "$0")/environment.sh"
+source "$(dirname -- "$0")/environment.sh"
+cd "$MIRACLE"
 exec "$PYTHON" -m pytest tests -q "$@"

@@ -20,20 +20,22 @@ class ChatServer(http.server.ThreadingHTTPServer):
         delay: seconds before an answer; `slow` seconds for a slow one.
         refuse_formats: answer formats that the server answers with status 400.
         reply: called with the topic; the content of a good answer. None: a valid dialogue with as many exchanges as asked.
+        odd: called with the request and the good completion; None, or the (status, JSON or bytes) that is sent instead.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, faults=None, delay=0.0, slow=3.0, seed=0, refuse_formats=(), reply=None, status=None):
+    def __init__(self, faults=None, delay=0.0, slow=3.0, seed=0, refuse_formats=(), reply=None, status=None, odd=None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.delay, self.slow = faults or {}, delay, slow
         self.random, self.lock = random.Random(seed), threading.Lock()
-        self.refuse_formats, self.reply, self.status = refuse_formats, reply, status
+        self.refuse_formats, self.reply, self.status, self.odd = refuse_formats, reply, status, odd
         self.requests = collections.Counter()  # topic -> requests
         self.injected = collections.Counter()  # fault -> times
         self.repairs, self.active, self.most_active, self.headers_seen, self.bodies = 0, 0, 0, [], []
         self.files, self.batches = {}, {}
+        self.paths = ("/v1/chat/completions",)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -117,6 +119,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             }  # fmt: skip
             return self.answer(self.server.batches[name])
         server, body = self.server, json.loads(raw)
+        if self.path not in server.paths:
+            return self.answer(b"404 page not found", 404)
         with server.lock:
             server.headers_seen.append(dict(self.headers))
             server.bodies.append(body)
@@ -153,6 +157,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         completion = server.completion(body)
         if fault == "malformed":
             completion["choices"][0]["message"]["content"] = "Sure! Here is a nice dialogue about that: hello, hello."
+        if server.odd and (instead := server.odd(body, completion)) is not None:
+            return self.answer(instead[1], instead[0], {"Content-Type": "text/html"} if isinstance(instead[1], bytes) else None)
         self.answer(completion)
 
     def finish_batch(self, batch: dict) -> None:
@@ -164,7 +170,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             completion = server.completion(request["body"])
             if fault == "malformed":
                 completion["choices"][0]["message"]["content"] = "Hello."
+            if server.odd and (instead := server.odd(request["body"], completion)) is not None:
+                status, completion = instead
+                lines.append(json.dumps({"custom_id": request["custom_id"], "response": {"status_code": status, "body": completion}}, ensure_ascii=False) if isinstance(completion, dict) else completion.decode())
+                continue
             response = {"status_code": 200, "body": completion} if fault in (None, "malformed") else {"status_code": 500, "body": {}}
-            lines.append(json.dumps({"id": "r", "custom_id": request["custom_id"], "response": response, "error": None}))
+            lines.append(json.dumps({"id": "r", "custom_id": request["custom_id"], "response": response, "error": None}, ensure_ascii=False))
         server.files[f"out-{batch['id']}"] = ("\n".join(lines) + "\n").encode()
         batch |= {"status": "completed", "output_file_id": f"out-{batch['id']}", "request_counts": {"total": len(lines), "completed": len(lines), "failed": 0}}

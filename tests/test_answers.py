@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dataset.synthesis.answers import Malformed, Refusal, find_dialogue, read_answer
+from dataset.synthesis.answers import Malformed, Refusal, find_dialogue, read_answer, without_reasoning
 from dataset.synthesis.tasks import Persona
 
 LYRICAL = Persona({"style": "lyrical"}, {"lyrical": "..."})
@@ -82,3 +82,43 @@ def test_a_feeling_of_sorrow_is_no_refusal():
     """Emotional replies say sorry a lot; only declining to answer is a refusal."""
     text = answer(("My dog has died.", "I'm sorry, I can still see him running to the gate."))
     assert read_answer(text, LYRICAL, 1).replies
+
+
+DRAFT = json.dumps({"dialogue": [{"user": "Where was that old boat?", "reply": "This is only a draft of mine."}]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>A draft: {DRAFT} Too flat.</think>\n{answer(GOOD)}",
+        f'<think>Start with [{{"user": "only one side so far"}}] and go on.</think>{answer(GOOD)}',
+        f"A draft: {DRAFT} Too flat.\n</think>\n{answer(GOOD)}",  # the server took the beginning away
+        f"<THINKING>{DRAFT}</THINKING><think>{DRAFT}</think>{answer(GOOD)}",
+        f"[THINK]{DRAFT}[/THINK]{answer(GOOD)}",
+        f"<|channel|>analysis<|message|>{DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{answer(GOOD)}<|return|>",
+        f"◁think▷{DRAFT}◁/think▷{answer(GOOD)}",
+        f"First idea: {DRAFT}\nBetter: {answer(GOOD)}",
+        f'Not [{{"user": "this"}}] but {answer(GOOD)}',
+        "[[[[ " + answer(GOOD),
+    ],
+)
+def test_a_reasoning_model_s_draft_is_not_taken(text):
+    """The first dialogue in the text, a draft inside <think>, became training data."""
+    assert read_answer(text, LYRICAL, 1).replies == [GOOD[1]]
+
+
+@pytest.mark.parametrize("text", [f"<think>{DRAFT}", f"<think>{DRAFT}</think>", "[" * 200_000, '{"a": ' * 5000, "9" * 5000, '{"dialogue": ' + "9" * 5000 + "}"])
+def test_a_text_without_an_answer_is_refused_whatever_it_is(text):
+    with pytest.raises(Malformed):
+        read_answer(text, LYRICAL, 1)
+
+
+def test_no_part_of_a_malformed_dialogue_is_taken():
+    with pytest.raises(Malformed, match="empty or not text"):
+        read_answer(answer(("Where is it?", ""), GOOD), LYRICAL, 1)
+    with pytest.raises(Malformed, match="broken characters"):
+        read_answer('{"dialogue": [{"user": "Where is the boat?", "reply": "It sleeps under \\ud83d snow."}]}', LYRICAL, 1)
+
+
+def test_text_that_only_mentions_thinking_stays():
+    assert without_reasoning("I think, therefore <b>") == "I think, therefore <b>"

@@ -133,6 +133,19 @@ def test_writing_in_bf16_leaves_the_weights_in_fp32(plain):
     assert plain.model.lm.dtype == torch.float32 and torch.equal(plain.model.lm.transformer.wte.weight, before)
 
 
+def test_a_context_s_cut_depends_on_itself_alone_and_is_said(plain):
+    """One long front in the call shortened the prompts of all."""
+    long = tuple(["tell me more about the bread and the rain and the sea"] * 9)
+    alone, how = requests({})[0], replace(HOW, max_new_tokens=20)
+    crowded = replace(alone, context=long)
+    front = [[1, 2, 3, 4, 5, 6]]
+    for before in (None, []):
+        fronts = None if before is None else [before, *front]
+        assert plain.model.write([alone, crowded], how, 0, before=fronts)[0] == plain.model.write([alone], how, 0, before=None if before is None else [before])[0]
+    found = plain.model.cuts([alone, crowded], how)
+    assert found[0] is None and found[1].turns > 0
+
+
 def test_a_reply_longer_than_the_positions_is_refused(plain):
     with pytest.raises(InputError, match="--max-new-tokens 48 leaves no room for the context; the decoder has 48 positions"):
         plain.write(requests({}), replace(HOW, max_new_tokens=48), 1.0, 0)

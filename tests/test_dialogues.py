@@ -1,10 +1,11 @@
 """dataset/dialogues.py: rows of dialogue and context files, their tags and their mistakes."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from dataset.dialogues import Dialogue, every_nth, parse_tag, read_attribute_dialogues, read_dialogues
+from dataset.dialogues import Dialogue, balanced, every_nth, parse_tag, read_attribute_dialogues, read_dialogues
 from schema import InputError, load_schema
 
 
@@ -112,7 +113,7 @@ def test_dialogues_of_all_attributes(three, write_rows):
     schema = replace(three, attributes=tuple(map(located, three.attributes)))
     found = read_attribute_dialogues(schema, "train", limit=2)
     assert list(found) == schema.names
-    assert [d.target for d in found["mood"]] == [{"mood": "calm"}, {"mood": "calm"}]
+    assert [d.target for d in found["mood"]] == [{"mood": "calm"}, {"mood": "angry"}]
     assert [len(v) for v in read_attribute_dialogues(schema, "train").values()] == [4, 4, 6]
     with pytest.raises(InputError, match="my_schema.py: attribute 'style' has no 'dev_dialogues'"):
         read_attribute_dialogues(schema, "dev")
@@ -127,3 +128,30 @@ def test_bundled_corpus_is_readable_and_balanced():
     assert {tuple(schema.target_indices(d.target)) for d in read_dialogues(schema.test, schema)} == {
         tuple(schema.target_indices(c)) for c in schema.combinations()
     }
+
+
+@pytest.mark.parametrize("limit", [2, 3, 21, 28, 36, 42, 56, 112, 504, 1008])
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_limit_leaves_as_many_of_every_aspect(limit, split):
+    """Every nth row of the bundled files, whose labels alternate, was of one aspect alone at 21, 28, 36, ..., 1008."""
+    schema = load_schema()
+    for name, dialogues in read_attribute_dialogues(schema, split, limit).items():
+        counts = Counter(dialogue.target[name] for dialogue in dialogues)
+        assert set(counts) == set(schema.attribute(name).aspects) and len(set(counts.values())) == 1
+        assert limit - 1 <= counts.total() <= limit or counts.total() < limit  # dev and test files may have fewer
+        assert [int(d.id) for d in dialogues] == sorted(int(d.id) for d in dialogues)
+
+
+def test_balanced_is_even_in_number_and_over_the_file():
+    def label(item):
+        return item[0]
+
+    def counted(items, limit):
+        return dict(Counter(map(label, balanced(items, limit, label))))
+
+    alternating = [(name, i) for i in range(100) for name in "ab"]
+    assert balanced(alternating, 8, label) == [("a", 0), ("b", 0), ("a", 25), ("b", 25), ("a", 50), ("b", 50), ("a", 75), ("b", 75)]
+    assert counted([("a", i) for i in range(90)] + [("b", i) for i in range(10)], 10) == {"a": 5, "b": 5}
+    assert counted([("a", i) for i in range(97)] + [("b", i) for i in range(3)], 10) == {"a": 7, "b": 3}  # a rare one gives all it has
+    assert counted([(name, i) for i in range(9) for name in "abc"], 8) == {"a": 2, "b": 2, "c": 2}
+    assert counted(alternating, 1) == {"a": 1} and balanced(alternating, None, label) == alternating and balanced([], 3, label) == []

@@ -2,8 +2,9 @@
 
 import pytest
 
-from dataset.encoding import IGNORED, DialogueTemplate, encode_contexts, encode_for_decoder, encode_texts, text_ids
+from dataset.encoding import IGNORED, Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, encode_texts, prompt_length, text_ids
 from dataset.tokenizers import SCRATCH_TEMPLATE
+from schema import InputError
 
 DIALOGPT = DialogueTemplate()
 MARKED = DialogueTemplate(user_prefix="<user>", assistant_prefix="<reply>", turn_end="")
@@ -162,3 +163,35 @@ def test_turns_that_stand_in_many_contexts_are_read_once(decoder_tokenizer, enco
 def test_no_contexts_give_no_rows(encoder_tokenizer, decoder_tokenizer):
     assert encode_contexts(encoder_tokenizer, [], None, 8) == encode_texts(encoder_tokenizer, [], 8) == []
     assert encode_for_decoder(decoder_tokenizer, SCRATCH_TEMPLATE, [], None, 8) == []
+
+
+@pytest.mark.parametrize("positions, length, new, expected", [(None, 112, 48, 112), (114, 112, 48, 66), (1024, 192, 64, 192), (96, 128, 88, 8)])
+def test_a_prompt_leaves_room_for_the_reply(positions, length, new, expected):
+    assert prompt_length(positions, length, new) == expected
+
+
+def test_a_reply_that_leaves_no_room_for_a_context_is_refused():
+    with pytest.raises(InputError, match="--max-new-tokens 90 leaves no room for the context; the decoder has 96 positions"):
+        prompt_length(96, 128, 90)
+
+
+@pytest.mark.parametrize("template", [SCRATCH_TEMPLATE, DIALOGPT], ids=["marks", "dialogpt"])
+def test_what_a_prompt_leaves_out_is_counted(decoder_tokenizer, template):
+    """Oldest turns first, then the beginning of the last: what `encode_for_decoder` keeps, said in words."""
+    turns = ("Is it worth it to try again tomorrow?", "Yes, always.", "Keep the dough warm and wait.", "No.", "My bread did not rise today, what should I do?")
+
+    def length(context, limit=1000):
+        return len(encode_for_decoder(decoder_tokenizer, template, [context], None, limit)[0]["input_ids"])
+
+    def cut(room, context=turns):
+        return cuts(decoder_tokenizer, template, [context, ("Hi.",), context], room)
+
+    assert cut(length(turns)) == [None, None, None]
+    for dropped in (1, 2, 3, 4):
+        room = length(turns[dropped:])
+        assert cut(room) == [Cut(dropped, 0, room), None, Cut(dropped, 0, room)] and length(turns, room) == room
+    assert str(cut(length(turns[2:]))[0]).startswith("the 2 oldest turns left out: the decoder reads ")
+    room = length(turns[4:]) - 3
+    assert cut(room)[0] == Cut(4, 3, room) and length(turns, room) == room
+    assert str(Cut(1, 3, 9)).startswith("the oldest turn and the first 3 tokens of the last turn left out")
+    assert cuts(decoder_tokenizer, template, [turns], 9, use_context=False) == [None]

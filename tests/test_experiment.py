@@ -140,19 +140,19 @@ def test_rows_appear_and_a_second_start_does_nothing(grid_file, parrot, tmp_path
     encodings = []
     encode = cvae.ReplyGenerator.priors
     monkeypatch.setattr(cvae.ReplyGenerator, "priors", lambda self, *args: encodings.append(1) or encode(self, *args))
-    ours = {"kind": "cvae", "generation": {"weights": [1, 1e38], "start": "mean", "max_new_tokens": 8, "solver": "rk4", "steps": 4, "max_halvings": 0}}
+    ours = {"kind": "cvae", "generation": {"weights": [1, 3e38], "start": "mean", "max_new_tokens": 8, "solver": "rk4", "steps": 4, "max_halvings": 0}}
     free = {"kind": "cvae", "generation": {"algorithm": "none", "max_new_tokens": 8}}
     path = grid_file({"people": {"kind": "human"}, "ours": ours, "free": free, "parrot": PARROT}, keep_models=False)
     assert main([str(path), "--dry-run"]) == 0 and not (tmp_path / "experiments").exists()
     assert "7 cells, 7 missing, 2 models to load or train" in capsys.readouterr().out
 
-    assert main([str(path)]) == 1  # at a weight of 1e38 the sampler leaves the numbers
+    assert main([str(path)]) == 1  # at a weight of 3e38 the sampler leaves the numbers
     rows = rows_of(path)
     folder = tmp_path / "experiments" / "grid"
     assert [row["model"] for row in rows] == ["people", "ours", "free", "parrot", "parrot", "parrot"]
     with open(folder / "failures.csv", newline="") as file:
         failures = list(csv.DictReader(file))
-    assert [(row["model"], json.loads(row["options"])) for row in failures] == [("ours", {"weights": 1e38})]
+    assert [(row["model"], json.loads(row["options"])) for row in failures] == [("ours", {"weights": 3e38})]
     assert failures[0]["reason"].startswith("FloatingPointError: the sampler's latents are not finite")
 
     people, trained, free, *others = rows

@@ -69,7 +69,7 @@ def finish(arguments, key=KEY):
 
 
 def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]  # a text's own line separators end no line
 
 
 def journal_of(tmp_path, persona="lyrical"):
@@ -326,6 +326,270 @@ def test_a_batch_is_found_again_after_a_kill(server, topics, tmp_path, monkeypat
     path.write_text("".join(content[:-1]))
     assert make_data_chatgpt.main(words(chat, tmp_path, topics(5), *options)) == 0
     assert len(chat.batches) == 1 and len(outcome_of_run(tmp_path)[0]) == 5
+
+
+# --- servers as people have them ---------------------------------------------------------------------------------
+
+
+def content_of(completion, content, **message):
+    """The completion with another content."""
+    return 200, completion | {"choices": [completion["choices"][0] | {"message": {"role": "assistant", "content": content, **message}}]}
+
+
+def text_in(completion):
+    return completion["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("batch", [[], ["--batch", "--poll-seconds", "0.02"]], ids=["chat", "batch"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda body, good: content_of(good, [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": text_in(good)}]),
+        lambda body, good: content_of(good, {"type": "output_text", "text": text_in(good)}),
+        lambda body, good: content_of(good, f"<think>{text_in(good).replace('day', 'draft')}</think>{text_in(good)}"),
+        lambda body, good: content_of(good, text_in(good), refusal="", reasoning_content="\u2028"),
+        lambda body, good: (200, {"choices": good["choices"]}),
+        lambda body, good: (200, {"choices": good["choices"], "usage": {"prompt_tokens": None, "completion_tokens": "many"}}),
+        lambda body, good: content_of(good, text_in(good).replace("wait", "wait\u2028\u0085\r")),
+    ],
+    ids=["blocks", "block", "think", "extra", "no-usage", "odd-usage", "line-ends"],
+)  # fmt: skip
+def test_an_answer_counts_whatever_its_shape_and_every_later_run_reads_it(server, topics, tmp_path, monkeypatch, capsys, odd, batch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server(odd=odd)
+    for asked in (3, 4):
+        assert make_data_chatgpt.main(words(chat, tmp_path, topics(asked), *batch)) == 0
+        kept, rejected = outcome_of_run(tmp_path)
+        assert len(kept) == asked and not rejected
+    answers, _ = journal_of(tmp_path)
+    assert len(answers) == 4 and all(isinstance(row["text"], str) and row["tokens_in"] > 50 and row["tokens_out"] > 20 for row in answers)
+    assert "draft" not in (tmp_path / "out" / "kept" / "lyrical.jsonl").read_text()
+
+
+def test_a_journal_with_a_list_of_blocks_is_read(tmp_path):
+    """Such a line was journalled once, and then broke every later run."""
+    path = tmp_path / "j.jsonl"
+    path.write_text(json.dumps({"kind": "answer", "key": "k", "attempt": 0, "text": [{"type": "text", "text": "a"}], "tokens_in": None, "newer": 1}) + "\n")
+    assert Journal(path).answers["k", 0].text == "a"
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"<html><body>Sign in to continue</body></html>", "is not JSON but '<html><body>Sign in to continue"),
+        ({"error": {"message": "Unexpected endpoint or method."}}, "is no chat completion but 'Unexpected endpoint"),
+        ({"choices": []}, "is no chat completion"),
+        ({"choices": [{"message": {"content": 5}}]}, "is no chat completion"),
+        ([1, 2], "is no chat completion"),
+        (b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', "is not JSON but 'data:"),
+        (b'{"choices": "caf\xe9"}', "is not JSON"),
+        (b"", "is not JSON but ''"),
+    ],
+)
+def test_a_server_that_sends_something_else_is_found_out_within_a_few_requests(server, topics, tmp_path, monkeypatch, sent, says):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server(odd=lambda body, good: (200, sent))
+    with pytest.raises(InputError, match=re.escape(says)) as error:
+        make_data_chatgpt.main(words(chat, tmp_path, topics(50)))
+    assert sum(chat.requests.values()) <= 5 and "\n" not in str(error.value) and "is --base-url" in str(error.value)
+    assert journal_of(tmp_path)[0] == [] and outcome_of_run(tmp_path) == ([], [])  # nothing is journalled, nothing rejected
+    chat.odd = None
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(6))) == 0 and len(outcome_of_run(tmp_path)[0]) == 6
+
+
+@pytest.mark.parametrize(("status", "refused", "found"), [(500, ("json_schema",), "json_object"), (501, ("json_schema", "json_object"), "text"), (422, ("json_schema",), "json_object")])
+def test_a_format_refused_as_the_server_s_own_error_is_asked_for_in_plainer_form(server, topics, tmp_path, monkeypatch, status, refused, found):
+    """500 and 501 were retried for ever."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def odd(body, good):
+        form = body.get("response_format", {}).get("type", "text")
+        return (status, {"error": {"message": "response_format type is not implemented"}}) if form in refused else None
+
+    chat = server(odd=odd)
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(4))) == 0
+    assert sum(chat.requests.values()) <= 4 + 2 * len(refused) and chat.bodies[-1].get("response_format", {"type": "text"})["type"] == found
+
+
+@pytest.mark.parametrize("batch", [[], ["--batch", "--poll-seconds", "0.02"]], ids=["chat", "batch"])
+@pytest.mark.parametrize("first", [0, 2])
+def test_one_prompt_that_a_filter_refuses_is_one_topic_s_affair(server, topics, tmp_path, monkeypatch, first, batch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    filtered = {"error": {"message": "The prompt was filtered by the content management policy.", "code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
+    chat = server(odd=lambda body, good: (400, filtered) if f"thing {first}" in body["messages"][1]["content"] else None)
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(6), "--concurrency", "1", *batch)) == 0
+    kept, rejected = outcome_of_run(tmp_path)
+    assert len(kept) == 5 and rejected == [f"thing {first}"]
+    before = sum(chat.requests.values()) + len(chat.batches)
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(6), *batch)) == 0 and sum(chat.requests.values()) + len(chat.batches) == before
+
+
+def test_a_refusal_nobody_knows_leaves_its_topic_open_and_asks_for_the_rest(server, topics, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server(odd=lambda body, good: (400, {"error": {"message": "code 1301"}}) if "thing 0" in body["messages"][1]["content"] else None)
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(6))) == 1
+    assert len(outcome_of_run(tmp_path)[0]) == 5 and outcome_of_run(tmp_path)[1] == []
+    assert "no answer: 1 x the server refuses the request (status 400)" in capsys.readouterr().out
+    assert chat.bodies[-1]["response_format"]["type"] == "json_schema"  # the one prompt says nothing of the format
+
+
+def test_a_burst_of_the_server_s_own_errors_rejects_nothing(server, topics, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server(odd=lambda body, good: (503, {"error": {"message": "loading"}}) if sum(chat.requests.values()) > 8 else None)
+    with pytest.raises(InputError, match=r"503.* \(10 times in a row\)"):
+        make_data_chatgpt.main(words(chat, tmp_path, topics(60), "--max-retries", "0", "--concurrency", "2"))
+    assert sum(chat.requests.values()) <= 20 and len(outcome_of_run(tmp_path)[0]) == 8 and outcome_of_run(tmp_path)[1] == []
+    chat.odd = None
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(60))) == 0 and len(outcome_of_run(tmp_path)[0]) == 60
+
+
+def test_a_format_that_met_the_server_s_own_error_is_tried_again_in_the_next_run(server, topics, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server(odd=lambda body, good: (500, {"error": {"message": "starting up"}}) if sum(chat.requests.values()) <= 2 else None)
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(3))) == 0 and chat.bodies[-1]["response_format"]["type"] == "json_object"
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(4))) == 0 and chat.bodies[-1]["response_format"]["type"] == "json_schema"
+
+
+def test_what_the_service_does_not_count_does_not_switch_the_cost_limit_off(server, topics, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (tmp_path / "prices.yaml").write_text("gpt-4.1-mini: {input: 100, output: 200}\n")
+    for odd in (lambda body, good: (200, {"choices": good["choices"]}), lambda body, good: (200, good | {"usage": {"prompt_tokens": 0, "completion_tokens": 0}})):
+        chat = server(odd=odd)
+        arguments = words(chat, tmp_path, topics(40), "--prices", str(tmp_path / "prices.yaml"), "--max-cost", "0.2")
+        arguments[arguments.index(str(tmp_path / "out"))] = str(tmp_path / f"out-{chat.server_address[1]}")
+        assert make_data_chatgpt.main(arguments) == 1
+        assert 0 < sum(chat.requests.values()) < 12 and "could lead beyond $0.2" in capsys.readouterr().out
+
+
+def test_a_parameter_that_a_model_does_not_take_is_renamed_or_left_out(server, topics, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def odd(body, good):
+        for name, hint in (("max_tokens", "Use 'max_completion_tokens' instead."), ("temperature", "Only the default (1) value is supported.")):
+            if name in body:
+                return 400, {"error": {"message": f"Unsupported parameter: '{name}' is not supported with this model. {hint}", "param": name, "code": "unsupported_parameter"}}
+        return None
+
+    chat = server(odd=odd)
+    arguments = words(chat, tmp_path, topics(4), "--max-tokens", "300", "--temperature", "0.7", "--seed", "3")
+    assert make_data_chatgpt.main(arguments) == 0
+    assert sum(chat.requests.values()) == 6 and chat.bodies[-1]["max_completion_tokens"] == 300 and "temperature" not in chat.bodies[-1] and "seed" in chat.bodies[-1]
+    assert chat.bodies[-1]["response_format"]["type"] == "json_schema"
+
+
+def test_a_batch_in_plainer_form_where_the_server_refuses_the_strictest(server, topics, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server(odd=lambda body, good: (400, {"error": {"message": "response_format is not supported"}}) if "response_format" in body else None)
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(5), "--batch", "--poll-seconds", "0.02")) == 0
+    assert len(chat.batches) == 3 and len(outcome_of_run(tmp_path)[0]) == 5
+
+
+def test_a_batch_s_broken_lines_leave_their_topics_open(server, topics, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    broken = {"thing 0": (200, b'{"custom_id": "x", "resp'), "thing 1": (200, b"[]"), "thing 2": (200, {"error": {"message": "oops"}}), "thing 3": (500, {"error": "oops"})}
+    chat = server(odd=lambda body, good: broken.get(re.search("thing .", body["messages"][1]["content"])[0]))
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(6), "--batch", "--poll-seconds", "0.02")) == 1
+    assert len(outcome_of_run(tmp_path)[0]) == 2 and outcome_of_run(tmp_path)[1] == []
+    chat.odd = None
+    assert make_data_chatgpt.main(words(chat, tmp_path, topics(6), "--batch", "--poll-seconds", "0.02")) == 0
+
+
+def test_a_batch_that_the_provider_no_longer_has_is_asked_for_again(server, topics, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    import httpx2
+    import openai
+    from dataset.synthesis import batch
+
+    class Client:
+        class batches:
+            @staticmethod
+            def retrieve(name):
+                raise openai.NotFoundError("gone", response=httpx2.Response(404, request=httpx2.Request("GET", "http://x")), body=None)
+
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.remember("submission", {"mark": "m", "requests": ["r"], "batch": "batch-9"})
+    batch.collect_pending(make_data_chatgpt.Run(journal, None, None), Client, [], 0)
+    assert journal.memory["submission"] is None
+
+
+# --- addresses and the environment -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("localhost:8000", "has no scheme; try http://localhost:8000/v1"),
+        ("127.0.0.1:8000/v1", "has no scheme; try http://127.0.0.1:8000/v1"),
+        ("api.example.org/v1/", "has no scheme; try https://api.example.org/v1"),
+        ("htp://x/v1", "begins with htp://; expected http:// or https://"),
+        ("http://", "is no address"),
+        ("http://x:99999/v1", "is no address"),
+        ("http://x:port/v1", "is no address"),
+        ("http://[::1/v1", "is no address"),
+        ("http://x y/v1", "is no address"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line_with_what_to_try(topics, tmp_path, monkeypatch, address, says):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    common = ["--aspect", "lyrical", "--topics", str(topics(2)), "--output-dir", str(tmp_path / "out")]
+    for batch in ([], ["--batch"]):
+        with pytest.raises(InputError, match=re.escape(says)):
+            make_data_chatgpt.main([*common, "--base-url", address, *batch])
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        with pytest.raises(InputError, match=re.escape(f"OPENAI_BASE_URL '{address}' {says}")):
+            make_data_chatgpt.main([*common, *batch])
+        monkeypatch.delenv("OPENAI_BASE_URL")
+
+
+@pytest.mark.parametrize("batch", [[], ["--batch"]], ids=["chat", "batch"])
+def test_a_dead_port_is_one_line_at_once(server, topics, tmp_path, monkeypatch, batch):
+    """Four topics at a dead port took 70 seconds."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    dead = server()
+    dead.shutdown()
+    dead.server_close()
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"the server cannot be reached at http://127\.0\.0\.1:\d+/v1: .*refused"):
+        make_data_chatgpt.main(words(dead, tmp_path, topics(4), *batch))
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(("path", "says"), [("", "/v1$"), ("/v1/chat/completions", "try --base-url http://127.0.0.1:[0-9]+/v1$"), ("/v9", "is --base-url .*/v9 right[?]$")])
+def test_a_server_with_nothing_at_an_address_says_what_to_try(server, topics, tmp_path, monkeypatch, path, says):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    chat = server()
+    arguments = words(chat, tmp_path, topics(9))
+    arguments[arguments.index(chat.url)] = chat.url.removesuffix("/v1") + path
+    with pytest.raises(InputError, match=says):
+        make_data_chatgpt.main(arguments)
+    assert sum(chat.requests.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"SSL_CERT_FILE": "/nowhere.pem"}, "no certificates can be read from SSL_CERT_FILE=/nowhere.pem"),
+        ({"SSL_CERT_FILE": __file__}, "no certificates can be read from SSL_CERT_FILE="),
+        ({"ALL_PROXY": "ftp://user:secret@x"}, "the proxy that ALL_PROXY names cannot be used"),
+        ({"HTTP_PROXY": "socks5://127.0.0.1:9"}, "the proxy that HTTP_PROXY names needs a package for SOCKS"),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "requests go through the proxy that HTTP_PROXY names"),
+        ({"OPENAI_API_KEY": "schlüssel"}, "the key in OPENAI_API_KEY holds characters that no key has"),
+        ({"OPENAI_API_KEY": "a\nb"}, "the key in OPENAI_API_KEY holds characters"),
+    ],
+)
+@pytest.mark.parametrize("batch", [[], ["--batch"]], ids=["chat", "batch"])
+def test_the_environment_s_mistakes_are_one_line(topics, tmp_path, monkeypatch, capsys, variables, says, batch):
+    from scripts.entry import run_main
+
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "MIRACLE_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"OPENAI_API_KEY": KEY} | variables).items():
+        monkeypatch.setenv(name, value)
+    arguments = ["--aspect", "lyrical", "--topics", str(topics(2)), "--output-dir", str(tmp_path / "out"), "--base-url", "http://example.invalid/v1", *batch]
+    with pytest.raises(SystemExit) as end:
+        run_main(lambda _: make_data_chatgpt.main(arguments))
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert end.value.code == 2 and last.startswith("error: ") and says in last and "secret" not in last
 
 
 # --- the journal, the options ------------------------------------------------------------------------------------

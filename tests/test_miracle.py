@@ -1,5 +1,6 @@
 """The Python interface, and the terminal that is built on it."""
 
+import dataclasses
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import chat
-from miracle import Miracle
+from miracle import Miracle, turns_of
 from schema import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,11 +171,80 @@ def test_the_prior_is_the_one_that_the_reply_started_from(model):
         ((QUESTION, "plain"), {"weights": {"mood": 1}}, "weights of \\['mood'\\]"),
         ((QUESTION, "plain"), {"n": 0}, "n must be 1 or more"),
         ((QUESTION, "plain"), {"temprature": 1}, "unknown option temprature"),
+        ((QUESTION, "plain"), {"max_new_tokens": 110}, "--max-new-tokens 110 leaves no room for the context; the decoder has 114 positions"),
+        ((QUESTION, "plain"), {"max_new_tokens": "5"}, "an option has a value of another kind"),
+        ((QUESTION, "plain"), {"seed": "1"}, "a seed is a whole number, found '1'"),
+        ((QUESTION, "plain"), {"n": "2"}, "n must be 1 or more, found '2'"),
+        ((QUESTION, 5), {}, "the target is 5; expected aspects"),
+        ((QUESTION, [1]), {}, r"the target is \[1\]; expected aspects"),
+        ((None, "plain"), {}, "the context is a NoneType; expected a text, a list of turns, or messages"),
+        ((["a", 3, "b"], "plain"), {}, "turn 2 of the context is a int; expected a text"),
+        ((b"a", "plain"), {}, "the context is a bytes"),
+        (("a \udcff b", "plain"), {}, "broken characters"),
+        ((["a", " ", "b"], "plain"), {}, "turn 2 of the context is empty"),
+        (([{"role": "user"}], "plain"), {}, r"messages\[0\]: 'content' must be a text that is not empty, found None"),
+        (([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}], "plain"), {}, r"messages\[1\]: role 'tool'; expected 'user' or 'assistant'"),
+        (([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "plain"), {}, "must begin and end with the user's"),
+        (([{"content": "a"}], "plain"), {}, r"messages\[0\]: expected \{'role'"),
+        (([{"role": "user", "content": [{"type": "image_url"}]}], "plain"), {}, r"messages\[0\]: 'content'"),
     ],
 )
 def test_mistakes_are_input_errors(model, arguments, options, message):
     with pytest.raises(InputError, match=message):
         model.reply(*arguments, **options)
+
+
+def test_openai_style_messages_are_a_conversation():
+    def message(role, content):
+        return {"role": role, "content": content}
+
+    assert turns_of(message("user", "a")) == turns_of([message("user", [{"type": "text", "text": "a"}])]) == ("a",)
+    assert turns_of([message("user", "a\n"), message("assistant", "b"), message("user", "c"), message("user", "d")]) == ("a", "b", "c d")
+    with pytest.warns(UserWarning, match=r"messages\[0\]: a system message is not read"):
+        assert turns_of([message("system", "Be kind."), message("user", "a")]) == ("a",)
+
+
+def test_messages_and_turns_give_the_same_reply(model):
+    turns = ["My bread is flat.", "Wait an hour.", "And then?"]
+    messages = [{"role": role, "content": turn} for role, turn in zip(("user", "assistant", "user"), turns)]
+    assert model.reply(messages, "plain", max_new_tokens=6)[0].text == model.reply(turns, "plain", max_new_tokens=6)[0].text
+
+
+def test_a_long_prompt_takes_nothing_from_its_own_reply_or_its_neighbours(model, monkeypatch):
+    """A prompt filled the decoder's positions: nine turns left two tokens for the reply, a pasted paragraph none, and
+    the whole batch had as few."""
+    from scripts import generation
+
+    seen, generate = [], generation.generate
+
+    def noting(decoder, z, ids, mask, **options):
+        seen.append((ids.shape[1], options["max_new_tokens"]))
+        return generate(decoder, z, ids, mask, **options)
+
+    monkeypatch.setattr(generation, "generate", noting)
+    pasted, chatty = "the neighbour came to complain about the noise " * 40, ["And what about the tomatoes on the balcony?"] * 17
+    alone = model.reply(QUESTION, "plain", seed=3)[0]
+    together = model.replies([pasted, QUESTION, chatty], ["plain"] * 3, seeds=3)
+    assert (together[1].text, together[1].cut) == (alone.text, None)
+    assert all(prompt + new <= 114 and new == model.decoding.max_new_tokens for prompt, new in seen)
+    assert together[0].cut.turns == 0 and together[0].cut.tokens > 100 and 0 < together[2].cut.turns < 17 and not together[2].cut.tokens
+    assert [model.reply(context, "plain", seed=3)[0].text for context in (pasted, chatty)] == [together[0].text, together[2].text]
+
+
+def test_the_terminal_says_what_was_cut_and_goes_on_after_an_empty_reply(model, monkeypatch):
+    """Chat said "the context is empty" to every message after an empty reply, until /clear."""
+    conversation, said, _ = talk(model, "And what about the tomatoes on the balcony? " * 40)
+    assert said[0].startswith("  (the first ") and "so that the reply has room" in said[0]
+    asked, reply = [], model.reply
+
+    def empty(context, *args, **options):
+        asked.append(list(context))
+        return [dataclasses.replace(reply(context, *args, max_new_tokens=2)[0], text="" if len(asked) == 1 else "Yes.")]
+
+    monkeypatch.setattr(model, "reply", empty)
+    _, said, _ = talk(model, "Hello?", "Are you there?", "/again", "And now?", "/all")
+    assert asked == [["Hello?"], ["Are you there?"], ["Are you there?"], ["Are you there?", "Yes.", "And now?"]]
+    assert "an empty reply" in said[0] and not [line for line in said if line.startswith("!")]
 
 
 def test_long_texts_markup_and_other_scripts_are_only_text(model):
@@ -244,8 +314,9 @@ def test_a_conversation_is_kept_shown_under_all_combinations_and_saved(model, tm
 
 
 def test_the_terminal_s_mistakes_are_lines(model, tmp_path):
-    _, said, going = talk(model, "/frob", "/plain x", "/no attitude", "/seed x", "/all", "/save", f"/save {tmp_path}")
-    assert all(line.startswith("! ") for line in said) and len(said) == 7 and all(going)
+    odd = ["/seed ²", "/seed ٣", "/seed " + "9" * 5000, "/seed -1", "/plain ²", "/plain nan", "/save a\0b", "/save ~nobody-here/x", "/²"]
+    _, said, going = talk(model, "/frob", "/plain x", "/no attitude", "/seed x", "/all", "/save", f"/save {tmp_path}", *odd)
+    assert all(line.startswith("! ") and "\n" not in line for line in said) and len(said) == 7 + len(odd) and all(going)
     assert "/help lists the commands" in said[0] and "a strength is a number" in said[1]
 
 
@@ -258,6 +329,17 @@ def test_a_piped_conversation_shows_what_was_typed_and_no_prompts(model, monkeyp
     assert lines[-4:] == ["/seed 3", "seed 3", "/lyrical", "asked for: lyrical (weight 100)"]
     doubts = [line for line in lines if line.startswith("what 'fits' says is in doubt: ")]
     assert len(doubts) == 1 and doubts[0].endswith("coherence: shuffled replies score 0.80, real ones 0.80; the model is fooled by them")
+
+
+def test_broken_bytes_on_a_pipe_are_one_line_and_the_conversation_goes_on(model, monkeypatch, capsys):
+    monkeypatch.setattr(chat.Miracle, "from_run", lambda *_: model)
+    for encoding in ("utf-8", "ascii"):
+        typed = "\ufeff/seed 3\n".encode() + b"caf\xe9 \xff\n" + b"\xff\xfeH\0i\0\n" + b"/seed \xc2\xb2\n" + b"/seed 4\n"
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed if encoding == "utf-8" else typed[3:]), encoding=encoding))
+        assert chat.main(["r"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines.count("! this line is not UTF-8 text and was left out") == (2 if encoding == "utf-8" else 3)
+        assert "seed 3" in lines and lines[-1] == "seed 4"
 
 
 def test_ctrl_c_stops_a_reply_and_the_conversation_goes_on(model, monkeypatch):

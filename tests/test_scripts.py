@@ -262,7 +262,7 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
     [
         (train_classifier.main, ["--attribute", "mood"], "unknown attribute 'mood'"),
         (train_classifier.main, ["--colour", "red"], "unknown option --colour"),
-        (train_cvae.main, ["--preset", "huge"], "unknown preset 'huge'; there are demo, paper, small"),
+        (train_cvae.main, ["--preset", "huge"], "unknown preset 'huge'; there are chat, demo, paper, small"),
         (train_cvae.main, ["--preset", "small"], "BASE="),
         (train_classifier.main, ["--preset", "paper"], "text_l.raw.jsonl; bash scripts/download_data.sh fetches"),
         (train_nli.main, ["--schema", "nowhere.py"], "schema not found"),
@@ -394,6 +394,42 @@ def test_the_pipeline_replaces_its_own_replies(monkeypatch):
         monkeypatch.setattr(module, "main", words.append)
     assert pipeline.main(["--generation.weights", "3"]) == 0
     assert words[-1] == ["--weights", "3", "--overwrite"] and words[-2] == ["--weights", "3", "--name", "none", "--algorithm", "none"]
+
+
+@pytest.mark.parametrize(
+    "train, dev, said",
+    [
+        ([0, 1, 2], [0, 1], None),
+        ([1, 1], [0, 1], "its training data has 'green' alone"),
+        ([0, 1, 2], [2, 2], "its dev data has 'blue' alone"),
+        ([0, 1, 0], [0, 1], "its training data has nothing of ['blue']"),
+        ([], [0, 1], "its training data has no rows"),
+    ],
+)
+def test_what_saw_one_class_is_no_evaluator(train, dev, said):
+    from scripts.evaluator_training import doubt_of
+
+    doubt = doubt_of(train, dev, ["red", "green", "blue"])
+    assert doubt is None if said is None else doubt.startswith("no evaluator: ") and said in doubt
+
+
+def test_one_class_gives_no_dev_accuracy_and_a_warning_with_every_number(tmp_path, capsys):
+    """--limit 21 left one aspect in training and dev; "dev accuracy 1.000" was printed."""
+    from schema import load_schema
+    from scoring.scorer import Scorer
+
+    rows = [{"input": [f"what of {i}?"], "output": [f"red thing {i}"], "tag": "red"} for i in range(4)]
+    for name in ("dialogue", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    schema = tmp_path / "my_schema.py"
+    schema.write_text("ATTRIBUTES = [dict(name='colour', aspects=['red', 'green'], dialogues='dialogue.jsonl', dev_dialogues='dev.jsonl')]\n")
+    words = ["--outs", str(tmp_path), "--run", "r", "--schema", str(schema), "--num_train_epochs", "1"]
+    assert train_classifier.main(words) == 0 and train_classifier.main(words) == 0
+    out = capsys.readouterr().out
+    assert "colour: already trained, no evaluator: its training data has 'red' alone" in out and "dev accuracy" not in out
+    scorer = Scorer(tmp_path / "r", load_schema(schema), device=None, coherence=False)
+    assert scorer.records["colour"]["accuracy"] is None
+    assert scorer.warnings() == ["evaluator colour: no evaluator: its training data has 'red' alone, of ['red', 'green']; numbers that rest on it mean nothing"]
 
 
 def test_memory_that_runs_out_is_one_line_of_advice():

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from dataset.synthesis.tasks import Persona
+from dataset.words import CHARACTERS_PER_WORD, unspaced, within_words, words
 
 USER_WORDS = (2, 60)
 REPLY_WORDS = (3, 80)
@@ -13,6 +14,12 @@ REFUSAL = re.compile(
     r"\bi (?:can(?:'|no)t|won't) (?:help with|assist with|comply|fulfil|write (?:that|this))",
     re.IGNORECASE,
 )
+REASONING = (
+    (r"<think(?:ing)?>", r"</think(?:ing)?>"), (r"<(?:reasoning|thought|reflection|scratchpad)>", r"</(?:reasoning|thought|reflection|scratchpad)>"),
+    (r"\[THINK\]", r"\[/THINK\]"), (r"◁think▷", r"◁/think▷"), (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<seed:think>", r"</seed:think>"), (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+)  # fmt: skip
+MOST_BRACKETS = 2000  # of a text that are tried as the beginning of JSON
 USER_NAMES, REPLY_NAMES = ("user", "human", "a", "person a"), ("assistant", "reply", "bot", "b", "person b", "other person", "other")
 
 
@@ -46,33 +53,74 @@ def read_answer(text: str, persona: Persona, turns: int, finish_reason: str | No
         raise Refusal(f"the service declined: {refusal or 'content filter'}")
     if finish_reason == "length":
         raise Malformed("the answer was cut off; be shorter")
+    text = without_reasoning(text)
+    reason: Malformed | Refusal | None = None
     try:
-        dialogue = find_dialogue(text)
-    except Malformed:
+        for dialogue in reversed(dialogues_in(text)):  # before the one that is meant may stand drafts
+            try:
+                check_dialogue(dialogue, persona, turns)
+            except (Malformed, Refusal) as error:
+                reason = reason or error
+            else:
+                return dialogue
+    except Malformed as error:
         if REFUSAL.search(text):
             raise Refusal("the model declined") from None
-        raise
-    check_dialogue(dialogue, persona, turns)
-    return dialogue
+        raise error
+    raise reason
+
+
+def without_reasoning(text: str) -> str:
+    """The text without what a reasoning model thought first: its drafts are no answer.
+
+    Known are the marks of the models that write their reasoning into the answer (``<think>``, ``[THINK]``, Harmony's
+    channels, ...); of an end without a beginning, which some servers leave, everything before it goes.
+    """
+    if "<|channel|>" in text:  # Harmony: the last channel named final is the answer
+        text = re.split(r"<\|channel\|>final.*?<\|message\|>", text, flags=re.DOTALL)[-1]
+        text = re.sub(r"<\|(?:end|return|start|call)\|>.*", "", text, flags=re.DOTALL)
+    for begin, end in REASONING:
+        text = re.sub(rf"{begin}.*?{end}", "", text, flags=re.DOTALL | re.IGNORECASE)
+        text = re.split(end, text, flags=re.IGNORECASE)[-1]
+        text = re.split(begin, text, flags=re.IGNORECASE)[0]  # cut off before it came to an answer
+    return text.strip()
 
 
 def find_dialogue(text: str) -> Exchanges:
-    """The first dialogue in a text: JSON, JSON in a code fence or between other words, or lines such as ``User: ...``.
+    """The last dialogue in a text, see `dialogues_in`; raises `Malformed` where there is none."""
+    return dialogues_in(text)[-1]
+
+
+def dialogues_in(text: str) -> list[Exchanges]:
+    """All dialogues in a text: JSON, JSON in a code fence or between other words, or lines such as ``User: ...``.
 
     Raises:
         Malformed: where there is none.
     """
     decoder = json.JSONDecoder(strict=False)  # line breaks inside strings are common, and harmless
-    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+    found: list[Exchanges] = []
+    reason: Malformed | None = None
+    start = 0
+    for _ in range(MOST_BRACKETS):
+        if (match := re.compile(r"[{\[]").search(text, start)) is None:
+            break
+        start = match.start() + 1
         try:
-            found, _ = decoder.raw_decode(text, start)
-        except json.JSONDecodeError:
+            value, end = decoder.raw_decode(text, match.start())
+            dialogue = _from_json(value)
+        except Malformed as error:  # perhaps a draft, of which no part is taken for a dialogue
+            reason, start = error, end
+        except (ValueError, RecursionError):
             continue
-        if (dialogue := _from_json(found)) is not None:
-            return dialogue
-    if (dialogue := _from_lines(text)) is not None:
-        return dialogue
-    raise Malformed("no JSON dialogue was found in the answer" if text.strip() else "the answer was empty")
+        else:
+            if dialogue is not None:
+                found.append(dialogue)
+                start = end
+    if not found and reason is None and (dialogue := _from_lines(text)) is not None:
+        found.append(dialogue)
+    if found:
+        return found
+    raise reason or Malformed("no JSON dialogue was found in the answer" if text.strip() else "the answer was empty")
 
 
 def _from_json(found: object) -> Exchanges | None:
@@ -117,6 +165,8 @@ def _alternating(turns: list[tuple[str, object]]) -> Exchanges | None:
     texts = [turn for _, turn in turns]
     if not all(isinstance(turn, str) and turn.strip() for turn in texts):
         raise Malformed("a turn is empty or not text")
+    if any("\ud800" <= letter <= "\udfff" or letter == "\ufffd" for turn in texts for letter in turn):
+        raise Malformed("a turn has broken characters")
     texts = [" ".join(turn.split()) for turn in texts]
     return Exchanges(texts[::2], texts[1::2])
 
@@ -127,8 +177,9 @@ def check_dialogue(dialogue: Exchanges, persona: Persona, turns: int) -> None:
         raise Malformed(f"it has {len(dialogue.replies)} exchanges; {turns} were asked for")
     for kind, texts, (low, high) in (("user turn", dialogue.users, USER_WORDS), ("reply", dialogue.replies, REPLY_WORDS)):
         for text in texts:
-            if not low <= len(text.split()) <= high:
-                raise Malformed(f"a {kind} has {len(text.split())} words; {low} to {high} are accepted")
+            if not within_words(text, low, high):
+                unit = f"words (of a script without spaces, characters; {CHARACTERS_PER_WORD} count as a word)" if unspaced(text) else "words"
+                raise Malformed(f"a {kind} has {len(words(text))} {unit}; {low} to {high} are accepted")
     for reply in dialogue.replies:
         if REFUSAL.search(reply):
             raise Refusal("the model declined in a reply")

@@ -7,12 +7,15 @@ import sys
 import time
 
 import openai
-from openai.types.chat import ChatCompletion
 from tqdm import tqdm
 
-from dataset.synthesis.outcome import Outcome, outcome_of
+from schema import InputError
+
+from dataset.network import reason_of
+from dataset.synthesis.journal import Answer
+from dataset.synthesis.outcome import ATTEMPTS, Outcome, outcome_of
 from dataset.synthesis.runner import Run
-from dataset.synthesis.service import OutOfService, answer_of, message_of, messages_for
+from dataset.synthesis.service import ABOUT_FORMAT, FILTERED, FORMAT_REFUSALS, FORMATS, QUICK_RETRIES, NotACompletion, OutOfService, answer_of, message_of, messages_for, without_keys
 from dataset.synthesis.tasks import Task
 
 ENDPOINT = "/v1/chat/completions"
@@ -40,8 +43,14 @@ def settle_by_batch(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
             collect_pending(run, client, tasks, poll_seconds)
     except KeyboardInterrupt:
         run.stop("interrupted; the batch goes on at the provider, and the same command collects it")
+    except openai.APIConnectionError as error:
+        raise OutOfService(f"the server cannot be reached at {run.service.address}: {without_keys(reason_of(error))[:200]}") from error
     except openai.APIError as error:
-        raise OutOfService(f"the batch cannot be run ({type(error).__name__}): {message_of(error)}") from error
+        raise OutOfService(f"the batch cannot be run ({type(error).__name__}): {message_of(error)}{run.service.advice(error) if isinstance(error, openai.APIStatusError) else ''}") from error
+    except (ValueError, AttributeError, TypeError) as error:  # the client's types hold whatever came with status 200
+        if isinstance(error, InputError):
+            raise
+        raise OutOfService(f"the batch cannot be run: the server does not answer as a Batch API does ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
 
 
 def affordable(run: Run, tasks: list[Task]) -> list[Outcome]:
@@ -64,12 +73,13 @@ def submit(run: Run, client: openai.OpenAI, outcomes: list[Outcome]) -> None:
     lines = []
     for outcome in outcomes:
         messages = messages_for(outcome.task, outcome.next_attempt, outcome.last, outcome.reason)
-        body = run.service.settings.body(outcome.task, messages, run.service.format)
+        body = run.service.body(outcome.task, messages)
         lines.append({"custom_id": request_id(outcome.task.key, outcome.next_attempt), "method": "POST", "url": ENDPOINT, "body": body})
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     mark = hashlib.sha256(content).hexdigest()[:32]
     ids = [line["custom_id"] for line in lines]
     run.journal.remember("submission", {"mark": mark, "requests": ids, "batch": None})
+    client = client.with_options(max_retries=min(QUICK_RETRIES, client.max_retries))  # nothing is lost where this fails
     uploaded = client.files.create(file=("requests.jsonl", io.BytesIO(content)), purpose="batch")
     batch = client.batches.create(input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window="24h", metadata={"miracle": mark})
     run.journal.remember("submission", {"mark": mark, "requests": ids, "batch": batch.id})
@@ -87,7 +97,12 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
     if batch_id is None:  # it died before the batch was there
         run.journal.remember("submission", None)
         return
-    batch = client.batches.retrieve(batch_id)
+    try:
+        batch = client.batches.retrieve(batch_id)
+    except openai.NotFoundError:  # the provider keeps batches for a while only
+        tqdm.write(f"batch {batch_id} is no longer at the provider; its requests are open again")
+        run.journal.remember("submission", None)
+        return
     with tqdm(total=len(submission["requests"]), desc=f"batch {batch.status}", unit="", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60) as bar:
         while batch.status not in ENDED:
             time.sleep(poll_seconds)
@@ -96,21 +111,56 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
             if batch.request_counts:
                 bar.n = batch.request_counts.completed + batch.request_counts.failed
             bar.refresh()
-    asked = {request_id(task.key, attempt): (task, attempt) for task in tasks for attempt in range(2)}
-    unanswered = set(submission["requests"])
+    asked = {request_id(task.key, attempt): (task, attempt) for task in tasks for attempt in range(ATTEMPTS)}
+    unanswered, refusals = set(submission["requests"]), []
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-        for line in client.files.content(file_id).text.splitlines():
-            row = json.loads(line)
-            response = row.get("response") or {}
-            if row["custom_id"] not in asked or response.get("status_code") != 200:
+        for line in client.files.content(file_id).content.split(b"\n"):  # a line separator inside a text is no end of a line
+            name, status, body = _result(line)
+            if name not in asked:
                 continue
-            task, attempt = asked[row["custom_id"]]
-            unanswered.discard(row["custom_id"])
+            task, attempt = asked[name]
+            outcome = outcome_of(task, run.journal)
+            if status == 200:
+                try:
+                    answer = answer_of(body, task.key, attempt, messages_for(task, attempt, outcome.last, outcome.reason), batch=True)
+                except NotACompletion as error:
+                    refusals.append((name, status, str(error)))
+                    continue
+            elif status in (400, 403, 422, 451) and FILTERED.search(json.dumps(body)):
+                answer = Answer(task.key, attempt, "", refusal=f"content filter, status {status}", batch=True)
+            else:
+                refusals.append((name, status, json.dumps(body, ensure_ascii=False, default=str)))
+                continue
+            unanswered.discard(name)
             if (task.key, attempt) not in run.journal.answers:
-                answer = answer_of(ChatCompletion.construct(**response["body"]), task.key, attempt, batch=True)
                 run.journal.write_answer(answer)
                 run.meter.add(answer)
+    if refusals and len(refusals) == len(submission["requests"]) and _plainer(run, [text for _, _, text in refusals], [status for _, status, _ in refusals]):
+        unanswered = set()  # they are asked again, in plainer form
     if unanswered:
-        run.failures[f"batch {batch.status}: no answer"] += len(unanswered)
+        what = without_keys(refusals[0][2])[:120] if refusals else "no answer"
+        run.failures[f"batch {batch.status}: {what}"] += len(unanswered)
         run.unanswered |= unanswered
     run.journal.remember("submission", None)
+
+
+def _result(line: bytes) -> tuple[str | None, int | None, object]:
+    """``custom_id``, status and body of a line of a batch's files; (None, None, None) for a line that holds none."""
+    try:
+        row = json.loads(line)
+        response = row.get("response") or {}
+        return str(row["custom_id"]), response.get("status_code"), response.get("body") or row.get("error")
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        return None, None, None
+
+
+def _plainer(run: Run, refusals: list[str], statuses: list[int | None]) -> bool:
+    """Whether a batch of which every request was refused for its answer format may be made again in a plainer one."""
+    service = run.service
+    weaker = FORMATS[FORMATS.index(service.format) + 1 :]
+    about_format = all(status in FORMAT_REFUSALS and ABOUT_FORMAT.search(text) for text, status in zip(refusals, statuses))
+    if not service.auto or service.settled or not weaker or not about_format:
+        return False
+    service.format = weaker[0]
+    tqdm.write(f"the server refuses the answer format; asking again for {service.format}")
+    return True

@@ -11,8 +11,14 @@ from dataset.synthesis.journal import Answer
 from dataset.synthesis.tasks import Task
 
 PRICES = Path(__file__).with_name("prices.yaml")
-CHARACTERS_PER_TOKEN = 4.0  # of English, for an estimate before the first answer
+BYTES_PER_TOKEN = 4.0  # of UTF-8 in English, fewer tokens than bytes in any language; for estimates
+TOKENS_PER_PROMPT = 250  # of an answer that was journalled without its tokens
 TOKENS_PER_EXCHANGE = 75  # a user turn, a reply and their JSON; likewise
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a text has, where nobody counted them; at least 1."""
+    return max(1, round(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN))
 
 
 @dataclass(frozen=True)
@@ -55,19 +61,22 @@ class Meter:
     dollars: float = 0.0
 
     def add(self, answer: Answer) -> None:
-        """Count an answer."""
+        """Count an answer; of one that was journalled without its tokens, an estimate."""
+        if answer.refusal and not answer.text and not answer.tokens_in:
+            return  # a prompt that was refused is not charged
+        tokens_out = answer.tokens_out or estimated_tokens(answer.text)
+        tokens_in = answer.tokens_in or (self.tokens_in // self.answers if self.answers else TOKENS_PER_PROMPT)
         self.answers += 1
-        self.tokens_in += answer.tokens_in
-        self.tokens_out += answer.tokens_out
+        self.tokens_in += tokens_in
+        self.tokens_out += tokens_out
         if self.price:
-            self.dollars += self.price.of(answer.tokens_in, answer.tokens_out, answer.batch)
+            self.dollars += self.price.of(tokens_in, tokens_out, answer.batch)
 
     def expected_tokens(self, task: Task) -> tuple[float, float]:
         """Tokens in and out of one more request: the mean so far, or a guess from the prompt's length."""
         if self.answers and self.tokens_out:
             return self.tokens_in / self.answers, self.tokens_out / self.answers
-        characters = sum(len(message["content"]) for message in task.messages())
-        return characters / CHARACTERS_PER_TOKEN, task.turns * TOKENS_PER_EXCHANGE
+        return estimated_tokens("".join(message["content"] for message in task.messages())), task.turns * TOKENS_PER_EXCHANGE
 
     def expected_dollars(self, task: Task, batch: bool = False) -> float:
         """Dollars of one more request; 0 where the price is unknown."""

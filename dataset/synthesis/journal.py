@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from schema import InputError
@@ -28,6 +28,25 @@ class Answer:
     tokens_in: int = 0
     tokens_out: int = 0
     batch: bool = False
+
+
+FIELDS = {field.name for field in fields(Answer)}
+REASONING_PARTS = ("thinking", "reasoning", "redacted_thinking", "thought")
+
+
+def text_of(content: object) -> str:
+    """A message's content as text: a string as it is, the text parts of a list of blocks joined, nothing for None.
+
+    Blocks of reasoning are not part of it. What no UTF-8 file can hold (lone surrogates) becomes a question mark.
+    """
+    if isinstance(content, str):
+        return content.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(content, list):
+        return "".join(map(text_of, content))
+    if isinstance(content, dict) and str(content.get("type", "text")).lower() not in REASONING_PARTS:
+        inner = content.get("text", content.get("content"))
+        return text_of(inner.get("value") if isinstance(inner, dict) and "value" in inner else inner)
+    return ""
 
 
 class Journal:
@@ -71,7 +90,8 @@ class Journal:
     def _take(self, line: dict) -> None:
         kind = line.pop("kind")
         if kind == "answer":
-            answer = Answer(**line)
+            line = {name: value for name, value in line.items() if name in FIELDS}
+            answer = Answer(**line | {"text": text_of(line["text"]), "tokens_in": line.get("tokens_in") or 0, "tokens_out": line.get("tokens_out") or 0})
             self.answers.setdefault((answer.key, answer.attempt), answer)
         elif kind == "sent":
             key = (line["key"], line["attempt"])

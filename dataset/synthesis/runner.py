@@ -6,12 +6,13 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
+import openai
 from tqdm import tqdm
 
 from dataset.synthesis.costs import Meter
 from dataset.synthesis.journal import Journal
 from dataset.synthesis.outcome import Outcome, outcome_of
-from dataset.synthesis.service import OutOfService, Service, Unavailable
+from dataset.synthesis.service import LONG_PATIENCE, PATIENCE, OutOfService, Service, Unavailable
 from dataset.synthesis.tasks import Task
 
 
@@ -35,6 +36,7 @@ class Run:
     failures: Counter = field(default_factory=Counter)
     error: OutOfService | None = None
     under_way: int = 0
+    missed: int = 0  # requests in a row, of different tasks, that got no answer
     unanswered: set[str] = field(default_factory=set)
 
     def stop(self, reason: str) -> None:
@@ -56,6 +58,7 @@ class Run:
                 answer = await self.service.ask(task, outcome.next_attempt, outcome.last, outcome.reason)
             except Unavailable as error:
                 self.failures[str(error)] += 1
+                self.miss(error)
                 break
             except OutOfService as error:
                 self.error = self.error or error
@@ -63,9 +66,23 @@ class Run:
                 break
             finally:
                 self.under_way -= 1
+            self.missed = 0
             self.meter.add(answer)
             outcome = outcome_of(task, self.journal)
         return outcome
+
+    def miss(self, error: Unavailable) -> None:
+        """Count a request without an answer; after some in a row the service is taken for out of order, and the run ends.
+
+        Nothing is rejected by that: the tasks stay open, and the same command goes on with them.
+        """
+        self.missed += 1
+        unreachable = isinstance(error.__cause__, openai.APIConnectionError) and not isinstance(error.__cause__, openai.APITimeoutError)
+        patience = LONG_PATIENCE if self.service.answered else 1 if unreachable else PATIENCE
+        if self.missed >= patience and self.stopped is None:
+            times = f" ({self.missed} times in a row)" if self.missed > 1 else ""
+            self.error = self.error or OutOfService(f"{error}{times}")
+            self.stop(str(self.error))
 
     async def settle_all(self, tasks: list[Task]) -> None:
         """Settle every task. Ctrl-C stops making requests and waits for those under way; a second one leaves them.
@@ -85,8 +102,8 @@ class Run:
                 bar.set_postfix_str(self.progress(bar.total - bar.n, task), refresh=False)
 
         with interruptible(self):
-            if not self.service.settled and (first := next(remaining, None)) is not None:
-                outcome = await self.settle(first)  # alone: it finds out which answer format the server takes
+            while not (self.service.settled and self.service.answered) and not self.stopped and (first := next(remaining, None)) is not None:
+                outcome = await self.settle(first)  # alone: it finds out whether the server answers, and in which format
                 bar.update(outcome.next_attempt is None)
             await asyncio.gather(*(work() for _ in range(self.concurrency)))
         bar.close()

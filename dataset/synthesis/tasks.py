@@ -109,7 +109,10 @@ def read_topics(path: Path, limit: int | None = None) -> list[str]:
     """
     if not path.is_file():
         raise InputError(f"topics not found: {path}; a text file with one topic a line")
-    lines = (" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        lines = (" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error})") from None
     topics = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not topics:
         raise InputError(f"{path}: no topic in it; one topic a line is expected")
