@@ -141,9 +141,8 @@ def build(
         (decoder_config, decoder_tokenizer), template = scratch_decoder(options, texts), SCRATCH_TEMPLATE
     else:
         decoder_tokenizer, decoder = bases.load_decoder_tokenizer(common.decoder), bases.load_decoder(common.decoder)
-        decoder_config = decoder.config
         bases.check_vocabulary(common.decoder, decoder_tokenizer, bases.embedding_rows(decoder))
-        template = ended(marks(decoder_tokenizer, template, common.decoder), decoder_tokenizer)
+        decoder_config, template = decoder.config, marks(decoder_tokenizer, template, common.decoder)
     records = {}
     if options.lora_rank:
         records = {kind: bases.record_of(name, base, relative_name(name)) for kind, name, base in (("encoder", common.encoder, encoder), ("decoder", common.decoder, decoder))}
@@ -206,9 +205,9 @@ def inherited(source: Miracle, model: Miracle) -> dict[str, torch.Tensor]:
 
 
 def marks(tokenizer: PreTrainedTokenizerBase, otherwise: DialogueTemplate, name: str) -> DialogueTemplate:
-    """The turn marks of a base; raises `InputError` for a chat template that they cannot be read off."""
+    """The turn marks of a base, whose tokenizer has an end of sequence; raises `InputError` for a chat template that they cannot be read off."""
     try:
-        return template_of(tokenizer, otherwise)
+        return ended(template_of(tokenizer, otherwise), tokenizer)
     except UnreadableTemplate as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -15,7 +15,7 @@ from experiments.cvae import base_name
 from experiments.grid import Grid
 from experiments.options import converted, parsed
 from experiments.system import Kind, Model, System, Written
-from model.bases import SCRATCH, load_tokenizer
+from model.bases import SCRATCH, load_decoder_tokenizer
 from schema import InputError, Schema
 from scripts.choosing import Merits, best_of, check_weights
 from scripts.generation import Request, context_warnings, timed
@@ -105,7 +105,7 @@ class BaselineKind(Kind):
                 shared["scratch"] = _scratch(preset, schema, common.limit, model.seed)
             decoder, template = shared["scratch"], SCRATCH_TEMPLATE
         else:
-            template = train_cvae.marks(load_tokenizer(decoder), template, decoder)
+            template = train_cvae.marks(load_decoder_tokenizer(decoder), template, decoder)
         limit = {"limit": common.limit} if "limit" in names else {}
         setting = TrainingSetting(schema=schema, decoder=decoder, template=template, device=device, seed=model.seed, **limit, **options)
         started = time.monotonic()
