@@ -3,11 +3,12 @@
 from transformers import PreTrainedTokenizerBase
 
 from dataset.encoding import DialogueTemplate
+from schema import InputError
 
 USER, REPLY, LAST = "Uxuserturnx", "Rxreplyturnx", "Lxlastturnx"  # stand for turns; words that no template has
 
 
-class UnreadableTemplate(ValueError):
+class UnreadableTemplate(InputError):
     """A chat template whose marks depend on more than who speaks; the message says what was found."""
 
 

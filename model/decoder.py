@@ -21,7 +21,7 @@ from model.encoder import encoder_config as decoder_config
 from model.losses import token_losses
 
 ALIGNED = 64  # columns
-CHUNK = 512  # positions whose logits are computed at once in training: of a vocabulary of 50,000 they take 0.1 GB in fp32, several times over
+CHUNK = 2**25  # logits that are computed at once in training: 0.13 GB in fp32, several times over
 RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm", "Phi3RMSNorm")  # weight * x / rms(x); others differ
 COMPRESSED_CACHE_KEYS = ("kv_lora_rank", "qk_rope_head_dim")  # multi-head latent attention caches no plain keys
 
@@ -210,17 +210,18 @@ class LatentDecoder(nn.Module):
     def losses(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor, kept: int = 0) -> torch.Tensor:
         """Nats of every token given those before it, [B, T - 1] or [B, kept - 1]; see `model.losses.token_losses`.
 
-        The logits, by far the largest tensors of a training step, are computed for a few rows at a time, and once more in
-        the backward pass, where the language model's logits are its output embedding's product with its last states.
+        Where there are more than `CHUNK` logits, by far the largest tensors of a training step, they are computed for a few
+        rows at a time, and once more in the backward pass, if the language model's logits are its output embedding's
+        product with its last states.
 
         Args:
             kept: only the last so many positions; 0: all.
         """
-        if not self.training or not self._plain_head():
+        size = max(1, CHUNK // ((kept or input_ids.shape[1]) * self.lm.config.vocab_size))  # rows
+        if not self.training or size >= len(input_ids) or not self._plain_head():
             return token_losses(self.forward(input_ids, attention_mask, z, kept), input_ids[:, -kept:])
         embeddings, seen, positions, cache = self._inputs(input_ids, attention_mask, z)
         states = self._states(embeddings, seen, positions, cache)[:, -kept:]
-        size = max(1, CHUNK // states.shape[1])  # rows
         parts = zip(states.split(size), z.split(size), input_ids[:, -kept:].split(size))
         return torch.cat([checkpoint(self._chunk_losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 

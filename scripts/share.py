@@ -49,8 +49,14 @@ def run_parts(folder: Path) -> tuple[Path | None, Path]:
 
 
 def default_run(outs: Path = Path("outs")) -> Path:
-    """What is loaded where no run is named: the run whose CVAE was trained last, or the released model where there is none."""
+    """What is loaded where no run is named: the run whose CVAE was trained last, else the released model, where there is one.
+
+    Raises:
+        InputError: where there is neither.
+    """
     trained = sorted(outs.glob("*/cvae/stage.json"), key=lambda path: path.stat().st_mtime)
+    if not trained and not RELEASE.is_dir():
+        raise InputError(f"no trained run in {outs}/ yet: bash pipeline.sh trains one, or name a run's folder")
     return trained[-1].parent.parent if trained else RELEASE
 
 

@@ -32,7 +32,6 @@ def test_loss_and_gradients_are_those_without_checkpointing(kind, switch, make_m
 
 def layer_calls(model, batch):
     """How often the attention of every layer runs in the forward pass, and in forward and backward together."""
-    model.decoder._plain_head()  # looks at the language model once
     calls, parts = [], [m for name, m in model.named_modules() if name.endswith((".attn", "attention.self"))]
     hooks = [part.register_forward_pre_hook(lambda module, _: calls.append(module)) for part in parts]
     loss = model(**batch, weights=WEIGHTS).loss

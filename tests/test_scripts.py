@@ -165,10 +165,15 @@ def test_a_preset_fetches_the_bases_that_it_names(base, tmp_path, monkeypatch):
     assert asked == ["smollm2"] and common.decoder == str(tmp_path / "decoder")
 
 
-def test_without_a_run_the_last_one_is_taken_else_the_released_model(tmp_path):
-    from scripts.share import RELEASE, default_run
+def test_without_a_run_the_last_one_is_taken_else_the_released_model(tmp_path, monkeypatch):
+    from scripts import share
+    from scripts.share import default_run
 
-    assert default_run(tmp_path) == RELEASE
+    monkeypatch.setattr(share, "RELEASE", tmp_path / "release")
+    with pytest.raises(InputError, match="no trained run in .* yet: bash pipeline.sh trains one"):
+        default_run(tmp_path)
+    share.RELEASE.mkdir()
+    assert default_run(tmp_path) == share.RELEASE
     for number, name in enumerate(("old", "new", "unfinished")):
         (tmp_path / name / "cvae").mkdir(parents=True)
         if name != "unfinished":
