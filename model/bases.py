@@ -25,7 +25,7 @@ SCRATCH = "scratch"  # the name of a base that does not exist: random weights, o
 
 
 class BaseNotFound(ValueError):
-    """A base model can be had neither locally nor from the hub; the message is one line with the remedy."""
+    """A base model was found neither locally nor on the hub; the message is one line with the remedy."""
 
 
 @dataclass(frozen=True)

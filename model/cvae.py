@@ -59,7 +59,7 @@ class Miracle(PreTrainedModel):
 
         Args:
             bases: with adapters, ``{"encoder": folder, "decoder": folder}`` of what they stand on; None: looked for by
-                `model.bases.locate`.
+                `model.bases.load_recorded`.
 
         Raises:
             model.bases.BaseNotFound: where adapters' bases are not found, or are not those that they were trained on.

