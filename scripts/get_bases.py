@@ -151,7 +151,6 @@ def _from_hub(base: Base, folder: Path) -> dict:
     """A base's files as they lie on the hub; an interrupted file is gone on with."""
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.constants import HF_HUB_OFFLINE
-
     from huggingface_hub.utils import logging as hub_logging
 
     from scripts.download_data import Remote, one_line, sha256  # brings the hub's library
