@@ -220,8 +220,7 @@ class LatentDecoder(nn.Module):
         size = max(1, CHUNK // ((kept or input_ids.shape[1]) * self.lm.config.vocab_size))  # rows
         if not self.training or size >= len(input_ids) or not self._plain_head():
             return token_losses(self.forward(input_ids, attention_mask, z, kept), input_ids[:, -kept:])
-        embeddings, seen, positions, cache = self._inputs(input_ids, attention_mask, z)
-        states = self._states(embeddings, seen, positions, cache)[:, -kept:]
+        states = self.lm.base_model(**self._arguments(*self._inputs(input_ids, attention_mask, z))).last_hidden_state[:, -kept:]
         parts = zip(states.split(size), z.split(size), input_ids[:, -kept:].split(size))
         return torch.cat([checkpoint(self._chunk_losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
@@ -230,12 +229,6 @@ class LatentDecoder(nn.Module):
         cache = Cache(layers=[PrefixLayer(keys, values) for keys, values in self.prefix(z)])
         seen = torch.cat([self.prefix_mask(z), attention_mask], dim=1)
         return self.embed(input_ids, self.to_offset(z)), seen, positions_of(attention_mask), cache
-
-    def _states(self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache) -> torch.Tensor:
-        dtype = self.lm.get_input_embeddings().weight.dtype
-        return self.lm.base_model(
-            inputs_embeds=embeddings.to(dtype), attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
-        ).last_hidden_state
 
     def _chunk_losses(self, states: torch.Tensor, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         logits = self.lm.get_output_embeddings()(states)
@@ -265,11 +258,17 @@ class LatentDecoder(nn.Module):
         Returns:
             Logits [B, T, V].
         """
-        dtype = self.lm.get_input_embeddings().weight.dtype
-        mask = mask_for(self.lm, mask) if mask.ndim == 4 else mask
-        position_ids = position_ids + self.position_offset
-        output = self.lm(inputs_embeds=embeddings.to(dtype), attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, **options)
-        return output.logits
+        return self.lm(**self._arguments(embeddings, mask, position_ids, cache), **options).logits
+
+    def _arguments(self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache) -> dict:
+        """What the language model is called with, for its logits or for its last states; arguments as for `call`."""
+        return {
+            "inputs_embeds": embeddings.to(self.lm.get_input_embeddings().weight.dtype),
+            "attention_mask": mask_for(self.lm, mask) if mask.ndim == 4 else mask,
+            "position_ids": position_ids + self.position_offset,
+            "past_key_values": cache,
+            "use_cache": True,
+        }
 
     def start_cache(self, z: torch.Tensor, room: int) -> RoomCache:
         """A cache with room for so many tokens behind the prefix of z [B, D], for generation."""

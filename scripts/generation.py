@@ -131,12 +131,12 @@ def load_cvae(folder: Path) -> Miracle:
     try:
         return Miracle.from_pretrained(folder, use_safetensors=True).eval()
     except BaseNotFound:
-        known = {(base.get("known"), base.get("source")) for base in MiracleConfig.from_pretrained(folder).bases.values()}
-        if {name for name, _ in known} <= {None}:
+        known = {(base["known"], base["source"]) for base in MiracleConfig.from_pretrained(folder).bases.values() if base["known"]}
+        if not known:
             raise
-        for name, source in known:
-            ensure_bases(name, source)
-        return Miracle.from_pretrained(folder, use_safetensors=True).eval()
+    for name, source in sorted(known):
+        ensure_bases(name, source)
+    return Miracle.from_pretrained(folder, use_safetensors=True).eval()
 
 
 def tokenizers_of(folder: Path, config: MiracleConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:

