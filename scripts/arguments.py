@@ -93,8 +93,10 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
         InputError: for unknown options or presets, preset values that no option takes, and values that nothing can be trained with.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default="demo")
-    name = early.parse_known_args(argv)[0].preset
+    for option, default in (("preset", "demo"), ("base", None), ("encoder", None), ("decoder", None)):
+        early.add_argument(f"--{option}", default=default)
+    typed = early.parse_known_args(argv)[0]
+    name = typed.preset
     preset = read_preset(name)
     values = preset.get("common", {}) | preset.get(section, {})
     if values.get("schema"):
@@ -114,7 +116,8 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
         if _trains(type(part)):
             check_training(part)
     common, *others = parsed
-    return (_with_places(common, name), *others)
+    own = () if typed.base else tuple(kind for kind in ("encoder", "decoder") if getattr(typed, kind))  # they stand before the preset's base
+    return (_with_places(common, name, own), *others)
 
 
 def within(name: str, value: float, right: bool, expected: str) -> None:
@@ -150,14 +153,16 @@ def _preset_schema(schema: str, preset: str) -> str:
     return str(next((path for path in paths if path.is_file()), paths[0]))
 
 
-def _with_places(common: CommonArguments, preset: str) -> CommonArguments:
-    """Fill in the run's name and, from ``--base``, the two bases."""
+def _with_places(common: CommonArguments, preset: str, own: tuple[str, ...] = ()) -> CommonArguments:
+    """Fill in the run's name and, from ``--base``, the two bases, but for those in `own`."""
     changes: dict = {"run": common.run or Path(preset).stem}
-    if common.base in KNOWN:
+    if common.base in KNOWN and len(own) < 2:
         changes["base"] = str(ensure_bases(common.base))
         common = dataclasses.replace(common, base=changes["base"])
     for kind in ("encoder", "decoder"):
         name = getattr(common, kind)
+        if kind in own:
+            continue
         if common.base:
             changes[kind] = str(Path(common.base).expanduser() / kind)
         elif name == "base":

@@ -165,6 +165,19 @@ def test_a_preset_fetches_the_bases_that_it_names(base, tmp_path, monkeypatch):
     assert asked == ["smollm2"] and common.decoder == str(tmp_path / "decoder")
 
 
+def test_a_base_named_by_itself_stands_before_the_preset_s(tmp_path, monkeypatch):
+    """As the second evaluators of an experiment need it, whose encoder is not that of the preset's pair."""
+    from scripts import arguments
+
+    monkeypatch.setattr(arguments, "ensure_bases", lambda name: tmp_path / "pair")
+    common, *_ = arguments.parse_arguments(train_classifier.OPTIONS, "classifier", ["--preset", "chat", "--encoder", "other"], "")
+    assert (common.encoder, common.decoder) == ("other", str(tmp_path / "pair" / "decoder"))
+    common, *_ = arguments.parse_arguments(train_classifier.OPTIONS, "classifier", ["--preset", "chat", "--encoder", "scratch", "--decoder", "mine"], "")
+    assert (common.encoder, common.decoder) == ("scratch", "mine")
+    common, *_ = arguments.parse_arguments(train_classifier.OPTIONS, "classifier", ["--base", str(tmp_path), "--encoder", "other"], "")
+    assert common.encoder == str(tmp_path / "encoder")  # --base names both
+
+
 def test_without_a_run_the_last_one_is_taken_else_the_released_model(tmp_path, monkeypatch):
     from scripts import share
     from scripts.share import default_run
