@@ -4,7 +4,7 @@ Type a message to get a reply. /lyrical asks for an aspect, /optimistic 0.5 for 
 the rest. Ctrl-C stops a reply under way, or ends the conversation at the prompt, as Ctrl-D does.
 """
 
-from scripts.entry import Parser, prepare_libraries, run_main
+from common.entry import Parser, prepare_libraries, run_main
 
 prepare_libraries()
 
@@ -15,11 +15,12 @@ import textwrap  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from dataset.jsonl import write_json  # noqa: E402
+from common.errors import InputError  # noqa: E402
+from common.jsonl import write_json  # noqa: E402
+from common.provenance import relative  # noqa: E402
+from common.schema import target_name  # noqa: E402
+from generation.sharing import default_run  # noqa: E402
 from miracle import Miracle, Reply  # noqa: E402
-from schema import InputError, target_name  # noqa: E402
-from scripts.runs import relative  # noqa: E402
-from scripts.share import default_run  # noqa: E402
 
 HELP = """\
 /ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out
@@ -71,7 +72,13 @@ class Chat:
         """Do what a line that begins with a slash says; raises `InputError` for one that cannot be done."""
         aspects = [aspect for values in self.model.attributes.values() for aspect in values]
         actions = {"no": self.drop, "seed": self.set_seed, "save": self.save}
-        plain = {"all": self.show_all, "again": self.again, "clear": self.clear, "target": self.show_target, "help": lambda: self.write(HELP)}
+        plain = {
+            "all": self.show_all,
+            "again": self.again,
+            "clear": self.clear,
+            "target": self.show_target,
+            "help": lambda: self.write(HELP),
+        }
         if name in aspects:
             self.ask_for(name, argument)
         elif name in actions:
@@ -79,7 +86,9 @@ class Chat:
         elif name in plain:
             plain[name]()
         else:
-            raise InputError(f"unknown command /{name}; aspects are {', '.join(aspects)}, and /help lists the commands")
+            raise InputError(
+                f"unknown command /{name}; aspects are {', '.join(aspects)}, and /help lists the commands"
+            )
 
     def ask_for(self, aspect: str, factor: str) -> None:
         """Ask for an aspect from now on."""
@@ -106,7 +115,13 @@ class Chat:
     def show_target(self) -> None:
         """Say what is asked for, and how strongly."""
         weights = self.weights()
-        self.write("asked for: " + (", ".join(f"{aspect} (weight {weights[name]:g})" for name, aspect in self.target.items()) or "nothing in particular"))
+        self.write(
+            "asked for: "
+            + (
+                ", ".join(f"{aspect} (weight {weights[name]:g})" for name, aspect in self.target.items())
+                or "nothing in particular"
+            )
+        )
 
     def weights(self) -> dict[str, float]:
         """The run's weights times the factors."""
@@ -114,7 +129,9 @@ class Chat:
 
     def set_seed(self, text: str) -> None:
         """The seed of the next reply."""
-        if not (text.isascii() and text.isdigit() and len(text) <= 18):  # "²" is a digit to Python, and no number
+        if not (
+            text.isascii() and text.isdigit() and len(text) <= 18
+        ):  # "²" is a digit to Python, and no number
             raise InputError(f"a seed is a whole number of up to 18 digits, found {text!r:.40}")
         self.seed = int(text)
         self.write(f"seed {self.seed}")
@@ -141,7 +158,11 @@ class Chat:
         if replies[0].cut is not None:
             self.write(f"({replies[0].cut})")
         for reply in replies:
-            wrong = [name for name, aspect in reply.target.items() if reply.predicted and reply.predicted[name] != aspect]
+            wrong = [
+                name
+                for name, aspect in reply.target.items()
+                if reply.predicted and reply.predicted[name] != aspect
+            ]
             note = f"   (heard: {', '.join(reply.predicted[name] for name in wrong)})" if wrong else ""
             self.write(f"{target_name(reply.target)}{note}")
             self.write(wrapped(reply.text or "(an empty reply)", "  "))
@@ -161,11 +182,33 @@ class Chat:
         """Write the conversation with its replies' targets, weights, seeds and probabilities."""
         if not name:
             raise InputError("/save needs a file's name")
-        keys = ("text", "target", "weights", "seed", "predicted", "probabilities", "coherence", "energy_start", "energy")
+        keys = (
+            "text",
+            "target",
+            "weights",
+            "seed",
+            "predicted",
+            "probabilities",
+            "coherence",
+            "energy_start",
+            "energy",
+        )
         try:
-            write_json(Path(name).expanduser(), {"turns": self.turns, "replies": [{key: getattr(reply, key) for key in keys} for reply in self.replies]})
-        except (OSError, ValueError, RuntimeError) as error:  # no such folder, a NUL in the name, no such user's home
-            raise InputError(f"{name!r} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+            write_json(
+                Path(name).expanduser(),
+                {
+                    "turns": self.turns,
+                    "replies": [{key: getattr(reply, key) for key in keys} for reply in self.replies],
+                },
+            )
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # no such folder, a NUL in the name, no such user's home
+            raise InputError(
+                f"{name!r} cannot be written: {getattr(error, 'strerror', None) or error}"
+            ) from None
         self.write(f"saved: {name}")
 
 
@@ -220,7 +263,9 @@ def typed() -> Iterator[str]:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("run", nargs="?", type=Path, help="a run's folder, or its cvae/ alone (default: the run trained last)")
+    options.add_argument(
+        "run", nargs="?", type=Path, help="a run's folder, or its cvae/ alone (default: the run trained last)"
+    )
     options.add_argument("--target", help="aspects to begin with: lyrical,optimistic")
     options.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     return options
@@ -237,7 +282,10 @@ def main(argv: list[str] | None = None) -> int:
         import readline  # noqa: F401  line editing and history at the prompt, where the platform has it
     except ImportError:
         pass
-    print(f"{relative(run)}: " + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items()))
+    print(
+        f"{relative(run)}: "
+        + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items())
+    )
     print("type a message; /help lists the commands, Ctrl-D ends")
     if doubts := model.scorer.coherence_warnings() if model.scorer else []:
         print(f"what 'fits' says is in doubt: {'; '.join(doubts)}")

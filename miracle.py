@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.devices import choose_device
+from common.entry import quiet_transformers
+from common.errors import InputError
+from common.jsonl import read_json
+from common.schema import Attribute, Schema
 from dataset.encoding import Cut
-from dataset.jsonl import read_json
+from generation.generator import Problem, ReplyGenerator, Request, way_times
+from generation.options import ControlArguments, DecodingArguments, parse_weights
+from generation.sharing import fetch, has_evaluators, push_run, run_parts, save_run
 from model.gaussian import Gaussian
-from schema import Attribute, InputError, Schema
 from scoring.scorer import Scorer
-from scripts.devices import choose_device
-from scripts.entry import quiet_transformers
-from scripts.generation import Problem, ReplyGenerator, Request, way_times
-from scripts.generation_options import ControlArguments, DecodingArguments, parse_weights
-from scripts.share import fetch, has_evaluators, push_run, run_parts, save_run
 
 Context = str | list[str] | tuple[str, ...] | list[dict]
 Target = str | list[str] | dict[str, str] | None
@@ -105,9 +106,22 @@ class Miracle:
         folder: where it was loaded from.
     """
 
-    def __init__(self, generator: ReplyGenerator, scorer: Scorer | None, control: ControlArguments, decoding: DecodingArguments, folder: Path | None = None):
+    def __init__(
+        self,
+        generator: ReplyGenerator,
+        scorer: Scorer | None,
+        control: ControlArguments,
+        decoding: DecodingArguments,
+        folder: Path | None = None,
+    ):
         """Of loaded parts; `from_run` and `from_pretrained` load them."""
-        self.generator, self.scorer, self.control, self.decoding, self.folder = generator, scorer, control, decoding, folder
+        self.generator, self.scorer, self.control, self.decoding, self.folder = (
+            generator,
+            scorer,
+            control,
+            decoding,
+            folder,
+        )
         self.schema: Schema = schema_of(generator.config.attributes)
         self._lock = threading.RLock()
 
@@ -129,12 +143,30 @@ class Miracle:
         run, cvae = run_parts(Path(path))
         generator = ReplyGenerator(cvae, place)
         schema = schema_of(generator.config.attributes)
-        recorded = (read_json(run / "results.json") or {}).get("run", {}).get("config", {}).get("generation", {}) if run else {}
-        settings = [kind(**{f.name: recorded[f.name] for f in dataclasses.fields(kind) if f.name in recorded}) for kind in (ControlArguments, DecodingArguments)]
-        return cls(generator, Scorer(run, schema, place) if run and has_evaluators(run, schema.names) else None, *settings, Path(path))
+        recorded = (
+            (read_json(run / "results.json") or {}).get("run", {}).get("config", {}).get("generation", {})
+            if run
+            else {}
+        )
+        settings = [
+            kind(**{f.name: recorded[f.name] for f in dataclasses.fields(kind) if f.name in recorded})
+            for kind in (ControlArguments, DecodingArguments)
+        ]
+        return cls(
+            generator,
+            Scorer(run, schema, place) if run and has_evaluators(run, schema.names) else None,
+            *settings,
+            Path(path),
+        )
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str | torch.device | None = None, revision: str | None = None, token: str | None = None) -> "Miracle":
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> "Miracle":
         """Load a shared run: a folder that `save_pretrained` wrote, or a repository of the Hugging Face hub, ``user/name``.
 
         What a repository holds is kept in the hub's cache; of its files only weights, tokenizers and records are fetched.
@@ -165,7 +197,12 @@ class Miracle:
         return save_run(self._source(), Path(folder), license=license)
 
     def push_to_hub(
-        self, repo_id: str, private: bool | None = None, token: str | None = None, commit_message: str | None = None, license: str | None = None
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+        license: str | None = None,
     ) -> str:
         """Share the run in a repository of the Hugging Face hub, which is made where there is none; see `save_pretrained`.
 
@@ -180,7 +217,14 @@ class Miracle:
         Raises:
             InputError: as `save_pretrained`, and where the hub refuses or cannot be reached.
         """
-        return push_run(self._source(), repo_id, private=private, token=token, commit_message=commit_message, license=license)
+        return push_run(
+            self._source(),
+            repo_id,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            license=license,
+        )
 
     @property
     def attributes(self) -> dict[str, list[str]]:
@@ -225,7 +269,14 @@ class Miracle:
         if not isinstance(seed, (int, type(None))):
             raise InputError(f"a seed is a whole number, found {seed!r}")
         first = self.control.seed if seed is None else seed
-        return self.replies([context] * n, [target] * n, weights, [first + i for i in range(n)], None if on_text is None else lambda texts: on_text(texts[0]), **options)
+        return self.replies(
+            [context] * n,
+            [target] * n,
+            weights,
+            [first + i for i in range(n)],
+            None if on_text is None else lambda texts: on_text(texts[0]),
+            **options,
+        )
 
     def replies(
         self,
@@ -248,12 +299,19 @@ class Miracle:
         if seeds is None or isinstance(seeds, int):
             seeds = [self.control.seed if seeds is None else seeds] * len(contexts)
         if not len(contexts) == len(targets) == len(seeds):
-            raise InputError(f"{len(contexts)} contexts, {len(targets)} targets and {len(seeds)} seeds; expected as many of each")
+            raise InputError(
+                f"{len(contexts)} contexts, {len(targets)} targets and {len(seeds)} seeds; expected as many of each"
+            )
         control, decoding = self._settings(weights, options)
         turns = [turns_of(context) for context in contexts]
         wanted = [self.target(target) for target in targets]
         texts: list[str] = [""] * len(turns)
-        starts, energies, latents, used = (np.zeros(len(turns)), np.zeros(len(turns)), [None] * len(turns), [control] * len(turns))
+        starts, energies, latents, used = (
+            np.zeros(len(turns)),
+            np.zeros(len(turns)),
+            [None] * len(turns),
+            [control] * len(turns),
+        )
         candidates, stopped = [0] * len(turns), False
 
         def watch(chosen: list[int]) -> Callable[[dict[int, str]], bool] | None:
@@ -272,11 +330,20 @@ class Miracle:
             for seed in dict.fromkeys(seeds):
                 chosen = [i for i, own in enumerate(seeds) if own == seed]
                 requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
-                settings = dataclasses.replace(control, seed=seed, **({} if any(r.target for r in requests) else {"algorithm": "none", "candidates": 1}))
+                settings = dataclasses.replace(
+                    control,
+                    seed=seed,
+                    **({} if any(r.target for r in requests) else {"algorithm": "none", "candidates": 1}),
+                )
                 found = self.generator.write(requests, settings, decoding, on_text=watch(chosen))
                 sample = found.sample
                 for place, i in enumerate(chosen):
-                    texts[i], latents[i], used[i], candidates[i] = found.texts[place], sample.z[place].cpu().numpy(), settings, found.candidates[place]
+                    texts[i], latents[i], used[i], candidates[i] = (
+                        found.texts[place],
+                        sample.z[place].cpu().numpy(),
+                        settings,
+                        found.candidates[place],
+                    )
                     starts[i], energies[i] = float(sample.energy_start[place]), float(sample.energy[place])
             cuts = self.generator.cuts(turns, decoding)
             rows = [{"context": list(turn), "response": text} for turn, text in zip(turns, texts)]
@@ -292,7 +359,13 @@ class Miracle:
             for text, turn, target, seed, row, start, energy, settings, latent, candidate, cut in zip(texts, turns, wanted, seeds, rows, starts, energies, used, latents, candidates, cuts)
         ]  # fmt: skip
 
-    def all_combinations(self, context: Context, weights: float | dict[str, float] | None = None, seed: int | None = None, **options: object) -> list[Reply]:
+    def all_combinations(
+        self,
+        context: Context,
+        weights: float | dict[str, float] | None = None,
+        seed: int | None = None,
+        **options: object,
+    ) -> list[Reply]:
         """The same context under every combination of aspects, in the schema's order."""
         targets = self.schema.combinations()
         return self.replies([context] * len(targets), targets, weights, seed, **options)
@@ -306,11 +379,17 @@ class Miracle:
         with self._lock:
             problem = self._problem(reply)
             path, energies = problem.way(reply.control.sampler, EXPLAINED_POINTS)
-            chances = [torch.softmax(logits.float(), -1).cpu().numpy() for logits in self.generator.model.heads(path[:, 0])]
+            chances = [
+                torch.softmax(logits.float(), -1).cpu().numpy()
+                for logits in self.generator.model.heads(path[:, 0])
+            ]
         probabilities = {
-            name: {aspect: values[:, i].tolist() for i, aspect in enumerate(aspects)} for (name, aspects), values in zip(self.attributes.items(), chances)
+            name: {aspect: values[:, i].tolist() for i, aspect in enumerate(aspects)}
+            for (name, aspects), values in zip(self.attributes.items(), chances)
         }
-        return Explanation(way_times(EXPLAINED_POINTS), energies[:, 0].tolist(), probabilities, path[:, 0].cpu().numpy())
+        return Explanation(
+            way_times(EXPLAINED_POINTS), energies[:, 0].tolist(), probabilities, path[:, 0].cpu().numpy()
+        )
 
     @torch.no_grad()
     def prior(self, reply: Reply) -> Gaussian:
@@ -327,30 +406,47 @@ class Miracle:
         """A target in any of its forms as attribute -> aspect; raises `InputError` for an unknown name, and for a text or list without any."""
         if target is None:
             return {}
-        if not isinstance(target, (str, list, tuple, dict)) or not all(isinstance(word, str) for word in (*target, *(target.values() if isinstance(target, dict) else ()))):
-            raise InputError(f"the target is {target!r:.80}; expected aspects, such as 'lyrical,optimistic', or None for no control")
+        if not isinstance(target, (str, list, tuple, dict)) or not all(
+            isinstance(word, str)
+            for word in (*target, *(target.values() if isinstance(target, dict) else ()))
+        ):
+            raise InputError(
+                f"the target is {target!r:.80}; expected aspects, such as 'lyrical,optimistic', or None for no control"
+            )
         if isinstance(target, dict):
             for name, aspect in target.items():
                 self.schema.attribute(name).index(aspect)
             return {name: target[name] for name in self.schema.names if name in target}
         words = target.replace("+", ",").split(",") if isinstance(target, str) else target
         if not (aspects := [aspect.strip() for aspect in words if aspect.strip()]):
-            raise InputError(f"the target is {target!r}; expected aspects, such as 'lyrical,optimistic', or None for no control")
+            raise InputError(
+                f"the target is {target!r}; expected aspects, such as 'lyrical,optimistic', or None for no control"
+            )
         return self.schema.target(aspects)
 
     def _problem(self, reply: Reply) -> Problem:
         """What the sampler solved for a reply."""
-        return self.generator.problem([Request("\n".join(reply.context), reply.context, reply.target, candidate=reply.candidate)], reply.control, 1)
+        return self.generator.problem(
+            [Request("\n".join(reply.context), reply.context, reply.target, candidate=reply.candidate)],
+            reply.control,
+            1,
+        )
 
     def _source(self) -> Path:
         """The folder that can be shared; raises `InputError` where there is none."""
         if self.folder is None:
-            raise InputError("this model was put together by hand; only one that was loaded from a run's folder can be shared")
+            raise InputError(
+                "this model was put together by hand; only one that was loaded from a run's folder can be shared"
+            )
         return self.folder
 
-    def _settings(self, weights: float | dict[str, float] | None, options: dict) -> tuple[ControlArguments, DecodingArguments]:
+    def _settings(
+        self, weights: float | dict[str, float] | None, options: dict
+    ) -> tuple[ControlArguments, DecodingArguments]:
         """The run's settings with a call's own in their place."""
-        kinds = {f.name: kind for kind in (ControlArguments, DecodingArguments) for f in dataclasses.fields(kind)}
+        kinds = {
+            f.name: kind for kind in (ControlArguments, DecodingArguments) for f in dataclasses.fields(kind)
+        }
         if unknown := sorted(set(options) - set(kinds)):
             raise InputError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(kinds))}")
         if weights is not None:
@@ -358,10 +454,18 @@ class Miracle:
             given = weights if isinstance(weights, dict) else dict.fromkeys(own, weights)
             if unknown := sorted(set(given) - set(own)):
                 raise InputError(f"weights of {unknown}; the schema has {self.schema.names}")
-            options = options | {"weights": ",".join(f"{name}={value}" for name, value in (own | given).items())}
-        changes = [{name: value for name, value in options.items() if kinds[name] is kind} for kind in (ControlArguments, DecodingArguments)]
+            options = options | {
+                "weights": ",".join(f"{name}={value}" for name, value in (own | given).items())
+            }
+        changes = [
+            {name: value for name, value in options.items() if kinds[name] is kind}
+            for kind in (ControlArguments, DecodingArguments)
+        ]
         try:
-            control, decoding = dataclasses.replace(self.control, **changes[0]), dataclasses.replace(self.decoding, **changes[1])
+            control, decoding = (
+                dataclasses.replace(self.control, **changes[0]),
+                dataclasses.replace(self.decoding, **changes[1]),
+            )
         except TypeError as error:  # a text where a number is compared
             raise InputError(f"an option has a value of another kind: {error}") from None
         parse_weights(control.weights, self.schema.names)  # refuses what is no weight
@@ -377,21 +481,29 @@ def turns_of(context: Context) -> tuple[str, ...]:
     if isinstance(context, (str, dict)):
         context = (context,)
     if not isinstance(context, (list, tuple)):
-        raise InputError(f"the context is a {type(context).__name__}; expected a text, a list of turns, or messages with 'role' and 'content'")
+        raise InputError(
+            f"the context is a {type(context).__name__}; expected a text, a list of turns, or messages with 'role' and 'content'"
+        )
     if any(isinstance(turn, dict) for turn in context):
         context = turns_of_messages(context)
     for number, turn in enumerate(context, 1):
         if not isinstance(turn, str):
             raise InputError(f"turn {number} of the context is a {type(turn).__name__}; expected a text")
         if any("\ud800" <= letter <= "\udfff" for letter in turn):
-            raise InputError(f"turn {number} of the context has broken characters (lone surrogates); decode it as UTF-8 first")
+            raise InputError(
+                f"turn {number} of the context has broken characters (lone surrogates); decode it as UTF-8 first"
+            )
     turns = tuple(" ".join(turn.split()) for turn in context)
     if not any(turns):
         raise InputError("the context is empty")
     if not all(turns):
-        raise InputError(f"turn {turns.index('') + 1} of the context is empty; leave it out together with the turn that it answers")
+        raise InputError(
+            f"turn {turns.index('') + 1} of the context is empty; leave it out together with the turn that it answers"
+        )
     if len(turns) % 2 == 0:
-        raise InputError(f"{len(turns)} turns; they alternate, user first and last, so an odd number is expected")
+        raise InputError(
+            f"{len(turns)} turns; they alternate, user first and last, so an odd number is expected"
+        )
     return turns
 
 
@@ -411,11 +523,16 @@ def turns_of_messages(messages: list[dict] | tuple[dict, ...]) -> list[str]:
             raise InputError(f"{where}: expected {{'role': ..., 'content': ...}}, found {message!r:.80}")
         role, content = message["role"], message.get("content")
         if role in ("system", "developer"):
-            warnings.warn(f"{where}: a {role} message is not read; the target says what the reply is to be like", stacklevel=4)
+            warnings.warn(
+                f"{where}: a {role} message is not read; the target says what the reply is to be like",
+                stacklevel=4,
+            )
             continue
         if role not in ("user", "assistant"):
             raise InputError(f"{where}: role {role!r:.40}; expected 'user' or 'assistant'")
-        if isinstance(content, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+        if isinstance(content, list) and all(
+            isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+        ):
             content = " ".join(part["text"] for part in content)
         if not isinstance(content, str) or not content.strip():
             raise InputError(f"{where}: 'content' must be a text that is not empty, found {content!r:.80}")
@@ -424,7 +541,9 @@ def turns_of_messages(messages: list[dict] | tuple[dict, ...]) -> list[str]:
         else:
             turns.append((role, content))
     if not turns or turns[0][0] != "user" or turns[-1][0] != "user":
-        raise InputError("messages must begin and end with the user's; a reply to the last is what is written")
+        raise InputError(
+            "messages must begin and end with the user's; a reply to the last is what is written"
+        )
     return [content for _, content in turns]
 
 

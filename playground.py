@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from schema import InputError
-from scripts.entry import Parser, prepare_libraries, run_main
+from common.entry import Parser, prepare_libraries, run_main
+from common.errors import InputError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 prepare_libraries()
@@ -14,13 +14,18 @@ prepare_libraries()
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; raises `InputError`."""
     parser = Parser(description="Try a run in the browser. Serves this machine only.")
-    parser.add_argument("folder", nargs="?", type=Path, help="the run's folder (default: the run trained last)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="the run's folder (default: the run trained last)"
+    )
     parser.add_argument("--run", help="the same by its name under outs/")
     parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run, for the tab with both")
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     parser.add_argument("--port", type=int, default=7860, help="where to listen on 127.0.0.1 (%(default)s)")
     parser.add_argument(
-        "--log", type=Path, metavar="FILE", help="append questions and replies as JSON Lines; without it nothing typed is kept"
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="append questions and replies as JSON Lines; without it nothing typed is kept",
     )
     return parser.parse_args(argv)
 
@@ -38,10 +43,13 @@ def main(argv: list[str] | None = None) -> int:
         if error.name != "gradio":
             raise
         raise InputError("the playground needs gradio: python -m pip install gradio") from None
+    from generation.sharing import default_run
     from miracle import Miracle
-    from scripts.share import default_run
 
-    folders = [given.folder or (Path("outs") / given.run if given.run else default_run()), *([given.compare] if given.compare else [])]
+    folders = [
+        given.folder or (Path("outs") / given.run if given.run else default_run()),
+        *([given.compare] if given.compare else []),
+    ]
     runs = [(folder.resolve().name, Miracle.from_run(folder, given.device)) for folder in folders]
     for _, model in runs:
         model.warm_up()

@@ -10,10 +10,10 @@ from transformers import AddedToken
 
 from baselines.language_model import LanguageModel, fine_tune, training_rows
 from baselines.training import TrainingSetting
+from common.errors import InputError
 from dataset.encoding import text_ids
-from schema import InputError
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
+from generation.generator import Request
+from generation.options import DecodingArguments
 
 
 class ControlCodes:
@@ -32,9 +32,13 @@ class ControlCodes:
             lm, tokenizer = setting.base()
             names = [f"<|{aspect}|>" for aspect in setting.aspects]
             if known := [name for name in names if name in tokenizer.get_vocab()]:
-                raise InputError(f"control codes: the base's vocabulary has {known} already; rename these aspects")
+                raise InputError(
+                    f"control codes: the base's vocabulary has {known} already; rename these aspects"
+                )
             words = text_ids(tokenizer, setting.aspects)
-            tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+            tokenizer.add_tokens(
+                [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
+            )
             if len(tokenizer) > lm.get_input_embeddings().num_embeddings:
                 lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             codes = dict(zip(setting.aspects, tokenizer.convert_tokens_to_ids(names)))
@@ -42,10 +46,18 @@ class ControlCodes:
             with torch.no_grad():
                 for code, ids in zip(codes.values(), words):
                     table[code] = table[ids].mean(0)
-            rows = training_rows(tokenizer, setting, setting.dialogues(shared), {aspect: [code] for aspect, code in codes.items()})
+            rows = training_rows(
+                tokenizer,
+                setting,
+                setting.dialogues(shared),
+                {aspect: [code] for aspect, code in codes.items()},
+            )
             return cls(fine_tune(lm, tokenizer, rows, setting, cls.name), codes)
 
     def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int) -> list[str]:
         """See `baselines.registry.Baseline`; a code has no strength, so that it does not matter."""
-        before = [[code for aspect, code in self.codes.items() if aspect in request.target.values()] for request in requests]
+        before = [
+            [code for aspect, code in self.codes.items() if aspect in request.target.values()]
+            for request in requests
+        ]
         return self.model.write(requests, how, seed, before=before)

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from baselines.guides import Guide, GuideCache, Guided, encode_replies, sample_name
 from baselines.language_model import PlainDecoder, Step, precise
+from common.errors import InputError
+from generation.generator import Request
+from generation.options import DecodingArguments
 from model.cache import RoomCache
-from schema import InputError
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
 
 LEFT_OUT = 1e4  # taken from the logits of all but the candidates; they keep their order, for steps at which all candidates are banned
 
@@ -45,25 +45,51 @@ class GuidedDecoder(PlainDecoder):
         candidates: how many tokens the guides judge.
     """
 
-    def __init__(self, lm: PreTrainedModel, guides: list[Guide], start: list[int], targets: torch.Tensor, strength: float, candidates: int):
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        guides: list[Guide],
+        start: list[int],
+        targets: torch.Tensor,
+        strength: float,
+        candidates: int,
+    ):
         super().__init__(lm)
-        self.guides, self.start, self.targets, self.strength, self.k = guides, start, targets, strength, candidates
+        self.guides, self.start, self.targets, self.strength, self.k = (
+            guides,
+            start,
+            targets,
+            strength,
+            candidates,
+        )
 
     def start_cache(self, rows: torch.Tensor, room: int) -> GuidedCache:
         """As `PlainDecoder.start_cache`; the guides' caches come when it is known how much of the room is for the reply."""
         return GuidedCache(self.prefix(rows), room)
 
-    def call(self, step: Step, mask: torch.Tensor, position_ids: torch.Tensor, cache: GuidedCache, logits_to_keep: int = 1) -> torch.Tensor:
+    def call(
+        self,
+        step: Step,
+        mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        cache: GuidedCache,
+        logits_to_keep: int = 1,
+    ) -> torch.Tensor:
         """Guided logits of the last position, [B, 1, V]; arguments as for `PlainDecoder.call`."""
         logits = super().call(step, mask, position_ids, cache, logits_to_keep=1)[:, -1].float()
         scores, tokens = logits.topk(min(self.k, logits.shape[-1]))
         batch, length, read = *step.ids.shape, step.ids
         if cache.guides is None:  # of the prompt, the guides read the mark of the reply alone
             read = torch.tensor(self.start, device=read.device).expand(batch, -1)
-            cache.guides = [guide.start_cache(batch, tokens.shape[1], len(self.start) + cache.room - length) for guide in self.guides]
+            cache.guides = [
+                guide.start_cache(batch, tokens.shape[1], len(self.start) + cache.room - length)
+                for guide in self.guides
+            ]
         for guide, past, target in zip(self.guides, cache.guides, self.targets[step.rows].unbind(1)):
             opinions = guide.candidates(read, tokens, past)  # [B, k, aspects]
-            opinion = opinions.gather(2, target.clamp_min(0).view(-1, 1, 1).expand(-1, tokens.shape[1], 1)).squeeze(2)
+            opinion = opinions.gather(
+                2, target.clamp_min(0).view(-1, 1, 1).expand(-1, tokens.shape[1], 1)
+            ).squeeze(2)
             scores = scores + self.strength * opinion * (target >= 0).unsqueeze(1)
         return (logits - LEFT_OUT).scatter(1, tokens, scores).unsqueeze(1)
 
@@ -83,14 +109,31 @@ class Fudge(Guided):
         Args:
             candidates: the most probable tokens among which to choose.
             n: whole replies per request, of which the guides choose one, as `baselines.rerank` does; several need top-p sampling.
-            fluency, relevance: weights of the language model's likelihoods in that choice, see `scripts.choosing.Merits`.
+            fluency, relevance: weights of the language model's likelihoods in that choice, see `generation.choosing.Merits`.
         """
-        return self.choose(requests, self.samples(requests, how, strength, seed, candidates=candidates, n=n), how, fluency, relevance)
+        return self.choose(
+            requests,
+            self.samples(requests, how, strength, seed, candidates=candidates, n=n),
+            how,
+            fluency,
+            relevance,
+        )
 
-    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, candidates: int = 50, n: int = 1) -> list[list[str]]:
+    def samples(
+        self,
+        requests: list[Request],
+        how: DecodingArguments,
+        strength: float,
+        seed: int,
+        *,
+        candidates: int = 50,
+        n: int = 1,
+    ) -> list[list[str]]:
         """What `write` chooses from, n times a reply to every request; arguments as there."""
         if n < 1 or (n > 1 and how.decoding != "top_p"):
-            raise InputError(f"fudge: n must be at least 1, and 1 where decoding is not top_p; found {n} with {how.decoding}")
+            raise InputError(
+                f"fudge: n must be at least 1, and 1 where decoding is not top_p; found {n} with {how.decoding}"
+            )
         if candidates < 1:
             raise InputError(f"fudge: candidates must be at least 1, found {candidates}")
         targets = self.targets(requests)
@@ -102,4 +145,6 @@ class Fudge(Guided):
         def decoder(lm: PreTrainedModel) -> GuidedDecoder:
             return GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates)
 
-        return [self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)]
+        return [
+            self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)
+        ]

@@ -16,14 +16,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from baselines.language_model import DialogueCollator, LanguageModel, no_prefix, uncontrolled
 from baselines.training import TrainingSetting, once, optimise
+from common.schema import Attribute, Schema
 from dataset.dialogues import read_dialogues
 from dataset.encoding import IGNORED, encode_for_decoder
+from generation.choosing import Merits, best_of, check_weights
+from generation.generator import Request
+from generation.options import DecodingArguments
 from model.cache import RoomCache
 from model.decoder import causal_mask, mask_for, positions_of
-from schema import Attribute, Schema
-from scripts.choosing import Merits, best_of, check_weights
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
 
 
 class GuideCache(RoomCache):
@@ -34,7 +34,15 @@ class GuideCache(RoomCache):
         read: tokens of the reply that are in it, [1]: on the device, so that a recorded step can go on.
     """
 
-    def __init__(self, config: PreTrainedConfig, batch: int, candidates: int, longest: int, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        batch: int,
+        candidates: int,
+        longest: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
         super().__init__(no_prefix(config, batch, dtype, device), candidates + longest)
         self.candidates, self.read = candidates, torch.zeros(1, dtype=torch.long, device=device)
 
@@ -49,7 +57,9 @@ class Guide(nn.Module):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the aspects given each prefix, [B, T, aspects], of ids and mask [B, T], padded on the left."""
         sees = mask_for(self.trunk, causal_mask(mask, ids.shape[1]))
-        states = self.trunk(input_ids=ids, attention_mask=sees, position_ids=positions_of(mask), use_cache=False).last_hidden_state
+        states = self.trunk(
+            input_ids=ids, attention_mask=sees, position_ids=positions_of(mask), use_cache=False
+        ).last_hidden_state
         return torch.log_softmax(self.head(states).float(), dim=-1)
 
     def start_cache(self, batch: int, candidates: int, longest: int) -> GuideCache:
@@ -72,7 +82,9 @@ class Guide(nn.Module):
         positions = cache.read + number.clamp_max(new)
         columns = torch.where(number < new, cache.candidates + positions, number - new)
         column = torch.arange(cache.room, device=device)
-        so_far = (column >= cache.candidates) & (column - cache.candidates <= torch.minimum(positions, known - 1).unsqueeze(1))
+        so_far = (column >= cache.candidates) & (
+            column - cache.candidates <= torch.minimum(positions, known - 1).unsqueeze(1)
+        )
         sees = so_far | (column == columns.unsqueeze(1))  # [T + k, room]
         cache.aim(columns, cache.room)
         states = self.trunk(
@@ -88,7 +100,9 @@ class Guide(nn.Module):
 
 def encode_replies(model: LanguageModel, replies: list[str]) -> list[dict]:
     """What a guide reads: the mark of the reply, the reply and its end, as ``input_ids`` and ``labels``."""
-    return encode_for_decoder(model.tokenizer, model.template, [()] * len(replies), replies, model.decoder_length, use_context=False)
+    return encode_for_decoder(
+        model.tokenizer, model.template, [()] * len(replies), replies, model.decoder_length, use_context=False
+    )
 
 
 @torch.no_grad()
@@ -101,7 +115,9 @@ def judge(guide: Guide, model: LanguageModel, replies: list[str], batch_size: in
     for begin in range(0, len(order), batch_size):
         chosen = order[begin : begin + batch_size]
         batch = collate([rows[index] | {"aspect": 0} for index in chosen])
-        result[torch.tensor(chosen)] = guide(batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device))[:, -1]
+        result[torch.tensor(chosen)] = guide(
+            batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
+        )[:, -1]
     return result
 
 
@@ -116,27 +132,44 @@ def train_guide(attribute: Attribute, setting: TrainingSetting, shared: dict) ->
     with setting.seeded(name):
         lm = copy.deepcopy(model.lm).requires_grad_(True)
         guide = Guide(lm, len(attribute.aspects)).to(setting.device)
-        own = [(attribute.index(aspect), dialogue) for aspect, dialogue in setting.dialogues(shared) if aspect in attribute.aspects]
+        own = [
+            (attribute.index(aspect), dialogue)
+            for aspect, dialogue in setting.dialogues(shared)
+            if aspect in attribute.aspects
+        ]
         encoded = encode_replies(model, [dialogue.response for _, dialogue in own])
         rows = [row | {"aspect": aspect} for (aspect, _), row in zip(own, encoded)]
 
         def loss_of(batch: dict) -> torch.Tensor:
             expected = torch.where(batch["labels"] == IGNORED, IGNORED, batch["aspect"].unsqueeze(1))
-            return F.nll_loss(guide(batch["input_ids"], batch["attention_mask"]).flatten(0, 1), expected.flatten(), ignore_index=IGNORED)
+            return F.nll_loss(
+                guide(batch["input_ids"], batch["attention_mask"]).flatten(0, 1),
+                expected.flatten(),
+                ignore_index=IGNORED,
+            )
 
         collate, new = DialogueCollator(model.tokenizer.pad_token_id), frozenset(guide.head.parameters())
         optimise(name, guide, rows, collate, loss_of, setting, setting.guide_epochs, new)
     if attribute.dev_dialogues is not None:
-        dev = read_dialogues(setting.schema.existing(attribute.dev_dialogues), setting.schema, attribute, labelled=True)
+        dev = read_dialogues(
+            setting.schema.existing(attribute.dev_dialogues), setting.schema, attribute, labelled=True
+        )
         heard = judge(guide, model, [dialogue.response for dialogue in dev]).argmax(-1).tolist()
-        right = sum(index == attribute.index(dialogue.target[attribute.name]) for index, dialogue in zip(heard, dev))
+        right = sum(
+            index == attribute.index(dialogue.target[attribute.name]) for index, dialogue in zip(heard, dev)
+        )
         print(f"{name}: dev accuracy {right / len(dev):.3f} on {len(dev)} whole replies", flush=True)
     return guide.requires_grad_(False)
 
 
 def guides(setting: TrainingSetting, shared: dict) -> list[Guide]:
     """The guides of all attributes in schema order; trained once for all methods of a run."""
-    return once(setting, shared, "guides", lambda: [train_guide(attribute, setting, shared) for attribute in setting.schema.attributes])
+    return once(
+        setting,
+        shared,
+        "guides",
+        lambda: [train_guide(attribute, setting, shared) for attribute in setting.schema.attributes],
+    )
 
 
 class Guided(ABC):
@@ -152,14 +185,23 @@ class Guided(ABC):
 
     def targets(self, requests: list[Request]) -> torch.Tensor:
         """[N, K] aspect indices, -1 where an attribute is not named."""
-        return torch.tensor([self.schema.target_indices(request.target) for request in requests], device=self.model.device)
+        return torch.tensor(
+            [self.schema.target_indices(request.target) for request in requests], device=self.model.device
+        )
 
-    def choose(self, requests: list[Request], samples: list[list[str]], how: DecodingArguments, fluency: float, relevance: float) -> list[str]:
-        """Of several replies per request the best, as `scripts.choosing` weighs them for our model too.
+    def choose(
+        self,
+        requests: list[Request],
+        samples: list[list[str]],
+        how: DecodingArguments,
+        fluency: float,
+        relevance: float,
+    ) -> list[str]:
+        """Of several replies per request the best, as `generation.choosing` weighs them for our model too.
 
         Args:
             samples: so many times a reply to every request; of one there is nothing to choose.
-            fluency, relevance: weights, see `scripts.choosing.Merits`.
+            fluency, relevance: weights, see `generation.choosing.Merits`.
 
         Raises:
             InputError: for a weight under 0.
@@ -167,14 +209,26 @@ class Guided(ABC):
         check_weights(fluency=fluency, relevance=relevance)
         if len(samples) == 1:
             return samples[0]
-        return best_of(samples, self.merits(requests, samples, how, likelihoods=fluency > 0 or relevance > 0), fluency, relevance)
+        return best_of(
+            samples,
+            self.merits(requests, samples, how, likelihoods=fluency > 0 or relevance > 0),
+            fluency,
+            relevance,
+        )
 
     @abstractmethod
-    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **own) -> list[list[str]]:
+    def samples(
+        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **own
+    ) -> list[list[str]]:
         """What `write` chooses from, so many times a reply to every request; arguments as there."""
 
     def merits(
-        self, requests: list[Request], samples: list[list[str]], how: DecodingArguments, likelihoods: bool = True, known: Merits | None = None
+        self,
+        requests: list[Request],
+        samples: list[list[str]],
+        how: DecodingArguments,
+        likelihoods: bool = True,
+        known: Merits | None = None,
     ) -> Merits:
         """What speaks for every sample, those of a request one after the other.
 
@@ -188,9 +242,13 @@ class Guided(ABC):
         heard = self.heard(requests, replies, len(samples), how) if known is None else known.heard
         if not likelihoods:
             return Merits(heard)
-        return self.model.merits(heard, [request.context for request in requests for _ in samples], replies, how)
+        return self.model.merits(
+            heard, [request.context for request in requests for _ in samples], replies, how
+        )
 
-    def heard(self, requests: list[Request], replies: list[str], n: int, how: DecodingArguments) -> torch.Tensor:
+    def heard(
+        self, requests: list[Request], replies: list[str], n: int, how: DecodingArguments
+    ) -> torch.Tensor:
         """Log-probability of the named aspects in each of n replies to every request, [N * n], on the CPU."""
         heard = torch.zeros(len(replies), device=self.model.device)
         for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):

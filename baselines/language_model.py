@@ -1,6 +1,6 @@
 """A causal language model fine-tuned on the dialogues: what every baseline stands on, and as it is, the one without control.
 
-Replies are written by `model.decoding.generate`, the CVAE's own loop, so that a difference between methods is none of the
+Replies are written by `generation.decoding.generate`, the CVAE's own loop, so that a difference between methods is none of the
 decoding.
 """
 
@@ -15,18 +15,28 @@ from tqdm import tqdm
 from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from baselines.training import TrainingSetting, once, optimise
+from common.errors import InputError
+from common.schema import target_name
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, Cut, DialogueTemplate, cuts, encode_for_decoder, prompt_length
+from generation.choosing import Merits, merits
+from generation.decoding import generate
+from generation.generator import Request
+from generation.options import DecodingArguments, in_bf16
 from model.cache import PrefixLayer, RoomCache
-from model.decoder import align_head, cache_shape, causal_mask, fuse_norms, mask_for, position_offset, positions_limit, positions_of
-from model.decoding import generate
+from model.decoder import (
+    align_head,
+    cache_shape,
+    causal_mask,
+    fuse_norms,
+    mask_for,
+    position_offset,
+    positions_limit,
+    positions_of,
+)
 from model.losses import context_loss, reconstruction_loss, token_losses
 from model.noise import generators
-from schema import InputError, target_name
-from scripts.choosing import Merits, merits
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments, in_bf16
 
 
 class Step(NamedTuple):
@@ -36,7 +46,9 @@ class Step(NamedTuple):
     rows: torch.Tensor
 
 
-def no_prefix(config: PreTrainedConfig, batch: int, dtype: torch.dtype, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def no_prefix(
+    config: PreTrainedConfig, batch: int, dtype: torch.dtype, device: torch.device
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Keys and values per layer without any columns, [B, key/value heads, 0, head size]: what an empty `RoomCache` begins with."""
     layers, heads, size = cache_shape(config)
     nothing = torch.empty(batch, heads, 0, size, dtype=dtype, device=device)
@@ -75,15 +87,30 @@ class PlainDecoder:
 
     def start_cache(self, rows: torch.Tensor, room: int) -> RoomCache:
         """A cache with room for so many tokens behind the prefix, for generation."""
-        return RoomCache([(keys.to(self.lm.dtype), values.to(self.lm.dtype)) for keys, values in self.prefix(rows)], room)
+        return RoomCache(
+            [(keys.to(self.lm.dtype), values.to(self.lm.dtype)) for keys, values in self.prefix(rows)], room
+        )
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, logits_to_keep: int = 0) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor, logits_to_keep: int = 0
+    ) -> torch.Tensor:
         """Next-token logits [B, T, V] for ids and mask [B, T], with gradients; arguments as for `LatentDecoder.forward`."""
-        cache = Cache(layers=[PrefixLayer(*states) for states in self.prefix(rows)]) if self.n_prefix else None
+        cache = (
+            Cache(layers=[PrefixLayer(*states) for states in self.prefix(rows)]) if self.n_prefix else None
+        )
         seen = torch.cat([self.prefix_mask(rows), mask], dim=1)
-        return self.call(Step(ids, rows), causal_mask(seen, ids.shape[1]), positions_of(mask), cache, logits_to_keep)
+        return self.call(
+            Step(ids, rows), causal_mask(seen, ids.shape[1]), positions_of(mask), cache, logits_to_keep
+        )
 
-    def call(self, step: Step, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache | None, logits_to_keep: int = 0) -> torch.Tensor:
+    def call(
+        self,
+        step: Step,
+        mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        cache: Cache | None,
+        logits_to_keep: int = 0,
+    ) -> torch.Tensor:
         """One call of the language model.
 
         Args:
@@ -118,15 +145,26 @@ class LanguageModel:
     decoder_length: int
     device: torch.device
 
-    def merits(self, heard: torch.Tensor, contexts: list[tuple[str, ...]], replies: list[str], how: DecodingArguments) -> Merits:
+    def merits(
+        self, heard: torch.Tensor, contexts: list[tuple[str, ...]], replies: list[str], how: DecodingArguments
+    ) -> Merits:
         """What speaks for the replies, [B] each: what was `heard` in them, and their likelihoods by the language model."""
         decoder = PlainDecoder(self.lm)
 
         def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)):
-                return decoder.forward(ids.to(self.device), mask.to(self.device), torch.tensor(chosen, device=self.device), last)
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)
+            ):
+                return decoder.forward(
+                    ids.to(self.device), mask.to(self.device), torch.tensor(chosen, device=self.device), last
+                )
 
-        behind = [encode_for_decoder(self.tokenizer, self.template, contexts, replies, self.decoder_length, use_context) for use_context in (True, False)]
+        behind = [
+            encode_for_decoder(
+                self.tokenizer, self.template, contexts, replies, self.decoder_length, use_context
+            )
+            for use_context in (True, False)
+        ]
         return merits(heard, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size)
 
     def cuts(self, requests: list[Request], how: DecodingArguments) -> list[Cut | None]:
@@ -151,23 +189,37 @@ class LanguageModel:
         room = prompt_length(positions_limit(self.lm), self.decoder_length, how.max_new_tokens)
         rows: list[dict] = [{}] * len(requests)
         fronts = before or [[]] * len(requests)
-        for size in sorted(set(map(len, fronts))):  # a prompt is cut by its own front, not by the longest in the call
+        for size in sorted(
+            set(map(len, fronts))
+        ):  # a prompt is cut by its own front, not by the longest in the call
             if room - size < 1:
-                raise InputError(f"--max-new-tokens {how.max_new_tokens} leaves no room for the context behind {size} tokens in front; the decoder has {room + how.max_new_tokens} positions")
+                raise InputError(
+                    f"--max-new-tokens {how.max_new_tokens} leaves no room for the context behind {size} tokens in front; the decoder has {room + how.max_new_tokens} positions"
+                )
             chosen = [index for index, front in enumerate(fronts) if len(front) == size]
-            prompts = encode_for_decoder(self.tokenizer, self.template, [requests[index].context for index in chosen], None, room - size)
+            prompts = encode_for_decoder(
+                self.tokenizer,
+                self.template,
+                [requests[index].context for index in chosen],
+                None,
+                room - size,
+            )
             for index, row in zip(chosen, prompts):
                 rows[index] = {"input_ids": fronts[index] + row["input_ids"]}
         sources = None
         if how.decoding == "top_p":
-            sources = generators(seed, [(request.id, target_name(request.target)) for request in requests], purpose)
+            sources = generators(
+                seed, [(request.id, target_name(request.target)) for request in requests], purpose
+            )
         writer = decoder(precise(self.lm, how, self.device))
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         replies = [""] * len(rows)
         with tqdm(total=len(rows), desc="decoding", unit="reply", leave=False, disable=None) as bar:
             for begin in range(0, len(order), how.batch_size):
                 chosen = order[begin : begin + how.batch_size]
-                batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id, side="left")
+                batch = pad_inputs(
+                    [rows[index] for index in chosen], self.tokenizer.pad_token_id, side="left"
+                )
                 tokens = generate(
                     writer,
                     torch.tensor(chosen, device=self.device),
@@ -190,7 +242,10 @@ class LanguageModel:
 
 
 def training_rows(
-    tokenizer: PreTrainedTokenizerBase, setting: TrainingSetting, dialogues: list[tuple[str, Dialogue]], before: dict[str, list[int]] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    setting: TrainingSetting,
+    dialogues: list[tuple[str, Dialogue]],
+    before: dict[str, list[int]] | None = None,
 ) -> list[dict]:
     """Encoded dialogues: ``input_ids``, ``labels`` and the number of the aspect.
 
@@ -199,11 +254,17 @@ def training_rows(
     """
     contexts, responses = [d.context for _, d in dialogues], [d.response for _, d in dialogues]
     longest = max(map(len, before.values())) if before else 0
-    encoded = encode_for_decoder(tokenizer, setting.template, contexts, responses, setting.decoder_length - longest)
+    encoded = encode_for_decoder(
+        tokenizer, setting.template, contexts, responses, setting.decoder_length - longest
+    )
     number = {aspect: index for index, aspect in enumerate(setting.aspects)}
     fronts = [before[aspect] if before else [] for aspect, _ in dialogues]
     return [
-        {"input_ids": front + row["input_ids"], "labels": [IGNORED] * len(front) + row["labels"], "aspect": number[aspect]}
+        {
+            "input_ids": front + row["input_ids"],
+            "labels": [IGNORED] * len(front) + row["labels"],
+            "aspect": number[aspect],
+        }
         for (aspect, _), front, row in zip(dialogues, fronts, encoded)
     ]
 
@@ -216,26 +277,49 @@ class DialogueCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor | int]:
         batch = pad_inputs(rows, self.pad_token_id, side="left")
-        batch |= {"labels": pad([row["labels"] for row in rows], IGNORED, "left"), "aspect": torch.tensor([row["aspect"] for row in rows])}
-        return batch | {"response_length": max(sum(label != IGNORED for label in row["labels"]) for row in rows)}
+        batch |= {
+            "labels": pad([row["labels"] for row in rows], IGNORED, "left"),
+            "aspect": torch.tensor([row["aspect"] for row in rows]),
+        }
+        return batch | {
+            "response_length": max(sum(label != IGNORED for label in row["labels"]) for row in rows)
+        }
 
 
 def reply_loss(decoder: PlainDecoder, batch: dict, context_weight: float = 0.0) -> torch.Tensor:
     """Nats per token of the replies, plus those of the contexts times their weight; the aspects are the decoder's rows."""
-    ids, mask, kept = batch["input_ids"], batch["attention_mask"], 0 if context_weight else batch["response_length"] + 1
+    ids, mask, kept = (
+        batch["input_ids"],
+        batch["attention_mask"],
+        0 if context_weight else batch["response_length"] + 1,
+    )
     logits = decoder.forward(ids, mask, batch["aspect"], kept)
     losses = token_losses(logits, ids[:, -kept:])
     loss = reconstruction_loss(losses, batch["labels"][:, -kept:])
     return loss + context_weight * context_loss(losses, mask, batch["labels"]) if context_weight else loss
 
 
-def fine_tune(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], setting: TrainingSetting, name: str) -> LanguageModel:
+def fine_tune(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    setting: TrainingSetting,
+    name: str,
+) -> LanguageModel:
     """Train all weights of a base on encoded dialogues; `lm` itself is trained."""
     if isinstance(head := lm.get_output_embeddings(), nn.Linear):
         align_head(head)
     fuse_norms(lm)
     decoder = PlainDecoder(lm)
-    optimise(name, lm, rows, DialogueCollator(tokenizer.pad_token_id), lambda batch: reply_loss(decoder, batch, setting.context_weight), setting, setting.epochs)
+    optimise(
+        name,
+        lm,
+        rows,
+        DialogueCollator(tokenizer.pad_token_id),
+        lambda batch: reply_loss(decoder, batch, setting.context_weight),
+        setting,
+        setting.epochs,
+    )
     return LanguageModel(lm, tokenizer, setting.template, setting.decoder_length, setting.device)
 
 
@@ -245,7 +329,13 @@ def uncontrolled(setting: TrainingSetting, shared: dict) -> LanguageModel:
     def make() -> LanguageModel:
         with setting.seeded("uncontrolled"):
             lm, tokenizer = setting.base()
-            model = fine_tune(lm, tokenizer, training_rows(tokenizer, setting, setting.dialogues(shared)), setting, "uncontrolled")
+            model = fine_tune(
+                lm,
+                tokenizer,
+                training_rows(tokenizer, setting, setting.dialogues(shared)),
+                setting,
+                "uncontrolled",
+            )
             model.lm.requires_grad_(False)  # methods that stand on it leave it as it is
             return model
 

@@ -17,13 +17,21 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, training_rows, uncontrolled
+from baselines.language_model import (
+    DialogueCollator,
+    LanguageModel,
+    PlainDecoder,
+    reply_loss,
+    training_rows,
+    uncontrolled,
+)
 from baselines.training import TrainingSetting, all_aspects, optimise
+from common.errors import InputError
+from common.schema import Schema
 from dataset.encoding import text_ids
+from generation.generator import Request
+from generation.options import DecodingArguments
 from model.decoder import cache_shape
-from schema import InputError, Schema
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
 
 COMBINATIONS = ("average", "concatenate")
 
@@ -33,7 +41,9 @@ def import_peft() -> ModuleType:
     try:
         import peft
     except ImportError:
-        raise InputError("prefix tuning needs peft, which is not installed: pip install peft, in the environment that runs this") from None
+        raise InputError(
+            "prefix tuning needs peft, which is not installed: pip install peft, in the environment that runs this"
+        ) from None
     return peft
 
 
@@ -45,7 +55,9 @@ class Prefixes(nn.Module):
         layers, heads, size = cache_shape(config)
         self.shape = (length, 2 * layers, heads, size)
         peft = import_peft()
-        settings = peft.PrefixTuningConfig(num_virtual_tokens=length, token_dim=heads * size, num_layers=layers)
+        settings = peft.PrefixTuningConfig(
+            num_virtual_tokens=length, token_dim=heads * size, num_layers=layers
+        )
         self.encoders = nn.ModuleList(peft.PrefixEncoder(settings) for _ in range(n_aspects))
 
     def forward(self) -> torch.Tensor:
@@ -57,7 +69,9 @@ class Prefixes(nn.Module):
     def start_from(self, lm: PreTrainedModel, number: int, ids: list[int]) -> None:
         """Let an aspect's prefix be what the model keeps of P tokens of text."""
         cache = lm(input_ids=torch.tensor([ids], device=lm.device), use_cache=True).past_key_values
-        states = torch.cat([part for layer in cache.layers for part in (layer.keys, layer.values)])  # [2 * layers, heads, P, head size]
+        states = torch.cat(
+            [part for layer in cache.layers for part in (layer.keys, layer.values)]
+        )  # [2 * layers, heads, P, head size]
         self.encoders[number].embedding.weight.copy_(states.permute(2, 0, 1, 3).flatten(1))
 
 
@@ -86,7 +100,13 @@ class PrefixDecoder(PlainDecoder):
         chosen: [N, K], as in `combine`; the decoder's rows are rows of it.
     """
 
-    def __init__(self, lm: PreTrainedModel, prefixes: Callable[[], torch.Tensor], chosen: torch.Tensor, combination: str = "average"):
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        prefixes: Callable[[], torch.Tensor],
+        chosen: torch.Tensor,
+        combination: str = "average",
+    ):
         super().__init__(lm)
         self.prefixes, self.chosen, self.combination = prefixes, chosen, combination
         self.length = prefixes().shape[1]
@@ -94,7 +114,9 @@ class PrefixDecoder(PlainDecoder):
 
     def prefix(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The combined prefixes, as `PlainDecoder.prefix` says."""
-        states = combine(self.prefixes(), self.chosen[rows], self.combination).permute(2, 0, 3, 1, 4)  # [2 * layers, B, heads, P, head size]
+        states = combine(self.prefixes(), self.chosen[rows], self.combination).permute(
+            2, 0, 3, 1, 4
+        )  # [2 * layers, B, heads, P, head size]
         return list(zip(states[::2], states[1::2]))
 
     def prefix_mask(self, rows: torch.Tensor) -> torch.Tensor:
@@ -123,31 +145,62 @@ class PrefixTuning:
         import_peft()  # before anything is trained
         model = uncontrolled(setting, shared)
         with setting.seeded(cls.name):
-            prefixes = Prefixes(model.lm.config, setting.prefix_length, len(setting.aspects)).to(setting.device)
+            prefixes = Prefixes(model.lm.config, setting.prefix_length, len(setting.aspects)).to(
+                setting.device
+            )
             dialogues = setting.dialogues(shared)
             for number, aspect in enumerate(setting.aspects):
-                replies = [setting.template.turn_start + dialogue.response for own, dialogue in dialogues if own == aspect][: setting.prefix_length]
+                replies = [
+                    setting.template.turn_start + dialogue.response
+                    for own, dialogue in dialogues
+                    if own == aspect
+                ][: setting.prefix_length]
                 if not replies:
                     raise InputError(f"prefix tuning: no training dialogue shows {aspect!r}")
                 words = itertools.cycle(itertools.chain(*text_ids(model.tokenizer, replies)))
                 prefixes.start_from(model.lm, number, list(itertools.islice(words, setting.prefix_length)))
-            decoder = PrefixDecoder(model.lm, prefixes, torch.arange(len(setting.aspects), device=setting.device).unsqueeze(1))
+            decoder = PrefixDecoder(
+                model.lm, prefixes, torch.arange(len(setting.aspects), device=setting.device).unsqueeze(1)
+            )
             rows = training_rows(model.tokenizer, setting, dialogues)
             collate, new = DialogueCollator(model.tokenizer.pad_token_id), frozenset(prefixes.parameters())
             rates = dataclasses.replace(setting, new_learning_rate=setting.prefix_learning_rate)
-            optimise(cls.name, prefixes, rows, collate, lambda batch: reply_loss(decoder, batch), rates, setting.epochs, new)
+            optimise(
+                cls.name,
+                prefixes,
+                rows,
+                collate,
+                lambda batch: reply_loss(decoder, batch),
+                rates,
+                setting.epochs,
+                new,
+            )
         return cls(model, prefixes, setting.schema)
 
     @torch.no_grad()
-    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, combination: str = "average") -> list[str]:
+    def write(
+        self,
+        requests: list[Request],
+        how: DecodingArguments,
+        strength: float,
+        seed: int,
+        *,
+        combination: str = "average",
+    ) -> list[str]:
         """See `baselines.registry.Baseline`; strength does not matter.
 
         Args:
             combination: of several aspects, ``average`` or ``concatenate``.
         """
         if combination not in COMBINATIONS:
-            raise InputError(f"prefix tuning: combination must be one of {COMBINATIONS}, found {combination!r}")
+            raise InputError(
+                f"prefix tuning: combination must be one of {COMBINATIONS}, found {combination!r}"
+            )
         number = {aspect: index for index, aspect in enumerate(all_aspects(self.schema))}
-        chosen = [[number.get(request.target.get(name), -1) for name in self.schema.names] for request in requests]
+        chosen = [
+            [number.get(request.target.get(name), -1) for name in self.schema.names] for request in requests
+        ]
         chosen, states = torch.tensor(chosen, device=self.model.device), self.prefixes()
-        return self.model.write(requests, how, seed, lambda lm: PrefixDecoder(lm, lambda: states, chosen, combination))
+        return self.model.write(
+            requests, how, seed, lambda lm: PrefixDecoder(lm, lambda: states, chosen, combination)
+        )

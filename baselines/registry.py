@@ -9,9 +9,9 @@ from baselines.prefix_tuning import PrefixTuning
 from baselines.rerank import Rerank
 from baselines.steering import Steering
 from baselines.training import TrainingSetting
-from schema import InputError
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
+from common.errors import InputError
+from generation.generator import Request
+from generation.options import DecodingArguments
 
 
 class Baseline(Protocol):
@@ -30,7 +30,9 @@ class Baseline(Protocol):
         """Train it; `shared`, an empty dict at first, keeps what the methods of a run have in common."""
         ...
 
-    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **options) -> list[str]:
+    def write(
+        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **options
+    ) -> list[str]:
         """One reply per request, in order; the same for the same seed, whatever else is written beside it.
 
         Args:
@@ -43,7 +45,9 @@ class Baseline(Protocol):
         ...
 
 
-METHODS: dict[str, type[Baseline]] = {method.name: method for method in (Uncontrolled, ControlCodes, PrefixTuning, Fudge, Rerank, Steering)}
+METHODS: dict[str, type[Baseline]] = {
+    method.name: method for method in (Uncontrolled, ControlCodes, PrefixTuning, Fudge, Rerank, Steering)
+}
 
 
 def method_named(name: str) -> type[Baseline]:

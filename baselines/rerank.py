@@ -3,9 +3,9 @@
 import dataclasses
 
 from baselines.guides import Guided, sample_name
-from schema import InputError
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
+from common.errors import InputError
+from generation.generator import Request
+from generation.options import DecodingArguments
 
 
 class Rerank(Guided):
@@ -22,11 +22,15 @@ class Rerank(Guided):
         Args:
             how: top-p sampling, whatever its ``decoding`` says, with its ``top_p`` and ``temperature``.
             n: samples per request; the first is what the uncontrolled method samples.
-            fluency, relevance: weights of the language model's likelihoods in the choice, see `scripts.choosing.Merits`.
+            fluency, relevance: weights of the language model's likelihoods in the choice, see `generation.choosing.Merits`.
         """
-        return self.choose(requests, self.samples(requests, how, strength, seed, n=n), how, fluency, relevance)
+        return self.choose(
+            requests, self.samples(requests, how, strength, seed, n=n), how, fluency, relevance
+        )
 
-    def samples(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, n: int = 16) -> list[list[str]]:
+    def samples(
+        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, n: int = 16
+    ) -> list[list[str]]:
         """What `write` chooses from, n times a reply to every request; arguments as there."""
         if n < 1:
             raise InputError(f"rerank: n must be at least 1, found {n}")

@@ -10,12 +10,20 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, Step, training_rows, uncontrolled
+from baselines.language_model import (
+    DialogueCollator,
+    LanguageModel,
+    PlainDecoder,
+    Step,
+    training_rows,
+    uncontrolled,
+)
 from baselines.training import TrainingSetting, all_aspects
+from common.errors import InputError
+from common.schema import Schema
 from dataset.encoding import IGNORED
-from schema import InputError, Schema
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
+from generation.generator import Request
+from generation.options import DecodingArguments
 
 
 def layers_of(lm: PreTrainedModel) -> list[torch.nn.Module]:
@@ -60,11 +68,17 @@ def mean_states(model: LanguageModel, rows: list[dict], n_aspects: int, batch_si
     sums = torch.zeros(len(layers), n_aspects, model.lm.config.hidden_size, device=model.device)
     counts = torch.zeros(n_aspects, device=model.device)
     states: list[torch.Tensor] = []
-    hooks = [layer.register_forward_hook(lambda module, inputs, output: states.append(output)) for layer in layers]
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: states.append(output)) for layer in layers
+    ]
     try:
         ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
-        for batch in DataLoader(ordered, batch_size, collate_fn=DialogueCollator(model.tokenizer.pad_token_id)):
-            ids, mask, labels, aspect = (batch[key].to(model.device) for key in ("input_ids", "attention_mask", "labels", "aspect"))
+        for batch in DataLoader(
+            ordered, batch_size, collate_fn=DialogueCollator(model.tokenizer.pad_token_id)
+        ):
+            ids, mask, labels, aspect = (
+                batch[key].to(model.device) for key in ("input_ids", "attention_mask", "labels", "aspect")
+            )
             PlainDecoder(model.lm).forward(ids, mask, aspect, logits_to_keep=1)
             member = torch.nn.functional.one_hot(aspect, n_aspects).float().T  # [aspects, B]
             told = ((labels != IGNORED) & (labels != model.tokenizer.eos_token_id)).float()
@@ -101,9 +115,21 @@ class Steering:
         """See `baselines.registry.Baseline`."""
         model = uncontrolled(setting, shared)
         rows = training_rows(model.tokenizer, setting, setting.dialogues(shared))
-        return cls(model, directions(mean_states(model, rows, len(setting.aspects), setting.batch_size), setting.schema), setting.schema)
+        return cls(
+            model,
+            directions(mean_states(model, rows, len(setting.aspects), setting.batch_size), setting.schema),
+            setting.schema,
+        )
 
-    def write(self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, *, layer: int | None = None) -> list[str]:
+    def write(
+        self,
+        requests: list[Request],
+        how: DecodingArguments,
+        strength: float,
+        seed: int,
+        *,
+        layer: int | None = None,
+    ) -> list[str]:
         """See `baselines.registry.Baseline`; strength is what the directions are multiplied by.
 
         Args:
@@ -113,6 +139,9 @@ class Steering:
         layer = (n_layers - 1) // 2 if layer is None else layer
         if not 0 <= layer < n_layers:
             raise InputError(f"steering: layer must be from 0 to {n_layers - 1}, found {layer}")
-        member = [[float(aspect in request.target.values()) for aspect in all_aspects(self.schema)] for request in requests]
+        member = [
+            [float(aspect in request.target.values()) for aspect in all_aspects(self.schema)]
+            for request in requests
+        ]
         vectors = strength * torch.tensor(member, device=self.model.device) @ self.vectors[layer]
         return self.model.write(requests, how, seed, lambda lm: SteeredDecoder(lm, layer, vectors))

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_sc
 from transformers.activations import ACT2FN, NewGELUActivation
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from common.errors import InputError
+from common.schema import Schema
 from dataset.dialogues import Dialogue, read_attribute_dialogues
 from dataset.encoding import DialogueTemplate
 from model.bases import load_decoder, load_decoder_tokenizer
 from model.decoder import check_plain_cache, positions_limit
 from model.noise import generator
-from schema import InputError, Schema
 
 
 def all_aspects(schema: Schema) -> list[str]:
@@ -86,7 +87,9 @@ class TrainingSetting:
             lm, tokenizer = (copy.deepcopy(part) for part in self.decoder)
         positions = positions_limit(lm)
         if positions is not None and positions < self.decoder_length:
-            raise InputError(f"baselines: decoder_length is {self.decoder_length}; the base decoder has {positions} positions")
+            raise InputError(
+                f"baselines: decoder_length is {self.decoder_length}; the base decoder has {positions} positions"
+            )
         try:
             check_plain_cache(lm.config)
         except ValueError as error:
@@ -98,8 +101,12 @@ class TrainingSetting:
 
     def dialogues(self, shared: dict) -> list[tuple[str, Dialogue]]:
         """All training dialogues, each with the one aspect that it is labelled for."""
-        found = once(self, shared, "dialogues", lambda: read_attribute_dialogues(self.schema, "train", self.limit))
-        return [(dialogue.target[name], dialogue) for name, dialogues in found.items() for dialogue in dialogues]
+        found = once(
+            self, shared, "dialogues", lambda: read_attribute_dialogues(self.schema, "train", self.limit)
+        )
+        return [
+            (dialogue.target[name], dialogue) for name, dialogues in found.items() for dialogue in dialogues
+        ]
 
     @contextlib.contextmanager
     def seeded(self, purpose: str) -> Iterator[None]:
@@ -136,7 +143,9 @@ def optimise(
     """
     started, steps = time.monotonic(), epochs * -(-len(rows) // setting.batch_size)
     order = torch.Generator().manual_seed(torch.initial_seed())
-    sampler = LengthGroupedSampler(setting.batch_size, lengths=[len(row["input_ids"]) for row in rows], generator=order)
+    sampler = LengthGroupedSampler(
+        setting.batch_size, lengths=[len(row["input_ids"]) for row in rows], generator=order
+    )
     on_gpu = setting.device.type == "cuda"
     loader = DataLoader(rows, setting.batch_size, sampler=sampler, collate_fn=collate, pin_memory=on_gpu)
     optimizer = torch.optim.AdamW(_groups(model, setting, new), fused=True)
@@ -147,7 +156,10 @@ def optimise(
         for epoch in range(epochs):
             total = torch.zeros((), device=setting.device)
             for batch in loader:
-                batch = {key: value.to(setting.device, non_blocking=True) if torch.is_tensor(value) else value for key, value in batch.items()}
+                batch = {
+                    key: value.to(setting.device, non_blocking=True) if torch.is_tensor(value) else value
+                    for key, value in batch.items()
+                }
                 with torch.autocast(setting.device.type, torch.bfloat16, enabled=half):
                     loss = loss_of(batch)
                 loss.backward()
@@ -161,7 +173,10 @@ def optimise(
             if not mean < float("inf"):
                 raise FloatingPointError(f"{name}: the loss is not finite in epoch {epoch + 1}")
     model.eval()
-    print(f"{name}: {len(rows)} rows, {steps} steps, last epoch's loss {mean:.3f}, {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"{name}: {len(rows)} rows, {steps} steps, last epoch's loss {mean:.3f}, {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
 
 
 def _groups(model: nn.Module, setting: TrainingSetting, new: frozenset[nn.Parameter]) -> list[dict]:
@@ -169,6 +184,10 @@ def _groups(model: nn.Module, setting: TrainingSetting, new: frozenset[nn.Parame
     groups = []
     for is_new, rate in ((False, setting.learning_rate), (True, setting.new_learning_rate)):
         for decayed, decay in ((True, setting.weight_decay), (False, 0.0)):
-            chosen = [p for p in model.parameters() if p.requires_grad and (p in new) == is_new and (p.ndim > 1) == decayed]
+            chosen = [
+                p
+                for p in model.parameters()
+                if p.requires_grad and (p in new) == is_new and (p.ndim > 1) == decayed
+            ]
             groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
     return [group for group in groups if group["params"]]

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from schema import Schema
-
+from common.schema import Schema
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, DialogueTemplate, encode_contexts, encode_for_decoder
 
@@ -23,11 +22,16 @@ def round_up(length: int, multiple: int) -> int:
 def pad(rows: list[list[int]], value: int, side: str = "right", length: int = 0) -> torch.Tensor:
     """Rows of unequal length as one [B, T] tensor, filled with `value` on the given side; T is at least `length`."""
     length = max(length, max(map(len, rows)))
-    filled = [row + [value] * (length - len(row)) if side == "right" else [value] * (length - len(row)) + row for row in rows]
+    filled = [
+        row + [value] * (length - len(row)) if side == "right" else [value] * (length - len(row)) + row
+        for row in rows
+    ]
     return torch.tensor(filled, dtype=torch.long)
 
 
-def pad_inputs(rows: list[dict[str, list[int]]], pad_token_id: int, side: str = "right") -> dict[str, torch.Tensor]:
+def pad_inputs(
+    rows: list[dict[str, list[int]]], pad_token_id: int, side: str = "right"
+) -> dict[str, torch.Tensor]:
     """``input_ids``, ``attention_mask`` and, where present, ``token_type_ids`` of a batch, each [B, T]."""
     batch = {
         "input_ids": pad([row["input_ids"] for row in rows], pad_token_id, side),
@@ -62,7 +66,9 @@ def cvae_rows(
     contexts, responses = [d.context for d in records], [d.response for d in records]
     prior = encode_contexts(encoder_tokenizer, contexts, None, encoder_length)
     posterior = encode_contexts(encoder_tokenizer, contexts, responses, encoder_length)
-    decoder = encode_for_decoder(decoder_tokenizer, template, contexts, responses, decoder_length, use_context)
+    decoder = encode_for_decoder(
+        decoder_tokenizer, template, contexts, responses, decoder_length, use_context
+    )
     return [
         {
             "attribute": attribute,
@@ -100,12 +106,17 @@ class CvaeCollator:
 
     Args:
         encoder_pad, decoder_pad: padding tokens.
-        multiple: lengths are multiples of it, so that batches have few different shapes (`scripts.graphed_step`).
+        multiple: lengths are multiples of it, so that batches have few different shapes (`training.recorded_step`).
         longest: an encoder's longest input; padding does not go beyond it, as the encoder's position table may end there.
     """
 
     def __init__(self, encoder_pad: int, decoder_pad: int, multiple: int = 1, longest: int = 0):
-        self.encoder_pad, self.decoder_pad, self.multiple, self.longest = encoder_pad, decoder_pad, multiple, longest
+        self.encoder_pad, self.decoder_pad, self.multiple, self.longest = (
+            encoder_pad,
+            decoder_pad,
+            multiple,
+            longest,
+        )
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor | int]:
         """The decoder's columns are padded on the left, so that all responses end in the last column."""
@@ -129,7 +140,9 @@ class CvaeCollator:
             "decoder_ids": padded("decoder_ids", self.decoder_pad, "left"),
             "decoder_mask": mask("decoder_ids", "left"),
             "labels": padded("labels", IGNORED, "left"),
-            "response_length": round_up(max(sum(label != IGNORED for label in row["labels"]) for row in rows), self.multiple),
+            "response_length": round_up(
+                max(sum(label != IGNORED for label in row["labels"]) for row in rows), self.multiple
+            ),
             "attribute": torch.tensor([row["attribute"] for row in rows]),
             "aspect": torch.tensor([row["aspect"] for row in rows]),
         }

@@ -2,10 +2,14 @@
 
 from transformers import PreTrainedTokenizerBase
 
+from common.errors import InputError
 from dataset.encoding import DialogueTemplate
-from schema import InputError
 
-USER, REPLY, LAST = "Uxuserturnx", "Rxreplyturnx", "Lxlastturnx"  # stand for turns; words that no template has
+USER, REPLY, LAST = (
+    "Uxuserturnx",
+    "Rxreplyturnx",
+    "Lxlastturnx",
+)  # stand for turns; words that no template has
 
 
 class UnreadableTemplate(InputError):
@@ -27,10 +31,18 @@ def template_of(tokenizer: PreTrainedTokenizerBase, otherwise: DialogueTemplate)
     try:
         closed = _rendered(tokenizer, [USER, REPLY], False)
         whole = _rendered(tokenizer, [USER, REPLY, LAST], True)
-    except Exception as error:  # jinja's own errors, and whatever a template raises for a conversation that it refuses
-        raise UnreadableTemplate(f"the chat template of this tokenizer cannot be rendered: {' '.join(str(error).split())[:200]}") from error
-    if any(whole.count(word) != 1 for word in (USER, REPLY, LAST)) or any(closed.count(word) != 1 for word in (USER, REPLY)):
-        raise UnreadableTemplate("the chat template of this tokenizer does not write every turn once, as it is")
+    except (
+        Exception
+    ) as error:  # jinja's own errors, and whatever a template raises for a conversation that it refuses
+        raise UnreadableTemplate(
+            f"the chat template of this tokenizer cannot be rendered: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if any(whole.count(word) != 1 for word in (USER, REPLY, LAST)) or any(
+        closed.count(word) != 1 for word in (USER, REPLY)
+    ):
+        raise UnreadableTemplate(
+            "the chat template of this tokenizer does not write every turn once, as it is"
+        )
     before, _, rest = whole.partition(USER)
     to_reply, _, rest = rest.partition(REPLY)  # the end of a user's turn and the mark of a reply
     to_user, _, after = rest.partition(LAST)  # the end of a reply and the mark of a user
@@ -38,11 +50,15 @@ def template_of(tokenizer: PreTrainedTokenizerBase, otherwise: DialogueTemplate)
     reply_end = to_user[: _common(reply_end, to_user)]
     user_prefix = to_user[len(reply_end) :]
     if not before.endswith(user_prefix):
-        raise UnreadableTemplate(f"the chat template of this tokenizer begins its first turn with {before!r} and later ones with {user_prefix!r}")
+        raise UnreadableTemplate(
+            f"the chat template of this tokenizer begins its first turn with {before!r} and later ones with {user_prefix!r}"
+        )
     turn_end, assistant_prefix = _split(tokenizer, to_reply, after)
     bos = tokenizer.bos_token or ""
     preamble = before[: len(before) - len(user_prefix)]
-    start = bos if bos and preamble.startswith(bos) and bos not in user_prefix else ""  # ChatML's mark of a turn may be called so
+    start = (
+        bos if bos and preamble.startswith(bos) and bos not in user_prefix else ""
+    )  # ChatML's mark of a turn may be called so
     return DialogueTemplate(user_prefix, assistant_prefix, "", turn_end, start, reply_end)
 
 
@@ -62,5 +78,7 @@ def _split(tokenizer: PreTrainedTokenizerBase, to_reply: str, after: str) -> tup
     plain = _rendered(tokenizer, [USER], False).partition(USER)[2]
     end = to_reply[: _common(plain, to_reply)]
     if not after.startswith(end):
-        raise UnreadableTemplate(f"the chat template of this tokenizer ends a user's turn with {end!r} and the last one with {after!r}")
+        raise UnreadableTemplate(
+            f"the chat template of this tokenizer ends a user's turn with {end!r} and the last one with {after!r}"
+        )
     return end, to_reply[len(end) :]

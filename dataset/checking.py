@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schema import Attribute, Schema, target_name
-
+from common.schema import Attribute, Schema, target_name
 from dataset.duplicates import exact_copies, similar_pairs
 from dataset.separability import LabelledTexts, give_away_words, held_out_accuracy
 from dataset.sources import Item, Source, read_items, sources_of
@@ -57,10 +56,16 @@ class Collection:
 
 def read_collections(schema: Schema, errors: list[str]) -> list[Collection]:
     """Every file of the schema but the NLI ones; the messages of unusable lines go to `errors`."""
-    return [Collection(source, list(read_items(source, schema, errors))) for source in sources_of(schema) if source.kind != "nli"]
+    return [
+        Collection(source, list(read_items(source, schema, errors)))
+        for source in sources_of(schema)
+        if source.kind != "nli"
+    ]
 
 
-def check(schema: Schema, collections: list[Collection], errors: list[str], limits: Limits = Limits()) -> dict:
+def check(
+    schema: Schema, collections: list[Collection], errors: list[str], limits: Limits = Limits()
+) -> dict:
     """Report on the data of a schema.
 
     Args:
@@ -80,7 +85,10 @@ def check(schema: Schema, collections: list[Collection], errors: list[str], limi
     report = {
         "files": files,
         "attributes": {a.name: check_attribute(a, collections, limits, warnings) for a in schema.attributes},
-        "duplicates": {unit: check_duplicates(unit, collections, limits, errors, warnings) for unit in ("reply", "context")},
+        "duplicates": {
+            unit: check_duplicates(unit, collections, limits, errors, warnings)
+            for unit in ("reply", "context")
+        },
         "sentences": repeated_sentences(collections, limits, warnings),
     }
     check_topics(collections, warnings)
@@ -136,38 +144,62 @@ def labelled_texts(attribute: Attribute, collections: list[Collection], split: s
     return [text for text, _ in pairs], [label for _, label in pairs]
 
 
-def check_attribute(attribute: Attribute, collections: list[Collection], limits: Limits, warnings: list[str]) -> dict:
+def check_attribute(
+    attribute: Attribute, collections: list[Collection], limits: Limits, warnings: list[str]
+) -> dict:
     """Reply lengths of an attribute's aspects, and how well they can be told apart by their words."""
     train, dev, test = (labelled_texts(attribute, collections, split) for split in ("train", "dev", "test"))
-    lengths = {aspect: [len(words(t)) for t, label in zip(*train) if label == i] for i, aspect in enumerate(attribute.aspects)}
+    lengths = {
+        aspect: [len(words(t)) for t, label in zip(*train) if label == i]
+        for i, aspect in enumerate(attribute.aspects)
+    }
     means = {aspect: float(np.mean(counts)) for aspect, counts in lengths.items() if counts}
     ratio = max(means.values()) / min(means.values()) if len(means) > 1 else None
     found = {
-        "words": {aspect: [means[aspect], *np.percentile(lengths[aspect], [5, 95]).tolist()] for aspect in means},
+        "words": {
+            aspect: [means[aspect], *np.percentile(lengths[aspect], [5, 95]).tolist()] for aspect in means
+        },
         "length_ratio": ratio,
         "bag_of_words": {"dev": held_out_accuracy(train, dev), "test": held_out_accuracy(train, test)},
         "few_words": held_out_accuracy(train, dev, FEW_WORDS),
         "give_away": [
-            {"word": w.word, "aspect": attribute.aspects[w.aspect], "precision": w.precision, "recall": w.recall}
+            {
+                "word": w.word,
+                "aspect": attribute.aspects[w.aspect],
+                "precision": w.precision,
+                "recall": w.recall,
+            }
             for w in give_away_words(*train, limits.precision, limits.recall)
         ],
     }
     name = attribute.name
     if ratio and ratio > limits.length_ratio:
-        warnings.append(f"{name}: replies differ in length by aspect, {ratio:.2f} times; length alone will tell them apart")
+        warnings.append(
+            f"{name}: replies differ in length by aspect, {ratio:.2f} times; length alone will tell them apart"
+        )
     accuracy = found["bag_of_words"]["dev"]
     if accuracy is not None and accuracy < limits.audible:
-        warnings.append(f"{name}: a bag of words tells the aspects apart in {accuracy:.2f} of dev replies only; not rich in personality")
+        warnings.append(
+            f"{name}: a bag of words tells the aspects apart in {accuracy:.2f} of dev replies only; not rich in personality"
+        )
     if accuracy is not None and accuracy > limits.obvious:
-        warnings.append(f"{name}: a bag of words gets {accuracy:.2f} of dev replies right; a few words may give the aspects away")
+        warnings.append(
+            f"{name}: a bag of words gets {accuracy:.2f} of dev replies right; a few words may give the aspects away"
+        )
     if found["few_words"] is not None and found["few_words"] > limits.few_words:
-        warnings.append(f"{name}: {FEW_WORDS} words are enough to get {found['few_words']:.2f} of dev replies right")
+        warnings.append(
+            f"{name}: {FEW_WORDS} words are enough to get {found['few_words']:.2f} of dev replies right"
+        )
     for word in found["give_away"]:
-        warnings.append(f"{name}: {word['word']!r} gives {word['aspect']} away (precision {word['precision']:.2f}, in {word['recall']:.0%} of its replies)")
+        warnings.append(
+            f"{name}: {word['word']!r} gives {word['aspect']} away (precision {word['precision']:.2f}, in {word['recall']:.0%} of its replies)"
+        )
     return found
 
 
-def check_duplicates(unit: str, collections: list[Collection], limits: Limits, errors: list[str], warnings: list[str]) -> dict:
+def check_duplicates(
+    unit: str, collections: list[Collection], limits: Limits, errors: list[str], warnings: list[str]
+) -> dict:
     """Equal and similar replies (or contexts) within a file, and across splits.
 
     A context may stand many times in one file, with a reply in every aspect; across splits it is a leak.
@@ -189,10 +221,16 @@ def check_duplicates(unit: str, collections: list[Collection], limits: Limits, e
     result: dict = {"exact": 0, "near": 0, "leaks": {}, "examples": []}
 
     def example(a: int, b: int, similarity: float) -> None:
-        result["examples"].append({"rows": [rows[a][1].where, rows[b][1].where], "similarity": similarity, "texts": [texts[a], texts[b]]})
+        result["examples"].append(
+            {
+                "rows": [rows[a][1].where, rows[b][1].where],
+                "similarity": similarity,
+                "texts": [texts[a], texts[b]],
+            }
+        )
 
     if unit == "reply":
-        for first, group in members.items():
+        for _first, group in members.items():
             for source in {rows[index][0].path: rows[index][0] for index in group}.values():
                 again = [index for index in group if rows[index][0].path == source.path]
                 result["exact"] += len(again) - 1
@@ -203,7 +241,9 @@ def check_duplicates(unit: str, collections: list[Collection], limits: Limits, e
                 result["near"] += 1
                 example(a, b, similarity)
         if result["exact"] or result["near"]:
-            warnings.append(f"duplicates: {result['exact']} rows repeat a reply of their file, {result['near']} nearly so")
+            warnings.append(
+                f"duplicates: {result['exact']} rows repeat a reply of their file, {result['near']} nearly so"
+            )
 
     linked = [(first, first, 1.0) for first, group in members.items() if len(group) > 1] + near
     leaked: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -230,14 +270,27 @@ def check_topics(collections: list[Collection], warnings: list[str]) -> None:
         topics[collection.source.split] |= {item.topic for item in collection.items if item.topic}
     for seen, held in (("train", "dev"), ("train", "test"), ("dev", "test")):
         if shared := sorted(topics[seen] & topics[held]):
-            warnings.append(f"leakage: {len(shared)} topics are both in {seen} and in {held}: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}")
+            warnings.append(
+                f"leakage: {len(shared)} topics are both in {seen} and in {held}: {', '.join(shared[:5])}{' ...' if len(shared) > 5 else ''}"
+            )
 
 
 def repeated_sentences(collections: list[Collection], limits: Limits, warnings: list[str]) -> list[dict]:
     """Sentences that occur more often in the training replies than the limit, the most frequent first."""
-    replies = [item.reply for c in collections if c.source.split == "train" and c.source.kind == "dialogues" for item in c.items]
+    replies = [
+        item.reply
+        for c in collections
+        if c.source.split == "train" and c.source.kind == "dialogues"
+        for item in c.items
+    ]
     counts = Counter(sentence.lower() for reply in replies for sentence in SENTENCE_END.split(reply))
-    found = [{"sentence": sentence, "times": times} for sentence, times in counts.most_common() if times > limits.sentence]
+    found = [
+        {"sentence": sentence, "times": times}
+        for sentence, times in counts.most_common()
+        if times > limits.sentence
+    ]
     if found:
-        warnings.append(f"{len(found)} sentences occur over {limits.sentence} times in training replies; {found[0]['sentence']!r} {found[0]['times']} times")
+        warnings.append(
+            f"{len(found)} sentences occur over {limits.sentence} times in training replies; {found[0]['sentence']!r} {found[0]['times']} times"
+        )
     return found

@@ -5,10 +5,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from schema import Attribute, InputError, Schema
-
+from common.errors import InputError
+from common.jsonl import read_jsonl
+from common.schema import Attribute, Schema
 from dataset.formats import hint
-from dataset.jsonl import read_jsonl
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,15 @@ def _turns(row: dict, key: str, where: str) -> list[str]:
 def _aspect(tag: object, attribute: Attribute, where: str) -> str:
     if isinstance(tag, str):
         if tag not in attribute.aspects:
-            raise InputError(f"{where}: unknown aspect {tag!r}; {attribute.name} has {list(attribute.aspects)}")
+            raise InputError(
+                f"{where}: unknown aspect {tag!r}; {attribute.name} has {list(attribute.aspects)}"
+            )
         return tag
     if isinstance(tag, int) and not isinstance(tag, bool):
         if not 0 <= tag < len(attribute.aspects):
-            raise InputError(f"{where}: aspect index {tag} out of range; {attribute.name} has {len(attribute.aspects)} aspects")
+            raise InputError(
+                f"{where}: aspect index {tag} out of range; {attribute.name} has {len(attribute.aspects)} aspects"
+            )
         return attribute.aspects[tag]
     raise InputError(f"{where}: a tag is an aspect's name or index, found {tag!r}")
 
@@ -59,12 +63,16 @@ def parse_tag(tag: object, schema: Schema, attribute: Attribute | None, where: s
         return {}
     if isinstance(tag, list):
         if len(tag) != len(schema.attributes):
-            raise InputError(f"{where}: {len(tag)} tags; the schema has {len(schema.attributes)} attributes ({schema.names})")
+            raise InputError(
+                f"{where}: {len(tag)} tags; the schema has {len(schema.attributes)} attributes ({schema.names})"
+            )
         pairs = zip(schema.attributes, tag)
         return {named.name: _aspect(value, named, where) for named, value in pairs if value is not None}
     if attribute is None:
         if not isinstance(tag, str):
-            raise InputError(f"{where}: tag {tag!r} is an index, but the file belongs to no single attribute; use aspect names")
+            raise InputError(
+                f"{where}: tag {tag!r} is an index, but the file belongs to no single attribute; use aspect names"
+            )
         try:
             attribute = schema.attribute_of(tag)
         except InputError as error:
@@ -72,7 +80,9 @@ def parse_tag(tag: object, schema: Schema, attribute: Attribute | None, where: s
     return {attribute.name: _aspect(tag, attribute, where)}
 
 
-def parse_dialogue(row: dict, schema: Schema, where: str, id: str, attribute: Attribute | None = None) -> Dialogue:
+def parse_dialogue(
+    row: dict, schema: Schema, where: str, id: str, attribute: Attribute | None = None
+) -> Dialogue:
     """One row of a dialogue file (as many replies as user turns) or a context file (one reply fewer).
 
     Raises:
@@ -88,14 +98,18 @@ def parse_dialogue(row: dict, schema: Schema, where: str, id: str, attribute: At
             "expected as many, or one reply fewer where the reply is to be written"
         )
     response = replies.pop() if len(replies) == len(users) else None
-    context = tuple(turn for pair in zip(users, replies) for turn in pair) + (users[-1],)
+    context = (*tuple(turn for pair in zip(users, replies) for turn in pair), users[-1])
     topic = row.get("topic")
     target = parse_tag(row.get("tag"), schema, attribute, where)
     return Dialogue(id, context, response, target, topic if isinstance(topic, str) else None)
 
 
 def read_dialogues(
-    path: Path, schema: Schema, attribute: Attribute | None = None, labelled: bool = False, limit: int | None = None
+    path: Path,
+    schema: Schema,
+    attribute: Attribute | None = None,
+    labelled: bool = False,
+    limit: int | None = None,
 ) -> list[Dialogue]:
     """Read a dialogue or context file; a dialogue's id is its position among the file's rows, from 0.
 
@@ -125,7 +139,9 @@ def check_labelled(dialogue: Dialogue, attribute: Attribute | None, where: str) 
     if not dialogue.target:
         raise InputError(f"{where}: no 'tag'; training needs an aspect in every row")
     if attribute is not None and attribute.name not in dialogue.target:
-        raise InputError(f"{where}: the tag names no aspect of {attribute.name}, which this file trains; found {dialogue.target}")
+        raise InputError(
+            f"{where}: the tag names no aspect of {attribute.name}, which this file trains; found {dialogue.target}"
+        )
 
 
 def every_nth(items: list, limit: int | None) -> list:
@@ -151,11 +167,17 @@ def balanced(items: list, limit: int | None, label: Callable[[object], Hashable]
     share = 0
     while sum(min(len(found), share + 1) for found in places.values()) <= limit:
         share += 1
-    chosen = [every_nth(found, min(len(found), share)) for found in places.values()] if share else [found[:1] for found in places.values()][:limit]
+    chosen = (
+        [every_nth(found, min(len(found), share)) for found in places.values()]
+        if share
+        else [found[:1] for found in places.values()][:limit]
+    )
     return [items[position] for position in sorted(position for found in chosen for position in found)]
 
 
-def read_attribute_dialogues(schema: Schema, split: str, limit: int | None = None) -> dict[str, list[Dialogue]]:
+def read_attribute_dialogues(
+    schema: Schema, split: str, limit: int | None = None
+) -> dict[str, list[Dialogue]]:
     """All dialogues of a split (``train``, ``dev``, ``test``) by attribute name; `limit` applies to each attribute, as in `balanced`.
 
     Raises:
@@ -168,5 +190,5 @@ def read_attribute_dialogues(schema: Schema, split: str, limit: int | None = Non
         if path is None:
             raise InputError(f"{schema.path}: attribute {attribute.name!r} has no {key!r}")
         dialogues = read_dialogues(schema.existing(path), schema, attribute, labelled=True)
-        found[attribute.name] = balanced(dialogues, limit, lambda dialogue: dialogue.target[attribute.name])
+        found[attribute.name] = balanced(dialogues, limit, lambda dialogue: dialogue.target[attribute.name])  # noqa: B023
     return found

@@ -28,7 +28,9 @@ def jaccard(a: frozenset, b: frozenset) -> float:
     return len(a & b) / len(a | b)
 
 
-def similar_pairs(texts: Sequence[str], threshold: float = 0.6, size: int = 3) -> list[tuple[int, int, float]]:
+def similar_pairs(
+    texts: Sequence[str], threshold: float = 0.6, size: int = 3
+) -> list[tuple[int, int, float]]:
     """All pairs of different texts with a Jaccard similarity of word n-grams above `threshold`.
 
     Candidates come from locality-sensitive hashing of `PERMUTATIONS` MinHash values (Broder, 1997), at a threshold 0.2
@@ -48,9 +50,17 @@ def similar_pairs(texts: Sequence[str], threshold: float = 0.6, size: int = 3) -
     unique = [index for index in range(len(texts)) if index not in copies]
     sets = {index: shingles(texts[index], size) for index in unique}
     index_of = MinHashLSH(threshold=max(0.1, threshold - 0.2), num_perm=PERMUTATIONS)
-    hashes = MinHash.generator(([" ".join(s).encode() for s in sets[index]] for index in unique), num_perm=PERMUTATIONS, seed=1)
+    hashes = MinHash.generator(
+        ([" ".join(s).encode() for s in sets[index]] for index in unique), num_perm=PERMUTATIONS, seed=1
+    )
     found = []
-    for index, signature in tqdm(zip(unique, hashes), total=len(unique), desc="near duplicates", leave=False, disable=len(unique) < 20000 or None):
+    for index, signature in tqdm(
+        zip(unique, hashes),
+        total=len(unique),
+        desc="near duplicates",
+        leave=False,
+        disable=len(unique) < 20000 or None,
+    ):
         for other in index_of.query(signature):
             similarity = jaccard(sets[other], sets[index])
             if similarity > threshold:

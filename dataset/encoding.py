@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from schema import InputError
+from common.errors import InputError
 
 IGNORED = -100  # label of positions without a loss
 SHORTEST = 8  # tokens that an input must have room for: special ones and a word or two of either side
@@ -32,7 +32,11 @@ class DialogueTemplate:
 def ended(template: DialogueTemplate, tokenizer: PreTrainedTokenizerBase) -> DialogueTemplate:
     """The template for a decoder's tokenizer: where that has no DialoGPT end-of-text token, its own ends a turn."""
     default = DialogueTemplate().turn_end
-    return replace(template, turn_end=tokenizer.eos_token) if template.turn_end == default and default not in tokenizer.get_vocab() else template
+    return (
+        replace(template, turn_end=tokenizer.eos_token)
+        if template.turn_end == default and default not in tokenizer.get_vocab()
+        else template
+    )
 
 
 def _brackets(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -44,7 +48,9 @@ def _brackets(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]
     start = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
     end = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if end is None:
-        raise InputError(f"the encoder's tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a separator nor an end-of-sequence token; turns cannot be told apart")
+        raise InputError(
+            f"the encoder's tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a separator nor an end-of-sequence token; turns cannot be told apart"
+        )
     return [] if start is None else [start], [end]
 
 
@@ -59,7 +65,9 @@ def _marker_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
 
-def _all_turn_ids(tokenizer: PreTrainedTokenizerBase, contexts: list[tuple[str, ...]], start: str = "") -> list[list[list[int]]]:
+def _all_turn_ids(
+    tokenizer: PreTrainedTokenizerBase, contexts: list[tuple[str, ...]], start: str = ""
+) -> list[list[list[int]]]:
     """Ids of every turn of every context, from one call of the tokenizer; a turn that stands in many of them is read once."""
     different = list(dict.fromkeys(start + turn for context in contexts for turn in context))
     ids = dict(zip(different, text_ids(tokenizer, different)))
@@ -113,7 +121,9 @@ def encode_contexts(
     return encoded
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[dict[str, list[int]]]:
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
+) -> list[dict[str, list[int]]]:
     """``[CLS] text [SEP]``, cut at its end to `max_length` tokens: what an attribute classifier reads.
 
     A decoder's tokenizer, which has no ``[CLS]``, gives the text and its end-of-sequence token, without token types: such a
@@ -121,8 +131,13 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_lengt
     """
     if tokenizer.cls_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise InputError(f"the tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a [CLS] nor an end-of-sequence token; a text's end cannot be marked")
-        return [{"input_ids": ids[: max_length - 1] + [tokenizer.eos_token_id]} for ids in text_ids(tokenizer, texts)]
+            raise InputError(
+                f"the tokenizer ({tokenizer.name_or_path or type(tokenizer).__name__}) has neither a [CLS] nor an end-of-sequence token; a text's end cannot be marked"
+            )
+        return [
+            {"input_ids": [*ids[: max_length - 1], tokenizer.eos_token_id]}
+            for ids in text_ids(tokenizer, texts)
+        ]
     cls, sep = _brackets(tokenizer)
     rows = [cls + ids[: max_length - 2] + sep for ids in text_ids(tokenizer, texts)]
     return [{"input_ids": ids, "token_type_ids": [0] * len(ids)} for ids in rows]
@@ -148,15 +163,30 @@ def encode_for_decoder(
     """
     eos = [tokenizer.eos_token_id]
     ends = (template.turn_end, template.turn_end if template.reply_end is None else template.reply_end)
-    begin, user, assistant, *ends = (_marker_ids(tokenizer, mark) for mark in (template.start, template.user_prefix, template.assistant_prefix, *ends))
-    start = assistant or ([] if use_context or begin else [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos[0]])
-    turns_of = _all_turn_ids(tokenizer, contexts if use_context else [() for _ in contexts], template.turn_start)
-    replies = text_ids(tokenizer, [template.turn_start + reply if reply else "" for reply in responses]) if responses is not None else [None] * len(contexts)
+    begin, user, assistant, *ends = (
+        _marker_ids(tokenizer, mark)
+        for mark in (template.start, template.user_prefix, template.assistant_prefix, *ends)
+    )
+    start = assistant or (
+        []
+        if use_context or begin
+        else [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos[0]]
+    )
+    turns_of = _all_turn_ids(
+        tokenizer, contexts if use_context else [() for _ in contexts], template.turn_start
+    )
+    replies = (
+        text_ids(tokenizer, [template.turn_start + reply if reply else "" for reply in responses])
+        if responses is not None
+        else [None] * len(contexts)
+    )
     encoded = []
     for turns, reply in zip(turns_of, replies):
         room = max_length - len(begin) - len(start)
         tail = [] if reply is None else reply[: room - 1 - bool(turns)] + eos
-        marked = [(user, assistant)[position % 2] + turn + ends[position % 2] for position, turn in enumerate(turns)]
+        marked = [
+            (user, assistant)[position % 2] + turn + ends[position % 2] for position, turn in enumerate(turns)
+        ]
         prompt = begin + (_fitting(marked, room - len(tail)) if marked else []) + start
         row = {"input_ids": prompt + tail}
         if reply is not None:
@@ -177,7 +207,9 @@ def prompt_length(positions: int | None, decoder_length: int, max_new_tokens: in
     if positions is None:
         return decoder_length
     if positions - max_new_tokens < SHORTEST:
-        raise InputError(f"--max-new-tokens {max_new_tokens} leaves no room for the context; the decoder has {positions} positions")
+        raise InputError(
+            f"--max-new-tokens {max_new_tokens} leaves no room for the context; the decoder has {positions} positions"
+        )
     return min(decoder_length, positions - max_new_tokens)
 
 
@@ -190,13 +222,21 @@ class Cut:
     room: int
 
     def __str__(self) -> str:
-        parts = [f"the {'oldest turn' if self.turns == 1 else f'{self.turns} oldest turns'}"] if self.turns else []
+        parts = (
+            [f"the {'oldest turn' if self.turns == 1 else f'{self.turns} oldest turns'}"]
+            if self.turns
+            else []
+        )
         parts += [f"the first {self.tokens} tokens of the last turn"] if self.tokens else []
         return f"{' and '.join(parts)} left out: the decoder reads {self.room} tokens, so that the reply has room"
 
 
 def cuts(
-    tokenizer: PreTrainedTokenizerBase, template: DialogueTemplate, contexts: list[tuple[str, ...]], room: int, use_context: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    template: DialogueTemplate,
+    contexts: list[tuple[str, ...]],
+    room: int,
+    use_context: bool = True,
 ) -> list[Cut | None]:
     """What prompts of at most `room` tokens leave out of their contexts; None where nothing, as where no context is used."""
 

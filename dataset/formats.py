@@ -8,13 +8,48 @@ prompt and a response under many names, and texts with a label.
 import json
 from dataclasses import dataclass
 
-from schema import InputError
+from common.errors import InputError
+from common.jsonl import advice
 
-OURS, SHAREGPT, MESSAGES, ALPACA, TURNS, PAIR, TEXT = "ours", "ShareGPT", "messages", "Alpaca", "turns", "prompt and response", "text"
-CONVERSATIONS = ("conversations", "conversation", "messages", "chat", "dialogue", "dialog", "turns", "utterances")
-ROLE_KEYS, TEXT_KEYS = ("from", "role", "speaker", "author", "sender"), ("value", "content", "text", "message", "utterance")
+OURS, SHAREGPT, MESSAGES, ALPACA, TURNS, PAIR, TEXT = (
+    "ours",
+    "ShareGPT",
+    "messages",
+    "Alpaca",
+    "turns",
+    "prompt and response",
+    "text",
+)
+CONVERSATIONS = (
+    "conversations",
+    "conversation",
+    "messages",
+    "chat",
+    "dialogue",
+    "dialog",
+    "turns",
+    "utterances",
+)
+ROLE_KEYS, TEXT_KEYS = (
+    ("from", "role", "speaker", "author", "sender"),
+    ("value", "content", "text", "message", "utterance"),
+)
 USERS = ("user", "human", "usr", "prompter", "customer", "question", "person a", "a")
-REPLIES = ("assistant", "gpt", "chatgpt", "bot", "model", "ai", "agent", "reply", "answer", "bing", "bard", "person b", "b")
+REPLIES = (
+    "assistant",
+    "gpt",
+    "chatgpt",
+    "bot",
+    "model",
+    "ai",
+    "agent",
+    "reply",
+    "answer",
+    "bing",
+    "bard",
+    "person b",
+    "b",
+)
 SYSTEMS = ("system", "developer")
 PROMPTS = ("prompt", "question", "query", "user", "context", "message", "post", "input")
 RESPONSES = ("response", "completion", "answer", "reply", "assistant", "output")
@@ -61,7 +96,11 @@ def kind_of(row: dict) -> str | None:
     """The format that a row looks like; None for none that is known."""
     if isinstance(row.get("input"), list) and isinstance(row.get("output"), list):
         return OURS
-    if (key := first_of(row, CONVERSATIONS)) is not None and isinstance(turns := _json_in(row[key]), list) and turns:
+    if (
+        (key := first_of(row, CONVERSATIONS)) is not None
+        and isinstance(turns := _json_in(row[key]), list)
+        and turns
+    ):
         if isinstance(turns[0], dict):
             return SHAREGPT if "value" in turns[0] else MESSAGES
         return TURNS
@@ -83,13 +122,12 @@ def hint(row: object, where: str) -> str:
 
 def described(kind: str) -> str:
     """A format's name for a sentence."""
-    return {TURNS: "list-of-turns", PAIR: "prompt-and-response", TEXT: "text-and-label", MESSAGES: "'messages'"}.get(kind, kind)
-
-
-def advice(where: str) -> str:
-    """How to bring a file in; `where` may have a line behind it."""
-    path, colon, line = where.rpartition(":")
-    return f"bring it in with: bash scripts/import_data.sh {path if colon and line.isdigit() else where} --output <file.jsonl>"
+    return {
+        TURNS: "list-of-turns",
+        PAIR: "prompt-and-response",
+        TEXT: "text-and-label",
+        MESSAGES: "'messages'",
+    }.get(kind, kind)
 
 
 def taken(row: dict, where: str, user: str | None = None, reply: str | None = None) -> Taken:
@@ -106,7 +144,9 @@ def taken(row: dict, where: str, user: str | None = None, reply: str | None = No
     kind = kind_of(row)
     if kind == OURS:
         inputs, outputs = row["input"], row["output"]
-        order = [turn for pair in zip(inputs, outputs) for turn in zip(("user", "reply"), pair)] + [("user", turn) for turn in inputs[len(outputs) :]]
+        order = [turn for pair in zip(inputs, outputs) for turn in zip(("user", "reply"), pair)] + [
+            ("user", turn) for turn in inputs[len(outputs) :]
+        ]
         return Taken(OURS, "'input' and 'output' as they are", _texts(order, where))
     if kind in (SHAREGPT, MESSAGES, TURNS):
         key = first_of(row, CONVERSATIONS)
@@ -127,7 +167,11 @@ def taken(row: dict, where: str, user: str | None = None, reply: str | None = No
 
 def _text(value: object, where: str, name: str) -> str:
     """A text, or the text parts of a list of them; raises `InputError` for anything else, and for an empty one."""
-    if isinstance(value, list) and value and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value)
+    ):
         value = " ".join(part["text"] for part in value)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: {name!r} must be a text that is not empty, found {value!r:.60}")
@@ -147,16 +191,22 @@ def _conversation(kind: str, key: str, items: list, where: str) -> Taken:
     turns, left_out = [], []
     role_key = text_key = None
     for number, item in enumerate(items, 1):
-        role_key, text_key = (first_of(item, names) if isinstance(item, dict) else None for names in (ROLE_KEYS, TEXT_KEYS))
+        role_key, text_key = (
+            first_of(item, names) if isinstance(item, dict) else None for names in (ROLE_KEYS, TEXT_KEYS)
+        )
         if role_key is None or text_key is None:
-            raise InputError(f"{where}: turn {number} of {key!r} has no speaker or no text; expected {{'from', 'value'}} or {{'role', 'content'}}, found {item!r:.60}")
+            raise InputError(
+                f"{where}: turn {number} of {key!r} has no speaker or no text; expected {{'from', 'value'}} or {{'role', 'content'}}, found {item!r:.60}"
+            )
         role = str(item[role_key]).strip().lower()
         if role in SYSTEMS:
             left_out.append("system messages")
             continue
         side = "user" if role in USERS else "reply" if role in REPLIES else None
         if side is None:
-            raise InputError(f"{where}: turn {number} of {key!r} is said by {item[role_key]!r:.40}; known are human or user, and gpt or assistant")
+            raise InputError(
+                f"{where}: turn {number} of {key!r} is said by {item[role_key]!r:.40}; known are human or user, and gpt or assistant"
+            )
         turns.append((side, _text(item[text_key], where, f"turn {number}")))
     return Taken(kind, f"{key!r}: {role_key} and {text_key} of every turn", turns, left_out=tuple(left_out))
 
@@ -164,15 +214,29 @@ def _conversation(kind: str, key: str, items: list, where: str) -> Taken:
 def _alpaca(row: dict, where: str) -> Taken:
     instruction, response = first_of(row, ("instruction",)), first_of(row, RESPONSES)
     if response is None or response == "input":
-        raise InputError(f"{where}: an 'instruction' without an 'output'; found the keys {sorted(map(str, row))[:8]}")
+        raise InputError(
+            f"{where}: an 'instruction' without an 'output'; found the keys {sorted(map(str, row))[:8]}"
+        )
     history = _json_in(row.get("history")) or []
-    if not isinstance(history, list) or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
-        raise InputError(f"{where}: 'history' must be a list of [prompt, response] pairs, found {history!r:.60}")
+    if not isinstance(history, list) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history
+    ):
+        raise InputError(
+            f"{where}: 'history' must be a list of [prompt, response] pairs, found {history!r:.60}"
+        )
     more = row.get("input")
     prompt = " ".join(part for part in (row[instruction], more) if isinstance(part, str) and part.strip())
-    turns = [turn for pair in history for turn in zip(("user", "reply"), pair)] + [("user", prompt), ("reply", row[response])]
+    turns = [turn for pair in history for turn in zip(("user", "reply"), pair)] + [
+        ("user", prompt),
+        ("reply", row[response]),
+    ]
     left_out = ("system messages",) if isinstance(row.get("system"), str) and row["system"].strip() else ()
-    return Taken(ALPACA, f"user from {instruction!r} and 'input', reply from {response!r}, earlier turns from 'history'", _texts(turns, where), left_out=left_out)
+    return Taken(
+        ALPACA,
+        f"user from {instruction!r} and 'input', reply from {response!r}, earlier turns from 'history'",
+        _texts(turns, where),
+        left_out=left_out,
+    )
 
 
 def _pair(row: dict, user: str | None, reply: str | None, where: str) -> Taken:
@@ -181,11 +245,19 @@ def _pair(row: dict, user: str | None, reply: str | None, where: str) -> Taken:
             raise InputError(f"{where}: no {name!r}; found the keys {sorted(map(str, row))[:8]}")
     user, reply = user or first_of(row, PROMPTS), reply or first_of(row, RESPONSES)
     if user is None or reply is None:
-        raise InputError(f"{where}: no {'prompt' if user is None else 'response'} is known among the keys {sorted(map(str, row))[:8]}; name it with --user-from and --reply-from")
-    return Taken(PAIR, f"user from {user!r}, reply from {reply!r}", _texts([("user", row[user]), ("reply", row[reply])], where))
+        raise InputError(
+            f"{where}: no {'prompt' if user is None else 'response'} is known among the keys {sorted(map(str, row))[:8]}; name it with --user-from and --reply-from"
+        )
+    return Taken(
+        PAIR,
+        f"user from {user!r}, reply from {reply!r}",
+        _texts([("user", row[user]), ("reply", row[reply])], where),
+    )
 
 
-def exchanges(turns: list[tuple[str, str]], where: str, contexts: bool = False) -> tuple[list[str], list[str], list[str]]:
+def exchanges(
+    turns: list[tuple[str, str]], where: str, contexts: bool = False
+) -> tuple[list[str], list[str], list[str]]:
     """Turns as (user turns, replies, what was left out): neighbouring turns of one side are one, the user is first.
 
     A last user turn without a reply is left out, or kept where `contexts` are wanted, whose replies are still to be written.
@@ -210,5 +282,11 @@ def exchanges(turns: list[tuple[str, str]], where: str, contexts: bool = False) 
         joined.pop()
         left_out.append("last replies (--contexts)")
     if not joined:
-        raise InputError(f"{where}: no user turn with a reply in it{'' if contexts else '; bare contexts are taken with --contexts'}")
-    return [text for side, text in joined if side == "user"], [text for side, text in joined if side == "reply"], left_out
+        raise InputError(
+            f"{where}: no user turn with a reply in it{'' if contexts else '; bare contexts are taken with --contexts'}"
+        )
+    return (
+        [text for side, text in joined if side == "user"],
+        [text for side, text in joined if side == "reply"],
+        left_out,
+    )

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from schema import InputError
-
+from common.errors import InputError
+from common.jsonl import read_jsonl
 from dataset.dialogues import Dialogue
-from dataset.jsonl import read_jsonl
 from dataset.words import pieces, words
 
 COHERENT = 1
@@ -110,7 +109,9 @@ class _Negatives:
         return (words(dialogue.response) or [""])[0].lower()
 
     def _other(self, pool: list[Dialogue], dialogue: Dialogue, rng: random.Random) -> str | None:
-        for _ in range(8):  # a pool may hold nothing but replies to the same words; then there is no such negative
+        for _ in range(
+            8
+        ):  # a pool may hold nothing but replies to the same words; then there is no such negative
             other = rng.choice(pool)
             if other.response not in self.replies[dialogue.context[-1]]:
                 return other.response
@@ -118,10 +119,19 @@ class _Negatives:
 
     def draw(self, dialogue: Dialogue, kind: str, rng: random.Random) -> tuple[str, str]:
         """Returns (reply, kind); a kind that this dialogue has none of becomes ``random``."""
-        made = CORRUPTIONS[kind](dialogue.response, rng) if kind in CORRUPTIONS else dialogue.context[-1] if kind == "echo" else None
+        made = (
+            CORRUPTIONS[kind](dialogue.response, rng)
+            if kind in CORRUPTIONS
+            else dialogue.context[-1]
+            if kind == "echo"
+            else None
+        )
         if made is not None and made not in self.replies[dialogue.context[-1]]:  # one word cannot be shuffled
             return made, kind
-        pools = {"topic": self.by_topic[dialogue.topic] if dialogue.topic else [], "opening": self.by_opening[self._opening(dialogue)]}
+        pools = {
+            "topic": self.by_topic[dialogue.topic] if dialogue.topic else [],
+            "opening": self.by_opening[self._opening(dialogue)],
+        }
         reply = self._other(pools[kind], dialogue, rng) if pools.get(kind) else None
         if reply is not None:
             return reply, kind
@@ -129,7 +139,18 @@ class _Negatives:
         return (reply, "random") if reply is not None else ("", "empty")
 
 
-NEGATIVE_KINDS = ("random", "repeated", "random", "shuffled", "random", "cut", "topic", "empty", "opening", "echo")
+NEGATIVE_KINDS = (
+    "random",
+    "repeated",
+    "random",
+    "shuffled",
+    "random",
+    "cut",
+    "topic",
+    "empty",
+    "opening",
+    "echo",
+)
 
 
 def make_pairs(dialogues: list[Dialogue], rounds: int, seed: int) -> list[Pair]:
@@ -149,7 +170,9 @@ def make_pairs(dialogues: list[Dialogue], rounds: int, seed: int) -> list[Pair]:
         rng = random.Random(f"{seed}-{number}")
         first = rng.randrange(len(NEGATIVE_KINDS))
         for round_ in range(rounds):
-            reply, kind = negatives.draw(dialogue, NEGATIVE_KINDS[(first + round_) % len(NEGATIVE_KINDS)], rng)
+            reply, kind = negatives.draw(
+                dialogue, NEGATIVE_KINDS[(first + round_) % len(NEGATIVE_KINDS)], rng
+            )
             pairs.append(Pair(dialogue.context, dialogue.response, COHERENT, "true"))
             pairs.append(Pair(dialogue.context, reply, INCOHERENT, kind))
     return pairs

@@ -11,7 +11,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from dataset.words import letter_words
 
-WORDS = {"tokenizer": letter_words, "token_pattern": None}  # of scikit-learn's vectorisers; words of one letter count
+WORDS = {
+    "tokenizer": letter_words,
+    "token_pattern": None,
+}  # of scikit-learn's vectorisers; words of one letter count
 LabelledTexts = tuple[list[str], list[int]]  # texts and their aspect indices
 
 
@@ -42,7 +45,9 @@ def bag_of_words(features: int | None = None) -> Pipeline:
     return make_pipeline(*steps, LogisticRegression(C=10.0, max_iter=2000))
 
 
-def held_out_accuracy(train: LabelledTexts, held_out: LabelledTexts, features: int | None = None) -> float | None:
+def held_out_accuracy(
+    train: LabelledTexts, held_out: LabelledTexts, features: int | None = None
+) -> float | None:
     """Accuracy of `bag_of_words` trained on `train`, on `held_out`; None where either side lacks aspects or words.
 
     Accuracy is balanced: the mean over the aspects of the share that is recognised, so that 1/aspects is chance.
@@ -54,10 +59,14 @@ def held_out_accuracy(train: LabelledTexts, held_out: LabelledTexts, features: i
     except ValueError:  # no words at all, or fewer than `features`
         return None
     right = model.predict(held_out[0]) == np.array(held_out[1])
-    return float(np.mean([right[np.array(held_out[1]) == label].mean() for label in sorted(set(held_out[1]))]))
+    return float(
+        np.mean([right[np.array(held_out[1]) == label].mean() for label in sorted(set(held_out[1]))])
+    )
 
 
-def cross_fitted_probabilities(texts: list[str], labels: list[int], folds: int = 5, seed: int = 0) -> np.ndarray:
+def cross_fitted_probabilities(
+    texts: list[str], labels: list[int], folds: int = 5, seed: int = 0
+) -> np.ndarray:
     """Each text's probability of its own aspect [N], by a `bag_of_words` that was not trained on it.
 
     Raises:
@@ -81,7 +90,9 @@ def held_out_probabilities(train: LabelledTexts, held_out: LabelledTexts) -> np.
     return model.predict_proba(held_out[0])[np.arange(len(held_out[1])), columns]
 
 
-def give_away_words(texts: list[str], labels: list[int], precision: float = 0.70, recall: float = 0.20) -> list[GiveAway]:
+def give_away_words(
+    texts: list[str], labels: list[int], precision: float = 0.70, recall: float = 0.20
+) -> list[GiveAway]:
     """Words above both limits, the most frequent first; empty where no words or fewer than two aspects are there."""
     vectorizer = CountVectorizer(binary=True, **WORDS)
     try:
@@ -89,7 +100,9 @@ def give_away_words(texts: list[str], labels: list[int], precision: float = 0.70
     except ValueError:  # no words at all
         return []
     aspects = sorted(set(labels))
-    shares = np.stack([np.asarray(present[np.array(labels) == aspect].mean(axis=0))[0] for aspect in aspects])  # [aspects, words]
+    shares = np.stack(
+        [np.asarray(present[np.array(labels) == aspect].mean(axis=0))[0] for aspect in aspects]
+    )  # [aspects, words]
     precisions = shares / shares.sum(axis=0)
     words = vectorizer.get_feature_names_out()
     found = [

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from schema import Attribute, InputError, Schema
-
+from common.errors import InputError
+from common.jsonl import parse_line, read_lines
+from common.schema import Attribute, Schema
 from dataset.dialogues import check_labelled, parse_dialogue
-from dataset.jsonl import parse_line, read_lines
 from dataset.nli import parse_pair
 from dataset.texts import parse_text
 
@@ -71,12 +71,22 @@ def parse_item(line: bytes, where: str, source: Source, schema: Schema) -> Item:
         return Item(where, line, "", 0, text, {source.attribute.name: source.attribute.aspects[label]})
     if source.kind == "nli":
         pair = parse_pair(row, where)
-        return Item(where, line, "\n".join(pair.context), (len(pair.context) + 1) // 2, pair.response, {}, label=pair.label)
+        return Item(
+            where,
+            line,
+            "\n".join(pair.context),
+            (len(pair.context) + 1) // 2,
+            pair.response,
+            {},
+            label=pair.label,
+        )
     dialogue = parse_dialogue(row, schema, where, where, source.attribute)
     if source.kind == "dialogues":
         check_labelled(dialogue, source.attribute, where)
     turns = (len(dialogue.context) + 1) // 2
-    return Item(where, line, "\n".join(dialogue.context), turns, dialogue.response, dialogue.target, dialogue.topic)
+    return Item(
+        where, line, "\n".join(dialogue.context), turns, dialogue.response, dialogue.target, dialogue.topic
+    )
 
 
 def read_items(source: Source, schema: Schema, mistakes: list[str]) -> Iterator[Item]:

@@ -9,9 +9,13 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
-from schema import InputError
+from common.errors import InputError
 
-COMPRESSIONS = {b"\x1f\x8b": ("gzip", gzip.decompress), b"BZh": ("bzip2", bz2.decompress), b"\xfd7zXZ\x00": ("xz", lzma.decompress)}
+COMPRESSIONS = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"BZh": ("bzip2", bz2.decompress),
+    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+}
 DELIMITERS = ",\t;|"
 LISTS = ("data", "rows", "train", "examples", "items", "dialogues", "conversations")
 
@@ -28,7 +32,9 @@ def unpacked(path: Path) -> tuple[bytes, str]:
             except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
                 raise InputError(f"{path}: broken {name} file ({error})") from error
     if content.startswith(b"PK\x03\x04"):
-        raise InputError(f"{path}: a zip archive (or an Excel file); unpack it first, or save the sheet as CSV in UTF-8")
+        raise InputError(
+            f"{path}: a zip archive (or an Excel file); unpack it first, or save the sheet as CSV in UTF-8"
+        )
     return content, ""
 
 
@@ -67,7 +73,9 @@ def decoded(path: Path, content: bytes) -> str:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8 text (byte {content[error.start]:#04x}); save it as UTF-8") from None
+        raise InputError(
+            f"{path}:{line}: not UTF-8 text (byte {content[error.start]:#04x}); save it as UTF-8"
+        ) from None
 
 
 def _is_one_object(text: str) -> bool:
@@ -80,7 +88,11 @@ def _is_one_object(text: str) -> bool:
 
 
 def _checked(row: object, where: str) -> dict | InputError:
-    return row if isinstance(row, dict) else InputError(f"{where}: expected an object, found {type(row).__name__}")
+    return (
+        row
+        if isinstance(row, dict)
+        else InputError(f"{where}: expected an object, found {type(row).__name__}")
+    )
 
 
 def _json_lines(path: Path, text: str) -> Rows:
@@ -98,11 +110,24 @@ def _json(path: Path, text: str) -> Rows:
     decoder, position = json.JSONDecoder(), len(text) - len(text.lstrip())
     if text[position] == "{":
         whole = json.loads(text)
-        name = next((name for name in LISTS if isinstance(whole.get(name), list) and whole[name] and isinstance(whole[name][0], dict)), None)
-        if name is None or (name == "conversations" and not isinstance(whole[name][0].get("conversations", whole[name][0].get("messages")), list)):
+        name = next(
+            (
+                name
+                for name in LISTS
+                if isinstance(whole.get(name), list) and whole[name] and isinstance(whole[name][0], dict)
+            ),
+            None,
+        )
+        if name is None or (
+            name == "conversations"
+            and not isinstance(whole[name][0].get("conversations", whole[name][0].get("messages")), list)
+        ):
             yield f"{path}:1", whole
             return
-        yield from ((f"{path} ({name}[{number}])", _checked(item, f"{path} ({name}[{number}])")) for number, item in enumerate(whole[name]))
+        yield from (
+            (f"{path} ({name}[{number}])", _checked(item, f"{path} ({name}[{number}])"))
+            for number, item in enumerate(whole[name])
+        )
         return
     position, line, counted = position + 1, 1, 0
     while True:
@@ -132,7 +157,14 @@ def _csv(path: Path, text: str, delimiter: str) -> Rows:
             if any(field.strip() for field in fields):
                 where, row = f"{path}:{line}", dict(zip(header, fields))
                 fits = len(fields) == len(header)
-                yield where, row if fits else InputError(f"{where}: {len(fields)} fields; the header has {len(header)} ({', '.join(header)[:80]})")
+                yield (
+                    where,
+                    row
+                    if fits
+                    else InputError(
+                        f"{where}: {len(fields)} fields; the header has {len(header)} ({', '.join(header)[:80]})"
+                    ),
+                )
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{line}: not CSV ({error})") from None

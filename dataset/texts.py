@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from schema import Attribute, InputError, Schema
-
+from common.errors import InputError
+from common.jsonl import read_jsonl
+from common.schema import Attribute, Schema
 from dataset.dialogues import balanced, parse_tag, read_dialogues
 from dataset.formats import hint
-from dataset.jsonl import read_jsonl
 
 
 def read_text_file(path: Path, schema: Schema, attribute: Attribute) -> list[tuple[str, int]]:
@@ -31,7 +31,9 @@ def parse_text(row: dict, schema: Schema, attribute: Attribute, where: str) -> t
     return " ".join(text.split()), attribute.index(aspect)
 
 
-def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | None = None) -> list[tuple[str, int]]:
+def read_texts(
+    schema: Schema, attribute: Attribute, split: str, limit: int | None = None
+) -> list[tuple[str, int]]:
     """The classifier's data: the attribute's text file, else the replies of its dialogues.
 
     Args:
@@ -47,6 +49,12 @@ def read_texts(schema: Schema, attribute: Attribute, split: str, limit: int | No
         return balanced(read_text_file(schema.existing(path), schema, attribute), limit, lambda text: text[1])
     path = getattr(attribute, prefix + "dialogues")
     if path is None:
-        raise InputError(f"{schema.path}: attribute {attribute.name!r} has neither '{prefix}texts' nor '{prefix}dialogues'")
+        raise InputError(
+            f"{schema.path}: attribute {attribute.name!r} has neither '{prefix}texts' nor '{prefix}dialogues'"
+        )
     dialogues = read_dialogues(schema.existing(path), schema, attribute, labelled=True)
-    return balanced([(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues], limit, lambda text: text[1])
+    return balanced(
+        [(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues],
+        limit,
+        lambda text: text[1],
+    )

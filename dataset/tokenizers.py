@@ -7,7 +7,9 @@ from transformers import PreTrainedTokenizerFast
 
 from dataset.encoding import DialogueTemplate
 
-SCRATCH_TEMPLATE = DialogueTemplate(user_prefix="<user>", assistant_prefix="<reply>", turn_start=" ", turn_end="")
+SCRATCH_TEMPLATE = DialogueTemplate(
+    user_prefix="<user>", assistant_prefix="<reply>", turn_start=" ", turn_end=""
+)
 
 
 def train_encoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -21,9 +23,20 @@ def train_encoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrained
         return tokenizer
 
     texts, tokenizer, special = list(texts), wordpiece(), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    letters = sorted({letter for text in texts for letter in tokenizer.normalizer.normalize_str(text) if not letter.isspace()})
+    letters = sorted(
+        {
+            letter
+            for text in texts
+            for letter in tokenizer.normalizer.normalize_str(text)
+            if not letter.isspace()
+        }
+    )
     # the trainer numbers "##" letters in the order of a hash map and breaks ties by number: named first, they keep theirs
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special + ["##" + letter for letter in letters], show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special + ["##" + letter for letter in letters],
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer = wordpiece(vocab=tokenizer.get_vocab())  # without the letters as special tokens
     return PreTrainedTokenizerFast(

@@ -9,7 +9,9 @@ import math
 
 import regex
 
-UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー々〆]")
+UNSPACED = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー々〆]"
+)
 KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
 HAN = regex.compile(r"\p{Han}")
 LETTERS = regex.compile(r"\w+(?:'\w+)*")  # marks belong to their letters, unlike in `re`
@@ -55,4 +57,6 @@ def within_words(text: str, least: int, most: int) -> bool:
     """
     found = words(text)
     characters = sum(map(unspaced, found))
-    return least <= len(found) and len(found) - characters + math.ceil(characters / CHARACTERS_PER_WORD) <= most
+    return (
+        least <= len(found) and len(found) - characters + math.ceil(characters / CHARACTERS_PER_WORD) <= most
+    )

@@ -4,13 +4,16 @@ A grid is a YAML file, see docs/experiments.md. Everything lies in outs/experime
 the comparison in table.md and frontier.png. A second start measures what is missing and nothing else.
 """
 
-from scripts.entry import Parser, prepare_libraries, run_main
+from common.entry import Parser, prepare_libraries, run_main
 
 prepare_libraries()
 
 import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from common.errors import InputError  # noqa: E402
+from common.options import CommonArguments, parse_arguments  # noqa: E402
+from common.schema import load_schema  # noqa: E402
 from experiments.frontier import write_frontier  # noqa: E402
 from experiments.grid import read_grid  # noqa: E402
 from experiments.plan import Plan, plan  # noqa: E402
@@ -18,22 +21,35 @@ from experiments.rows import read_rows  # noqa: E402
 from experiments.runner import Runner, results_of  # noqa: E402
 from experiments.summary import summaries  # noqa: E402
 from experiments.table import write_table  # noqa: E402
-from schema import InputError, load_schema  # noqa: E402
-from scripts.arguments import CommonArguments, parse_arguments  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
     """The options; those that the grid has too stand before its own."""
-    options = Parser(prog="python -m experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = Parser(
+        prog="python -m experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options.add_argument("grid", type=Path, help="the grid: a YAML file")
     options.add_argument("--preset", help="demo, small, paper, or a YAML file")
     options.add_argument("--run", dest="name", help="name of the experiment's folder (default: the grid's)")
     options.add_argument("--outs", help="where experiments/<name> lies (default: outs)")
     options.add_argument("--schema", help="schema file")
     options.add_argument("--base", help="folder with plain checkpoints encoder/ and decoder/")
-    options.add_argument("--workers", type=int, default=1, help="processes that share the work: several on one GPU where the models are small, one or more per GPU where there are several (default: 1)")
-    options.add_argument("--dry-run", action="store_true", help="list the cells and which are measured; train nothing")
-    options.add_argument("--report", action="store_true", help="write table.md and frontier.png from the rows that are there; train nothing")
+    options.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that share the work: several on one GPU where the models are small, one or more per GPU where there are several (default: 1)",
+    )
+    options.add_argument(
+        "--dry-run", action="store_true", help="list the cells and which are measured; train nothing"
+    )
+    options.add_argument(
+        "--report",
+        action="store_true",
+        help="write table.md and frontier.png from the rows that are there; train nothing",
+    )
     return options
 
 
@@ -53,7 +69,10 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     if not report:
         runner = Runner(work, results, workers)
-        print(f"{grid.name}: {len(work.cells)} cells, {len(work.cells) - len(runner.missing)} of them measured already", flush=True)
+        print(
+            f"{grid.name}: {len(work.cells)} cells, {len(work.cells) - len(runner.missing)} of them measured already",
+            flush=True,
+        )
         failed = runner.run()
     known = summaries(work, results.rows)
     if not known:
@@ -68,10 +87,14 @@ def listing(work: Plan, rows: list[dict[str, str]]) -> None:
     """Print every cell with its state."""
     done = {row["key"] for row in rows}
     for cell in work.cells:
-        print(f"{'measured' if cell.key in done else 'missing '}  {cell.key}  {cell.model.kind:<12} {cell.label}")
+        print(
+            f"{'measured' if cell.key in done else 'missing '}  {cell.key}  {cell.model.kind:<12} {cell.label}"
+        )
     missing = [cell for cell in work.cells if cell.key not in done]
     trained = len({(cell.model.name) for cell in missing if cell.model.kind != "human"})
-    print(f"{len(work.cells)} cells, {len(missing)} missing, {trained} models to load or train, {len(work.requests)} replies a cell")
+    print(
+        f"{len(work.cells)} cells, {len(missing)} missing, {trained} models to load or train, {len(work.requests)} replies a cell"
+    )
 
 
 if __name__ == "__main__":

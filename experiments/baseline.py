@@ -6,26 +6,46 @@ import time
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import (
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
 
-import train_cvae
+from common.errors import InputError
+from common.schema import Schema
 from dataset.dialogues import read_attribute_dialogues
 from dataset.tokenizers import SCRATCH_TEMPLATE
 from experiments.cvae import base_name
 from experiments.grid import Grid
 from experiments.options import converted, parsed
 from experiments.system import Kind, Model, System, Written
+from generation.choosing import Merits, best_of, check_weights
+from generation.generator import Request, context_warnings, timed
+from generation.options import DecodingArguments
 from model.bases import SCRATCH, load_decoder_tokenizer
-from schema import InputError, Schema
-from scripts.choosing import Merits, best_of, check_weights
-from scripts.generation import Request, context_warnings, timed
-from scripts.generation_options import DecodingArguments
+from training import cvae
 
 if TYPE_CHECKING:
     from baselines.guides import Guided
 
-INTERFACE = ("self", "requests", "how", "strength", "seed")  # of Baseline.write; what else it names are its own options
-OURS = ("schema", "decoder", "template", "device", "seed", "limit")  # of TrainingSetting: what the experiment fills in
+INTERFACE = (
+    "self",
+    "requests",
+    "how",
+    "strength",
+    "seed",
+)  # of Baseline.write; what else it names are its own options
+OURS = (
+    "schema",
+    "decoder",
+    "template",
+    "device",
+    "seed",
+    "limit",
+)  # of TrainingSetting: what the experiment fills in
 CHOICE = ("fluency", "relevance")  # weights of a method that chooses among samples
 DECODING = tuple(field.name for field in dataclasses.fields(DecodingArguments))
 
@@ -65,32 +85,63 @@ class BaselineKind(Kind):
             if name in OURS:
                 raise InputError(f"{name}: a grid says this for all models at once")
         common, preset, loss, training = _preset(grid)
-        fields = {field.name: field for field in dataclasses.fields(TrainingSetting) if field.name not in OURS}
-        found = {name: field.default for name, field in fields.items() if field.default is not dataclasses.MISSING}
-        found |= {name: value for name, value in _like_the_cvae(preset, loss, training).items() if name in fields}
+        fields = {
+            field.name: field for field in dataclasses.fields(TrainingSetting) if field.name not in OURS
+        }
+        found = {
+            name: field.default for name, field in fields.items() if field.default is not dataclasses.MISSING
+        }
+        found |= {
+            name: value for name, value in _like_the_cvae(preset, loss, training).items() if name in fields
+        }
         found |= converted(options, TrainingSetting)
         try:
-            TrainingSetting(schema=None, decoder="", template=preset.template, device=torch.device("cpu"), seed=seed, **found)
+            TrainingSetting(
+                schema=None,
+                decoder="",
+                template=preset.template,
+                device=torch.device("cpu"),
+                seed=seed,
+                **found,
+            )
         except InputError as error:
             raise InputError(str(error).removeprefix("baselines: ")) from None
-        return {"decoder": base_name(common.decoder), "limit": common.limit, **dataclasses.asdict(preset.template), **found}
+        return {
+            "decoder": base_name(common.decoder),
+            "limit": common.limit,
+            **dataclasses.asdict(preset.template),
+            **found,
+        }
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
         """As the base class says; where `write` takes any option by ``**``, unknown ones are left to the method."""
         parameters = inspect.signature(self.method.write).parameters.values()
-        own = {p.name: p.default for p in parameters if p.name not in INTERFACE and p.kind is not p.VAR_KEYWORD}
+        own = {
+            p.name: p.default for p in parameters if p.name not in INTERFACE and p.kind is not p.VAR_KEYWORD
+        }
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
         ours = (*DECODING, *(["strength"] if getattr(self.method, "has_strength", True) else []))
         for name, value in options.items():
             if name not in ours and name not in own and not anything:
-                raise InputError(f"{name}: no such option of {self.method.name}; there are {', '.join(sorted({*ours, *own}))}")
-            if isinstance(own.get(name), (int, float, str)) and isinstance(value, str) != isinstance(own[name], str):
+                raise InputError(
+                    f"{name}: no such option of {self.method.name}; there are {', '.join(sorted({*ours, *own}))}"
+                )
+            if isinstance(own.get(name), (int, float, str)) and isinstance(value, str) != isinstance(
+                own[name], str
+            ):
                 raise InputError(f"{name}: expected {type(own[name]).__name__}, found {value!r}")
             if name in CHOICE:
                 check_weights(**{name: value})
-        given = converted({name: value for name, value in options.items() if name in ours}, DecodingArguments, Strength)
+        given = converted(
+            {name: value for name, value in options.items() if name in ours}, DecodingArguments, Strength
+        )
         decoding = {name: defaults[name] for name in DECODING}
-        return decoding | {"strength": 1.0} | given | {name: value for name, value in options.items() if name not in ours}
+        return (
+            decoding
+            | {"strength": 1.0}
+            | given
+            | {name: value for name, value in options.items() if name not in ours}
+        )
 
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Trained":
         """As the base class says; nothing is kept on disk."""
@@ -105,9 +156,17 @@ class BaselineKind(Kind):
                 shared["scratch"] = _scratch(preset, schema, common.limit, model.seed)
             decoder, template = shared["scratch"], SCRATCH_TEMPLATE
         else:
-            template = train_cvae.marks(load_decoder_tokenizer(decoder), template, decoder)
+            template = cvae.marks(load_decoder_tokenizer(decoder), template, decoder)
         limit = {"limit": common.limit} if "limit" in names else {}
-        setting = TrainingSetting(schema=schema, decoder=decoder, template=template, device=device, seed=model.seed, **limit, **options)
+        setting = TrainingSetting(
+            schema=schema,
+            decoder=decoder,
+            template=template,
+            device=device,
+            seed=model.seed,
+            **limit,
+            **options,
+        )
         started = time.monotonic()
         baseline = self.method.train(setting, shared.setdefault("methods", {}))
         return Trained(baseline, model.seed, round(time.monotonic() - started, 1))
@@ -115,10 +174,10 @@ class BaselineKind(Kind):
 
 def _preset(grid: Grid) -> tuple:
     """The preset's options of the CVAE, with the grid's: base, template, lengths and the training's size come from there."""
-    return parsed(train_cvae.OPTIONS, "cvae", grid.section("cvae"), grid.words(grid.folder, "check"))
+    return parsed(cvae.OPTIONS, "cvae", grid.section("cvae"), grid.words(grid.folder, "check"))
 
 
-def _like_the_cvae(model: train_cvae.ModelArguments, loss: train_cvae.LossArguments, training: TrainingArguments) -> dict:
+def _like_the_cvae(model: cvae.ModelArguments, loss: cvae.LossArguments, training: TrainingArguments) -> dict:
     """A baseline's training options as the CVAE's training has them."""
     return {
         "epochs": max(1, round(training.num_train_epochs)),
@@ -132,10 +191,16 @@ def _like_the_cvae(model: train_cvae.ModelArguments, loss: train_cvae.LossArgume
     }
 
 
-def _scratch(options: train_cvae.ModelArguments, schema: Schema, limit: int | None, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _scratch(
+    options: cvae.ModelArguments, schema: Schema, limit: int | None, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A decoder of random weights and its tokenizer, as a CVAE without bases has them."""
-    dialogues = [dialogue for found in read_attribute_dialogues(schema, "train", limit).values() for dialogue in found]
-    config, tokenizer = train_cvae.scratch_decoder(options, [text for d in dialogues for text in (*d.context, d.response)])
+    dialogues = [
+        dialogue for found in read_attribute_dialogues(schema, "train", limit).values() for dialogue in found
+    ]
+    config, tokenizer = cvae.scratch_decoder(
+        options, [text for d in dialogues for text in (*d.context, d.response)]
+    )
     set_seed(seed)
     return GPT2LMHeadModel(config), tokenizer
 
@@ -158,8 +223,14 @@ class Trained(System):
     def _written(self, requests: list[Request], options: dict, how: DecodingArguments) -> Written:
         own = {name: value for name, value in options.items() if name not in DECODING}
         strength, seconds = own.pop("strength"), {}
-        if not all(hasattr(self.baseline, part) for part in ("samples", "merits")):  # as `baselines.guides.Guided` has them
-            return Written(requests, timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own), seconds)
+        if not all(
+            hasattr(self.baseline, part) for part in ("samples", "merits")
+        ):  # as `baselines.guides.Guided` has them
+            return Written(
+                requests,
+                timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own),
+                seconds,
+            )
         fluency, relevance = (own.pop(name, 0.0) for name in CHOICE)
         written = self._samples(requests, how, strength, own)
         if len(written.texts) == 1:
@@ -167,12 +238,16 @@ class Trained(System):
         merits = written.merits(self.baseline, likelihoods=fluency > 0 or relevance > 0)
         return Written(requests, best_of(written.texts, merits, fluency, relevance), dict(written.seconds))
 
-    def _samples(self, requests: list[Request], how: DecodingArguments, strength: float, own: dict) -> "Samples":
+    def _samples(
+        self, requests: list[Request], how: DecodingArguments, strength: float, own: dict
+    ) -> "Samples":
         """The samples: the last ones where nothing else was asked for."""
         asked = requests, how, strength, own
         if self.written is None or self.written.asked != asked:
             seconds: dict[str, float] = {}
-            texts = timed(seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own)
+            texts = timed(
+                seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own
+            )
             self.written = Samples(asked, texts, seconds)
         return self.written
 
@@ -197,6 +272,8 @@ class Samples:
         requests, how = self.asked[:2]
         if self.found is None or (likelihoods and self.found.fluency is None):
             spent: dict[str, float] = {}
-            self.found = timed(spent, "choosing", baseline.merits, requests, self.texts, how, likelihoods, self.found)
+            self.found = timed(
+                spent, "choosing", baseline.merits, requests, self.texts, how, likelihoods, self.found
+            )
             self.seconds["choosing"] = round(self.seconds.get("choosing", 0.0) + spent["choosing"], 2)
         return self.found

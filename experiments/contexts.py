@@ -1,9 +1,10 @@
 """The contexts that replies are written for, and the real replies that stand beside them."""
 
+from common.errors import InputError
+from common.schema import Schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_attribute_dialogues, read_dialogues
 from experiments.grid import Grid
-from schema import InputError, Schema, target_name
-from scripts.generation import Request
+from generation.generator import Request
 
 
 def split_of(contexts: str) -> str:
@@ -23,7 +24,11 @@ def requests_of(grid: Grid, schema: Schema) -> list[Request]:
         InputError: for a file that is missing or has a mistake.
     """
     if grid.targets == "all":
-        return [Request(id, context, target) for id, context in _contexts(grid, schema).items() for target in schema.combinations()]
+        return [
+            Request(id, context, target)
+            for id, context in _contexts(grid, schema).items()
+            for target in schema.combinations()
+        ]
     return [
         Request(id, context, {attribute.name: aspect})
         for id, context in _contexts(grid, schema).items()
@@ -65,7 +70,9 @@ def labelled(grid: Grid, schema: Schema) -> list[Dialogue]:
     replied = [dialogue for dialogue in _test(schema) if dialogue.response is not None and dialogue.target]
     found = balanced(replied, grid.limit, lambda dialogue: target_name(dialogue.target))
     if not found:
-        raise InputError(f"{schema.test} has no row with a reply and a tag, so there are no human replies to score")
+        raise InputError(
+            f"{schema.test} has no row with a reply and a tag, so there are no human replies to score"
+        )
     return found
 
 

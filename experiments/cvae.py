@@ -1,24 +1,39 @@
-"""The kind ``cvae``: our model, trained by `train_cvae` and loaded once for all its cells."""
+"""The kind ``cvae``: our model, trained by `training.cvae` and loaded once for all its cells."""
 
 import dataclasses
 from pathlib import Path
 
 import torch
 
-import train_cvae
-from dataset.jsonl import read_json
+from common.errors import InputError
+from common.jsonl import read_json
+from common.provenance import relative
+from common.schema import Schema
 from experiments.grid import Grid
-from experiments.options import converted, parsed, words_of
+from experiments.options import converted, parsed
 from experiments.system import Kind, Model, System, Written
+from generation.generator import (
+    Drafts,
+    ReplyGenerator,
+    Request,
+    context_warnings,
+    sampling_record,
+    sampling_warnings,
+    timed,
+)
+from generation.options import ControlArguments, DecodingArguments, parse_weights
 from model.gaussian import Gaussian
 from model.sampler import Sample
-from schema import InputError, Schema
-from scripts.generation import Drafts, ReplyGenerator, Request, context_warnings, sampling_record, sampling_warnings, timed
-from scripts.generation_options import ControlArguments, DecodingArguments, parse_weights
-from scripts.runs import relative
-from scripts.training import compared_settings
+from training import cvae
+from training.stage import compared_settings
 
-VITAL_SIGNS = ("reconstruction", "kl_unclamped", "head_accuracy", "prior_head_accuracy", "latent_scale")  # on dev, by CvaeTrainer
+VITAL_SIGNS = (
+    "reconstruction",
+    "kl_unclamped",
+    "head_accuracy",
+    "prior_head_accuracy",
+    "latent_scale",
+)  # on dev, by CvaeTrainer
 STRIDE = 1_000_000  # between the seeds of the latents to choose from, so that the grid's own seeds stay apart
 TOLERANCE = 0.01  # relative change under halving of the sampler's step that is worth a warning
 
@@ -31,30 +46,44 @@ class Choice:
 
 
 class CvaeKind(Kind):
-    """Training options: those of `train_cvae`; generation options: `ControlArguments`, `DecodingArguments` and `Choice`."""
+    """Training options: those of `training.cvae`; generation options: `ControlArguments`, `DecodingArguments` and `Choice`."""
 
     section = "cvae"
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
         """As the base class says."""
-        common, model, loss, training = parsed(train_cvae.OPTIONS, "cvae", options, [*grid.words(grid.folder, "check"), "--seed", str(seed)])
-        bases = {"encoder": base_name(common.encoder), "decoder": base_name(common.decoder), "limit": common.limit}
+        common, model, loss, training = parsed(
+            cvae.OPTIONS, "cvae", options, [*grid.words(grid.folder, "check"), "--seed", str(seed)]
+        )
+        bases = {
+            "encoder": base_name(common.encoder),
+            "decoder": base_name(common.decoder),
+            "limit": common.limit,
+        }
         return bases | dataclasses.asdict(model) | dataclasses.asdict(loss) | compared_settings(training)
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
         """As the base class says; weights may be a mapping from attributes to numbers."""
         if isinstance(options.get("weights"), dict):
-            options = options | {"weights": ",".join(f"{name}={weight}" for name, weight in options["weights"].items())}
-        if options.get("best_of", 1) != 1 or options.get("algorithm") == "none":  # neither is to choose by the heads as well, unless it says so
+            options = options | {
+                "weights": ",".join(f"{name}={weight}" for name, weight in options["weights"].items())
+            }
+        if (
+            options.get("best_of", 1) != 1 or options.get("algorithm") == "none"
+        ):  # neither is to choose by the heads as well, unless it says so
             options = {"candidates": 1} | options
         found = defaults | {"best_of": 1} | converted(options, ControlArguments, DecodingArguments, Choice)
         control, _ = arguments(found)
         if found["best_of"] < 1:
             raise InputError(f"best_of: expected a number of latents, found {found['best_of']}")
         if found["best_of"] > 1 and control.candidates > 1:
-            raise InputError("best_of: chooses latents by their energy, candidates chooses replies by the heads; one or the other")
+            raise InputError(
+                "best_of: chooses latents by their energy, candidates chooses replies by the heads; one or the other"
+            )
         if found["best_of"] > 1 and control.start == "mean" and control.algorithm != "langevin":
-            raise InputError(f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample")
+            raise InputError(
+                f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample"
+            )
         try:
             parse_weights(control.weights, schema.names)
         except InputError as error:
@@ -68,7 +97,14 @@ class CvaeKind(Kind):
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Cvae":
         """As the base class says; the model lies in ``models/<name>/cvae``."""
         models = grid.folder / "models"
-        train_cvae.main([*grid.words(models, model.name), *words_of(model.given), "--seed", str(model.seed)])
+        cvae.train(
+            *parsed(
+                cvae.OPTIONS,
+                "cvae",
+                model.given,
+                [*grid.words(models, model.name), "--seed", str(model.seed)],
+            )
+        )
         return Cvae(models / model.name / "cvae", schema, device, model.seed)
 
 
@@ -86,24 +122,42 @@ class Cvae(System):
         control, decoding = arguments(options | {"seed": self.seed})
         seconds: dict[str, float] = {}
         if options["best_of"] > 1:
-            sample = timed(seconds, "latents", self.best, requests, control, decoding.batch_size, options["best_of"])
-            replies = timed(seconds, "decoding", self.generator.decode, requests, sample, decoding, control.seed)
+            sample = timed(
+                seconds, "latents", self.best, requests, control, decoding.batch_size, options["best_of"]
+            )
+            replies = timed(
+                seconds, "decoding", self.generator.decode, requests, sample, decoding, control.seed
+            )
         else:
             written = self.generator.write(requests, control, decoding, seconds)
             sample, replies = written.sample, written.texts
         if lost := int((~sample.z.isfinite().all(dim=1)).sum()):
-            raise FloatingPointError(f"the sampler's latents are not finite in {lost} of {len(requests)} replies")
+            raise FloatingPointError(
+                f"the sampler's latents are not finite in {lost} of {len(requests)} replies"
+            )
         cut = context_warnings(self.generator.cuts([request.context for request in requests], decoding))
-        return Written(requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE) + cut)
+        return Written(
+            requests, replies, seconds, sampling_record(sample), sampling_warnings(sample, TOLERANCE) + cut
+        )
 
     def best(self, requests: list[Request], control: ControlArguments, batch_size: int, n: int) -> Sample:
         """Of `n` latents per request the one of least energy; the first is the one that there is with `n` = 1."""
         best = self.generator.latents(requests, control, batch_size)
         for number in range(1, n):
-            other = self.generator.latents(requests, dataclasses.replace(control, seed=control.seed + number * STRIDE), batch_size)
+            other = self.generator.latents(
+                requests, dataclasses.replace(control, seed=control.seed + number * STRIDE), batch_size
+            )
             less = other.energy < best.energy
-            pairs = ((getattr(other, field.name), getattr(best, field.name)) for field in dataclasses.fields(Sample))
-            best = Sample(*(None if a is None else torch.where(less.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))
+            pairs = (
+                (getattr(other, field.name), getattr(best, field.name))
+                for field in dataclasses.fields(Sample)
+            )
+            best = Sample(
+                *(
+                    None if a is None else torch.where(less.view(-1, *[1] * (a.dim() - 1)), a, b)
+                    for a, b in pairs
+                )
+            )
         return dataclasses.replace(best, nfe=best.nfe * n)
 
 
@@ -132,9 +186,14 @@ class CachingGenerator(ReplyGenerator):
 
 
 def arguments(options: dict) -> tuple[ControlArguments, DecodingArguments]:
-    """A cell's options as the dataclasses of `scripts.generation_options`."""
+    """A cell's options as the dataclasses of `generation.options`."""
     kinds = (ControlArguments, DecodingArguments)
-    return tuple(kind(**{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options}) for kind in kinds)
+    return tuple(
+        kind(
+            **{field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options}
+        )
+        for kind in kinds
+    )
 
 
 def base_name(base: str) -> str:

@@ -39,10 +39,17 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
     x, y, texts, colours = [], [], [], []
     for number, (model, (chosen, _)) in enumerate(best.items()):
         style = category(number)
-        line = sorted((s for s in points if s.line == chosen.line), key=lambda s: (s.dial is None, s.dial or 0.0))
+        line = sorted(
+            (s for s in points if s.line == chosen.line), key=lambda s: (s.dial is None, s.dial or 0.0)
+        )
         others = [s for s in points if s.model == model and s.line != chosen.line]
         for name in dict.fromkeys(s.line for s in others):
-            places = [(s.values["nli"], s.values["accuracy_joint"]) for s in sorted((s for s in others if s.line == name), key=lambda s: (s.dial is None, s.dial or 0.0))]
+            places = [
+                (s.values["nli"], s.values["accuracy_joint"])
+                for s in sorted(
+                    (s for s in others if s.line == name), key=lambda s: (s.dial is None, s.dial or 0.0)
+                )
+            ]
             axes.plot(*zip(*places), **style, markersize=3.5, linewidth=0.8, alpha=0.35)
         places = [(s.values["nli"], s.values["accuracy_joint"]) for s in line]
         axes.plot(*zip(*places), **style, markersize=6.5, linewidth=1.5, zorder=3)
@@ -51,16 +58,34 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
             dial = f"{summary.dial:g}" if summary.dial is not None and len(line) > 1 else ""
             x, y = [*x, across], [*y, up]
             texts.append(f"{short(model, 28, 1)} {dial}".strip() if i == last else dial)
-            colours.append(tuple(0.7 * part for part in to_rgb(style["color"])))  # thin letters need more contrast than lines
+            colours.append(
+                tuple(0.7 * part for part in to_rgb(style["color"]))
+            )  # thin letters need more contrast than lines
     axes.axhline(guess, color="#888888", linestyle="--", linewidth=1, zorder=1)
-    axes.annotate("chance", (1, guess), (-2, -3), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top", color="#555555", size=9)
+    axes.annotate(
+        "chance",
+        (1, guess),
+        (-2, -3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color="#555555",
+        size=9,
+    )
     everywhere = [s.values["nli"] for s in points]
     left, right = min(everywhere, default=0.0), max(everywhere, default=1.0)
-    spare = max(0.2 * (right - left), (LEAST_WIDTH - (right - left)) / 2)  # differences of a thousandth are not to look like something
+    spare = max(
+        0.2 * (right - left), (LEAST_WIDTH - (right - left)) / 2
+    )  # differences of a thousandth are not to look like something
     left, right = max(left - spare, -0.02), min(right + spare, 1.02)
-    axes.set(xlim=(left, right), ylim=(0, min(1.05, max(2.5 * guess, 1.15 * max(y, default=0.0)))), title=title)
+    axes.set(
+        xlim=(left, right), ylim=(0, min(1.05, max(2.5 * guess, 1.15 * max(y, default=0.0)))), title=title
+    )
     axes.set_ylabel("joint accuracy: all aspects heard, share of replies")
-    axes.set_xlabel("coherence: mean probability that the reply fits its context\n(numbers beside points: strength)")
+    axes.set_xlabel(
+        "coherence: mean probability that the reply fits its context\n(numbers beside points: strength)"
+    )
     mark_people(axes, next((s.values["nli"] for s in known if s.kind == "human"), None), right)
     label_points(axes, x, y, texts, colours)
 
@@ -71,7 +96,11 @@ def mark_people(axes: Axes, coherence: float | None, right: float) -> None:
     if coherence is None:
         return
     if coherence > right:
-        axes.annotate(f"human replies: {coherence:.2f} \u2192", (1, 1), (-4, -4), xycoords="axes fraction", **style)
+        axes.annotate(
+            f"human replies: {coherence:.2f} \u2192", (1, 1), (-4, -4), xycoords="axes fraction", **style
+        )
         return
     axes.axvline(coherence, color="#888888", linestyle=":", linewidth=1.2, zorder=1)
-    axes.annotate("human replies", (coherence, 1), (-4, -4), xycoords=("data", "axes fraction"), rotation=90, **style)
+    axes.annotate(
+        "human replies", (coherence, 1), (-4, -4), xycoords=("data", "axes fraction"), rotation=90, **style
+    )

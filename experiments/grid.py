@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from schema import InputError
+from common.errors import InputError
 
 SECTIONS = ("classifier", "nli", "second_classifier", "cvae", "baseline", "generation")
 CONTEXTS = re.compile(r"test|(dev|test-dialogues):[1-9][0-9]*")
@@ -61,8 +61,15 @@ class Grid:
 
     def words(self, outs: Path, run: str) -> list[str]:
         """The common options of a training script, with the place for what it trains."""
-        given = {name: getattr(self, name) for name in ("preset", "schema", "base", "encoder", "decoder", "limit")}
-        return [word for name, value in (given | {"outs": outs, "run": run}).items() if value is not None for word in (f"--{name}", str(value))]
+        given = {
+            name: getattr(self, name) for name in ("preset", "schema", "base", "encoder", "decoder", "limit")
+        }
+        return [
+            word
+            for name, value in (given | {"outs": outs, "run": run}).items()
+            if value is not None
+            for word in (f"--{name}", str(value))
+        ]
 
     def section(self, name: str) -> dict:
         """The options for all models of a kind."""
@@ -70,7 +77,9 @@ class Grid:
 
     def mistake(self, key: str, error: object) -> InputError:
         """A mistake in this grid: file, key, what is wrong."""
-        return InputError(f"{self.path}: {key}{'.' if re.match(r'[A-Za-z0-9_]+: ', str(error)) else ': '}{error}")
+        return InputError(
+            f"{self.path}: {key}{'.' if re.match(r'[A-Za-z0-9_]+: ', str(error)) else ': '}{error}"
+        )
 
 
 def read_grid(path: Path, **changes: object) -> Grid:
@@ -92,7 +101,19 @@ def read_grid(path: Path, **changes: object) -> Grid:
         raise InputError(f"{path}: expected keys such as 'models', found {type(content).__name__}")
     content = {key: value for key, value in ({"name": path.stem} | content).items() if value is not None}
     content |= {key: value for key, value in changes.items() if value is not None}
-    texts = ("name", "outs", "preset", "schema", "base", "encoder", "decoder", "contexts", "targets", "evaluators", "second_encoder")
+    texts = (
+        "name",
+        "outs",
+        "preset",
+        "schema",
+        "base",
+        "encoder",
+        "decoder",
+        "contexts",
+        "targets",
+        "evaluators",
+        "second_encoder",
+    )
     known = (*texts, "limit", "seeds", "keep_models", "keep_replies", "models", *SECTIONS)
     for key, value in content.items():
         if key not in known:
@@ -104,7 +125,12 @@ def read_grid(path: Path, **changes: object) -> Grid:
             wrong = "true or false"
         elif key == "limit" and not (_whole(value) and value > 0):
             wrong = "a number of rows"
-        elif key == "seeds" and not (isinstance(value, list) and value and all(_whole(seed) and seed >= 0 for seed in value) and len(set(value)) == len(value)):
+        elif key == "seeds" and not (
+            isinstance(value, list)
+            and value
+            and all(_whole(seed) and seed >= 0 for seed in value)
+            and len(set(value)) == len(value)
+        ):
             wrong = "a list of different whole numbers"
         elif key == "models" and not (isinstance(value, dict) and value):
             wrong = "names and their options"
@@ -137,7 +163,9 @@ def _check_models(path: Path, models: dict) -> None:
         if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
             raise InputError(f"{path}: models.{name}: expected options with a 'kind', found {options!r:.80}")
         if not isinstance(options.get("generation", {}), dict):
-            raise InputError(f"{path}: models.{name}.generation: expected options, found {options['generation']!r:.80}")
+            raise InputError(
+                f"{path}: models.{name}.generation: expected options, found {options['generation']!r:.80}"
+            )
 
 
 def _whole(value: object) -> bool:

@@ -2,12 +2,13 @@
 
 import torch
 
+from common.errors import InputError
+from common.schema import Schema
 from dataset.dialogues import Dialogue
 from experiments.contexts import labelled
 from experiments.grid import Grid
 from experiments.system import Kind, Model, System, Written
-from schema import InputError, Schema
-from scripts.generation import Request
+from generation.generator import Request
 
 
 class HumanKind(Kind):

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-import train_classifier
-import train_nli
+from common.devices import release_memory
+from common.options import CommonArguments
 from experiments.grid import Grid
-from experiments.options import words_of
-from gen_cvae import language_model_of
+from experiments.options import parsed, words_of
+from generation.run import language_model_of
 from scoring.scorer import Scorer
-from scripts.arguments import CommonArguments
-from scripts.devices import release_memory
+from training import classifier, coherence
 
 if TYPE_CHECKING:
     from experiments.plan import Plan
@@ -24,17 +23,17 @@ FIRST, SECOND = "judges", "second_judges"  # folders of the experiment
 
 @dataclass(frozen=True)
 class Training:
-    """A training script to be run for evaluators, and the section of the grid with its options."""
+    """A training of evaluators, and the section of the grid with its options."""
 
     section: str
-    script: ModuleType
+    module: ModuleType
     options: dict
     words: list[str]
 
     @property
     def options_of(self) -> tuple[type, ...]:
         """The dataclasses that take the options."""
-        return self.script.OPTIONS
+        return self.module.OPTIONS
 
     @property
     def preset_section(self) -> str:
@@ -43,7 +42,9 @@ class Training:
 
     def run(self) -> None:
         """Train, or find it trained."""
-        self.script.main([*self.words, *words_of(self.options)])
+        self.module.train(
+            *parsed(self.options_of, self.preset_section, self.options, self.words, allowed=("seed",))
+        )
 
 
 def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
@@ -51,13 +52,27 @@ def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
     found = []
     if grid.evaluators is None:
         words = grid.words(grid.folder, FIRST)
-        found += [Training(name, script, grid.section(name), words) for name, script in (("classifier", train_classifier), ("nli", train_nli))]
+        found += [
+            Training(name, script, grid.section(name), words)
+            for name, script in (("classifier", classifier), ("nli", coherence))
+        ]
     if grid.second_encoder is not None:
-        given = {"preset": grid.preset, "schema": grid.schema, "limit": grid.limit, "outs": grid.folder, "run": SECOND}
+        given = {
+            "preset": grid.preset,
+            "schema": grid.schema,
+            "limit": grid.limit,
+            "outs": grid.folder,
+            "run": SECOND,
+        }
         words = words_of({name: value for name, value in given.items() if value is not None})
-        words += ["--encoder", grid.second_encoder, "--decoder", common.decoder]  # not --base, which names the first set's encoder
+        words += [
+            "--encoder",
+            grid.second_encoder,
+            "--decoder",
+            common.decoder,
+        ]  # not --base, which names the first set's encoder
         options = grid.section("second_classifier") or grid.section("classifier")
-        found.append(Training("second_classifier", train_classifier, options, words))
+        found.append(Training("second_classifier", classifier, options, words))
     return found
 
 
@@ -75,7 +90,11 @@ class Judges:
             training.run()
             release_memory()
         self.first = Scorer(grid.evaluators or grid.folder / FIRST, schema, device)
-        self.second = Scorer(grid.folder / SECOND, schema, device, coherence=False) if grid.second_encoder is not None else None
+        self.second = (
+            Scorer(grid.folder / SECOND, schema, device, coherence=False)
+            if grid.second_encoder is not None
+            else None
+        )
         self.language_model = language_model_of(plan.what, plan.common, device)
         self.records, self.warnings = dict(self.first.records), self.first.warnings()
         if self.second is not None:
@@ -84,7 +103,10 @@ class Judges:
 
     def summary(self) -> dict[str, dict]:
         """What identifies every judge: accuracy on dev, base, hash."""
-        return {name: {key: record.get(key) for key in ("accuracy", "base", "hash")} for name, record in self.records.items()}
+        return {
+            name: {key: record.get(key) for key in ("accuracy", "base", "hash")}
+            for name, record in self.records.items()
+        }
 
     def score(self, rows: list[dict]) -> None:
         """Write every judge's values into generations; the second set's are ``second_predicted``."""

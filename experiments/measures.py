@@ -2,20 +2,34 @@
 
 import numpy as np
 
+from common.schema import Schema
 from dataset.dialogues import every_nth
-from schema import Schema
 from scoring.bootstrap import Bootstrap, mean_of
 from scoring.columns import Columns, Gatherer
 from scoring.results import measure
 from scoring.text_metrics import distinct
 
 INTERVALS = ("accuracy_joint", "nli", "second_accuracy_joint", "both_joint")
-OVERALL = ("probability_mean", "ppl", "self_bleu", "repetition", "length", "empty")  # as in scoring.metrics.METRICS
+OVERALL = (
+    "probability_mean",
+    "ppl",
+    "self_bleu",
+    "repetition",
+    "length",
+    "empty",
+)  # as in scoring.metrics.METRICS
 
 
 def columns_of(schema: Schema) -> list[str]:
     """The columns that `measured` fills, in order."""
-    names = ["accuracy_mean", "accuracy_joint", *(f"{name}.accuracy" for name in schema.names), "nli", "distinct2", *OVERALL]
+    names = [
+        "accuracy_mean",
+        "accuracy_joint",
+        *(f"{name}.accuracy" for name in schema.names),
+        "nli",
+        "distinct2",
+        *OVERALL,
+    ]
     names += ["second_accuracy_mean", "second_accuracy_joint", "both_joint"]
     ends = (f"{name}_{end}" for name in INTERVALS for end in ("low", "high"))
     return [*names, *ends, "contexts_n", "replies_n"]
@@ -39,13 +53,19 @@ def measured(rows: list[dict], schema: Schema, contexts: int) -> dict[str, float
     m = measure(columns)
     found: dict = {name: m[name] for name in ("accuracy_mean", "accuracy_joint", "nli", *OVERALL)}
     found |= {f"{name}.accuracy": values["accuracy"] for name, values in m["attributes"].items()}
-    found |= {"distinct2": _distinct2(columns, contexts), "contexts_n": len(set(columns.context.tolist())), "replies_n": len(columns)}
+    found |= {
+        "distinct2": _distinct2(columns, contexts),
+        "contexts_n": len(set(columns.context.tolist())),
+        "replies_n": len(columns),
+    }
     intervals = dict(m["ci95"])
     if "second_predicted" in rows[0]:
         values = np.array([[*_rights(row), 1.0] for row in rows])  # [N, 4]
         names = ("second_accuracy_mean", "second_accuracy_joint", "both_joint")
         found |= dict(zip(names, values.mean(axis=0).tolist()))
-        intervals |= Bootstrap(columns.context.tolist()).intervals(values, {name: mean_of(i, 3) for i, name in enumerate(names)})
+        intervals |= Bootstrap(columns.context.tolist()).intervals(
+            values, {name: mean_of(i, 3) for i, name in enumerate(names)}
+        )
     if any(len(row["target"]) < len(schema.names) for row in rows):
         found |= dict.fromkeys(("accuracy_joint", "second_accuracy_joint", "both_joint"))
     for name in INTERVALS:
@@ -66,5 +86,8 @@ def _by_target(columns: Columns) -> list[Columns]:
 
 def _rights(row: dict) -> tuple[float, float, float]:
     """(share of aspects that the second set hears, whether all of them, whether both sets hear all)."""
-    first, second = ([row[key][name] == aspect for name, aspect in row["target"].items()] for key in ("predicted", "second_predicted"))
+    first, second = (
+        [row[key][name] == aspect for name, aspect in row["target"].items()]
+        for key in ("predicted", "second_predicted")
+    )
     return float(np.mean(second)), float(all(second)), float(all(second) and all(first))

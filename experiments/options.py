@@ -6,10 +6,20 @@ import json
 import re
 from typing import get_args
 
-from schema import InputError
-from scripts.arguments import parse_arguments, parser_of
+from common.errors import InputError
+from common.options import parse_arguments, parser_of
 
-PLACES = ("preset", "run", "outs", "schema", "overwrite", "output_dir", "seed", "data_seed", "help")  # the experiment's own business
+PLACES = (
+    "preset",
+    "run",
+    "outs",
+    "schema",
+    "overwrite",
+    "output_dir",
+    "seed",
+    "data_seed",
+    "help",
+)  # the experiment's own business
 
 
 def crossed(options: dict) -> list[tuple[dict, dict]]:
@@ -28,11 +38,15 @@ def crossed(options: dict) -> list[tuple[dict, dict]]:
 
 def words_of(options: dict) -> list[str]:
     """Options as words of a command line."""
-    texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in options.items()}
+    texts = {
+        name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in options.items()
+    }
     return [word for name, text in texts.items() for word in (f"--{name}", text)]
 
 
-def parsed(types: tuple[type, ...], section: str, options: dict, words: list[str], allowed: tuple[str, ...] = ()) -> tuple:
+def parsed(
+    types: tuple[type, ...], section: str, options: dict, words: list[str], allowed: tuple[str, ...] = ()
+) -> tuple:
     """A training script's options as it would parse them itself: the preset's, then `words`, then `options`.
 
     Args:
@@ -45,9 +59,13 @@ def parsed(types: tuple[type, ...], section: str, options: dict, words: list[str
     known = {action.dest for action in parser._actions} - (set(PLACES) - set(allowed))
     for name, value in options.items():
         if name not in known:
-            raise InputError(f"{name}: no such option of {section} (a grid says seeds, schema and places for all models at once)")
+            raise InputError(
+                f"{name}: no such option of {section} (a grid says seeds, schema and places for all models at once)"
+            )
         if value is None:
-            raise InputError(f"{name}: expected a value, found null; leave the option out for the preset's value")
+            raise InputError(
+                f"{name}: expected a value, found null; leave the option out for the preset's value"
+            )
         try:
             parser.parse_args(words_of({name: value}))
         except InputError as error:
@@ -55,7 +73,10 @@ def parsed(types: tuple[type, ...], section: str, options: dict, words: list[str
             raise InputError(f"{name}: {reason}") from None
     try:
         return parse_arguments(types, section, [*words, *words_of(options)], "")
-    except (ValueError, TypeError) as error:  # InputError, and what TrainingArguments says of values that do not go together
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # InputError, and what TrainingArguments says of values that do not go together
         raise InputError(" ".join(str(error).split())) from None
 
 
@@ -69,7 +90,9 @@ def converted(options: dict, *types: type) -> dict:
     found = {}
     for name, value in options.items():
         if name not in fields or name in PLACES:
-            raise InputError(f"{name}: no such option; there are {', '.join(sorted(set(fields) - set(PLACES)))}")
+            raise InputError(
+                f"{name}: no such option; there are {', '.join(sorted(set(fields) - set(PLACES)))}"
+            )
         found[name] = _converted(fields[name], value)
     return found
 

@@ -4,8 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import gen_cvae
-from dataset.jsonl import read_json
+from common.errors import InputError
+from common.jsonl import read_json
+from common.options import CommonArguments
+from common.provenance import fingerprint
+from common.schema import Schema
 from experiments.baseline import BaselineKind, methods
 from experiments.contexts import labelled, requests_of, split_of
 from experiments.cvae import CvaeKind, base_name
@@ -14,13 +17,11 @@ from experiments.human import HumanKind
 from experiments.judges import trainings
 from experiments.options import converted, crossed, parsed
 from experiments.system import Kind, Model
+from generation import run
+from generation.generator import Request
+from generation.options import ControlArguments, DecodingArguments
 from model.bases import SCRATCH, load_config
-from schema import InputError, Schema
-from scripts.arguments import CommonArguments
-from scripts.generation import Request
-from scripts.generation_options import ControlArguments, DecodingArguments
-from scripts.runs import fingerprint
-from scripts.training import compared_settings
+from training.stage import compared_settings
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Cell:
     @property
     def label(self) -> str:
         """``full weights=10, seed 0``."""
-        words = [self.model.label, *(f"{name.removeprefix('training.')}={value}" for name, value in self.swept.items())]
+        words = [
+            self.model.label,
+            *(f"{name.removeprefix('training.')}={value}" for name, value in self.swept.items()),
+        ]
         return " ".join(words) + ("" if self.model.kind == "human" else f", seed {self.model.seed}")
 
 
@@ -60,7 +64,7 @@ class Plan:
     cells: list[Cell]
     requests: list[Request]
     common: CommonArguments
-    what: gen_cvae.GenerationArguments
+    what: run.GenerationArguments
 
     @property
     def swept(self) -> list[str]:
@@ -70,7 +74,11 @@ class Plan:
 
 def kinds() -> dict[str, Kind]:
     """Every kind of model there is, by the name that a grid calls it."""
-    return {"cvae": CvaeKind(), "human": HumanKind(), **{name: BaselineKind(method) for name, method in methods().items()}}
+    return {
+        "cvae": CvaeKind(),
+        "human": HumanKind(),
+        **{name: BaselineKind(method) for name, method in methods().items()},
+    }
 
 
 def plan(grid: Grid, schema: Schema) -> Plan:
@@ -95,7 +103,9 @@ def plan(grid: Grid, schema: Schema) -> Plan:
         try:
             for options, swept in crossed(grid.models[model.label].get("generation", {})):
                 resolved = kind.generation(schema, defaults, options)
-                key = fingerprint({"label": model.label, "model": model.name, "generation": resolved, **measured}, [])
+                key = fingerprint(
+                    {"label": model.label, "model": model.name, "generation": resolved, **measured}, []
+                )
                 columns = {f"training.{name}": value for name, value in model.swept.items()} | swept
                 cells.setdefault(key, Cell(model, resolved, columns, key))
         except InputError as error:
@@ -109,7 +119,9 @@ def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:
         for label, entry in grid.models.items():
             kind = known.get(entry["kind"])
             if kind is None:
-                raise grid.mistake(f"models.{label}", f"kind: expected one of {', '.join(known)}, found {entry['kind']!r}")
+                raise grid.mistake(
+                    f"models.{label}", f"kind: expected one of {', '.join(known)}, found {entry['kind']!r}"
+                )
             if kind.section is None and seed != grid.seeds[0]:
                 continue  # nothing is trained, so another seed would say the same
             own = {name: value for name, value in entry.items() if name not in ("kind", "generation")}
@@ -117,21 +129,23 @@ def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:
                 for given, swept in crossed(own):
                     given = (grid.section(kind.section) if kind.section else {}) | given
                     options = kind.training(grid, given, seed)
-                    name = fingerprint({"kind": entry["kind"], "options": options, "seed": seed, "data": data}, [])
+                    name = fingerprint(
+                        {"kind": entry["kind"], "options": options, "seed": seed, "data": data}, []
+                    )
                     found.append((Model(label, entry["kind"], seed, given, options, swept, name), kind))
             except InputError as error:
                 raise grid.mistake(f"models.{label}", error) from None
     return found
 
 
-def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, gen_cvae.GenerationArguments]:
+def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, run.GenerationArguments]:
     """The preset's generation options with the grid's own over them, and what measures perplexity."""
-    common, what, control, decoding = parsed(gen_cvae.OPTIONS, "generation", {}, grid.words(grid.folder, "check"))
+    common, what, control, decoding = parsed(run.OPTIONS, "generation", {}, grid.words(grid.folder, "check"))
     given = grid.section("generation")
     ppl = {name: value for name, value in given.items() if name.startswith("ppl_")}
     own = {name: value for name, value in given.items() if name not in ppl}
     try:
-        what = dataclasses.replace(what, **converted(ppl, gen_cvae.GenerationArguments))
+        what = dataclasses.replace(what, **converted(ppl, run.GenerationArguments))
         own = converted(own, ControlArguments, DecodingArguments)
     except InputError as error:
         raise grid.mistake("generation", error) from None
@@ -150,24 +164,40 @@ def _judges(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
         for name in (*(f"classifier/{name}" for name in schema.names), "nli"):
             record = read_json(grid.evaluators / name / "stage.json")
             if record is None:
-                raise grid.mistake("evaluators", f"expected a run's folder with trained evaluators, found no {name} in {grid.evaluators}")
+                raise grid.mistake(
+                    "evaluators",
+                    f"expected a run's folder with trained evaluators, found no {name} in {grid.evaluators}",
+                )
             found[name] = record["metrics"]["hash"]
     used = {training.section for training in trainings(grid, common)}
-    for section, why in (("nli", "because of 'evaluators'"), ("second_classifier", "without 'second_encoder'")):
+    for section, why in (
+        ("nli", "because of 'evaluators'"),
+        ("second_classifier", "without 'second_encoder'"),
+    ):
         if grid.section(section) and section not in used:
             raise grid.mistake(section, f"nothing of the kind is trained here, {why}")
     for training in trainings(grid, common):
         try:
-            parts = parsed(training.options_of, training.preset_section, training.options, training.words, allowed=("seed",))
+            parts = parsed(
+                training.options_of,
+                training.preset_section,
+                training.options,
+                training.words,
+                allowed=("seed",),
+            )
         except InputError as error:
             raise grid.mistake(training.section, error) from None
-        options = {name: value for part in parts[1:-1] for name, value in dataclasses.asdict(part).items()} | compared_settings(parts[-1])
+        options = {
+            name: value for part in parts[1:-1] for name, value in dataclasses.asdict(part).items()
+        } | compared_settings(parts[-1])
         found[training.section] = options | {"encoder": base_name(parts[0].encoder)}
     return found
 
 
 def _files(schema: Schema, contexts: str) -> list[Path | None]:
     """The data that results depend on; test files only where the contexts come from there."""
-    kinds_of_file = ["dialogues", "dev_dialogues", "texts", "dev_texts"] + (["test_dialogues"] if split_of(contexts) == "test-dialogues" else [])
+    kinds_of_file = ["dialogues", "dev_dialogues", "texts", "dev_texts"] + (
+        ["test_dialogues"] if split_of(contexts) == "test-dialogues" else []
+    )
     files = [getattr(attribute, kind) for attribute in schema.attributes for kind in kinds_of_file]
     return [*files, schema.nli, schema.dev_nli, *([schema.test] if split_of(contexts) == "test" else [])]

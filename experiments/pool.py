@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from common.errors import InputError
 from experiments.judges import trainings
 from experiments.plan import Cell, Plan
 from experiments.worker import Outcome, Worker
-from schema import InputError
 
 POLL = 0.5  # seconds between looks at what is there
 
@@ -36,7 +36,9 @@ class Pool:
         self.logs = plan.grid.folder / "workers"
         self.logs.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // workers)
-        self.pool = ProcessPoolExecutor(workers, context, _begin, (plan, self.queue, numbers, visible_gpus(), threads, self.logs))
+        self.pool = ProcessPoolExecutor(
+            workers, context, _begin, (plan, self.queue, numbers, visible_gpus(), threads, self.logs)
+        )
 
     def __enter__(self) -> "Pool":
         return self
@@ -74,7 +76,11 @@ class Pool:
 def visible_gpus() -> list[str]:
     """The GPUs that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [gpu for gpu in named.split(",") if gpu] if named is not None else [str(number) for number in range(torch.cuda.device_count())]
+    return (
+        [gpu for gpu in named.split(",") if gpu]
+        if named is not None
+        else [str(number) for number in range(torch.cuda.device_count())]
+    )
 
 
 STATE: dict = {}  # of a worker process

@@ -3,19 +3,29 @@
 import time
 from collections.abc import Iterator
 
-from dataset.jsonl import write_json
+from common.jsonl import write_json
+from common.provenance import command_line
 from experiments.cvae import VITAL_SIGNS
 from experiments.measures import columns_of
 from experiments.plan import Cell, Plan, kinds
 from experiments.pool import Pool
 from experiments.rows import RowsFile
 from experiments.worker import Outcome, Worker
-from scripts.runs import command_line
 
 CELL = ["key", "model", "kind", "seed", "contexts"]
 SECONDS = ["training", "latents", "decoding", "choosing", "scoring"]
 SAMPLER = ["nfe", "energy_start", "energy", "settled", "halving_latent_change", "halving_energy_change"]
-RECORD = ["training", "generation", "weights_hash", "evaluators", "warnings", "date", "device", "git", "versions"]
+RECORD = [
+    "training",
+    "generation",
+    "weights_hash",
+    "evaluators",
+    "warnings",
+    "date",
+    "device",
+    "git",
+    "versions",
+]
 FAILURE = ["key", "model", "kind", "seed", "options", "reason", "at", "date"]
 
 
@@ -31,7 +41,9 @@ def units(cells: list[Cell]) -> list[list[Cell]]:
     sharing = {name for name, kind in kinds().items() if kind.shares}
     found: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        found.setdefault((cell.model.seed, "" if cell.model.kind in sharing else cell.model.name), []).append(cell)
+        found.setdefault((cell.model.seed, "" if cell.model.kind in sharing else cell.model.name), []).append(
+            cell
+        )
     return list(found.values())
 
 
@@ -78,7 +90,10 @@ class Runner:
             yield from pool.outcomes(parts)
 
     def _begin(self, judges: dict[str, dict], warnings: list[str]) -> None:
-        write_json(self.plan.grid.folder / "experiment.json", {"command": command_line(), "evaluators": judges, "warnings": warnings})
+        write_json(
+            self.plan.grid.folder / "experiment.json",
+            {"command": command_line(), "evaluators": judges, "warnings": warnings},
+        )
         self.began = time.monotonic()
 
     def _note(self, outcome: Outcome) -> None:
@@ -86,7 +101,9 @@ class Runner:
         cell, row = outcome.cell, outcome.row
         if row is not None:
             self.results.append(row)
-            joint, coherence = (f"{row[key]:.3f}" if row[key] is not None else "-" for key in ("accuracy_joint", "nli"))
+            joint, coherence = (
+                f"{row[key]:.3f}" if row[key] is not None else "-" for key in ("accuracy_joint", "nli")
+            )
             what = f"accuracy {row['accuracy_mean']:.3f}, joint {joint}, coherence {coherence}"
         else:
             self.failed += 1
@@ -99,4 +116,7 @@ class Runner:
         left = self.measuring / self.finished * (len(self.missing) - self.finished)
         left += sum(self.loading) / len(self.loading) * (self.models - len(self.loading))
         spent = time.monotonic() - self.began
-        print(f"[{self.finished}/{len(self.missing)}] {cell.label}: {what}; {spent:.0f} s, about {left / self.workers:.0f} s left", flush=True)
+        print(
+            f"[{self.finished}/{len(self.missing)}] {cell.label}: {what}; {spent:.0f} s, about {left / self.workers:.0f} s left",
+            flush=True,
+        )

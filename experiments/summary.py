@@ -38,7 +38,9 @@ class Summary:
     @property
     def uncontrolled(self) -> bool:
         """Whether nothing steers these replies."""
-        return self.kind == "uncontrolled" or (self.kind == "cvae" and self.options.get("algorithm") == "none")
+        return self.kind == "uncontrolled" or (
+            self.kind == "cvae" and self.options.get("algorithm") == "none"
+        )
 
     @property
     def setting(self) -> str:
@@ -48,7 +50,9 @@ class Summary:
     @property
     def line(self) -> str:
         """Equal for settings of a model that differ in their strength alone."""
-        return json.dumps([self.model, {name: value for name, value in self.swept.items() if name not in DIALS}])
+        return json.dumps(
+            [self.model, {name: value for name, value in self.swept.items() if name not in DIALS}]
+        )
 
 
 def summaries(work: Plan, rows: list[dict[str, str]]) -> list[Summary]:
@@ -57,7 +61,14 @@ def summaries(work: Plan, rows: list[dict[str, str]]) -> list[Summary]:
     groups: dict[str, list[tuple]] = {}
     for cell in work.cells:
         if row := by_key.get(cell.key):
-            same = json.dumps([cell.model.label, {k: v for k, v in cell.model.options.items() if k != "seed"}, cell.options], sort_keys=True)
+            same = json.dumps(
+                [
+                    cell.model.label,
+                    {k: v for k, v in cell.model.options.items() if k != "seed"},
+                    cell.options,
+                ],
+                sort_keys=True,
+            )
             groups.setdefault(same, []).append((cell, row))
     return [_summary(group, columns_of(work.schema)) for group in groups.values()]
 
@@ -74,11 +85,22 @@ def _summary(group: list[tuple], columns: list[str]) -> Summary:
             known = [float(row[name]) for row in rows if row.get(name)]
             ends[name] = (min(known), max(known)) if known else None
         else:
-            ends[name] = (values[f"{name}_low"], values[f"{name}_high"]) if values[f"{name}_low"] is not None else None
-    dial = next((number for name in DIALS if name in cell.swept and (number := _number(cell.options[name])) is not None), None)
+            ends[name] = (
+                (values[f"{name}_low"], values[f"{name}_high"]) if values[f"{name}_low"] is not None else None
+            )
+    dial = next(
+        (
+            number
+            for name in DIALS
+            if name in cell.swept and (number := _number(cell.options[name])) is not None
+        ),
+        None,
+    )
     warned = any("sampler" in row.get("warnings", "") for row in rows)
     swept = {name: str(value) for name, value in cell.swept.items()}
-    return Summary(cell.model.label, cell.model.kind, swept, cell.options, dial, len(rows), values, ends, warned)
+    return Summary(
+        cell.model.label, cell.model.kind, swept, cell.options, dial, len(rows), values, ends, warned
+    )
 
 
 def _number(value: object) -> float | None:
@@ -101,7 +123,11 @@ def best_of_models(known: list[Summary]) -> dict[str, tuple[Summary, bool]]:
     found = {}
     for model in dict.fromkeys(summary.model for summary in known):
         settings = [summary for summary in known if summary.model == model]
-        coherent = [s for s in settings if floor is not None and s.values["nli"] is not None and s.values["nli"] >= floor]
+        coherent = [
+            s
+            for s in settings
+            if floor is not None and s.values["nli"] is not None and s.values["nli"] >= floor
+        ]
         found[model] = (max(coherent or settings, key=control_of), bool(coherent))
     return found
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from common.schema import Schema
 from experiments.grid import Grid
-from schema import Schema
-from scripts.generation import Request
+from generation.generator import Request
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class System(ABC):
         hash: of its weights, where they lie on disk.
     """
 
-    def __init__(self, seconds: float | None = None, signs: dict[str, float] | None = None, hash: str | None = None):
+    def __init__(
+        self, seconds: float | None = None, signs: dict[str, float] | None = None, hash: str | None = None
+    ):
         self.seconds, self.signs, self.hash = seconds, signs or {}, hash
 
     @abstractmethod

@@ -2,14 +2,22 @@
 
 from pathlib import Path
 
-from dataset.jsonl import read_json
+from common.jsonl import read_json
 from experiments.plan import Plan
 from experiments.summary import TOLERANCE, Summary, best_of_models, control_of
 from scoring.compare import markdown
 from scoring.metrics import METRICS, arrow, written
 
-METRIC_OF = {"second_accuracy_mean": "accuracy_mean", "second_accuracy_joint": "accuracy_joint", "both_joint": "accuracy_joint"}
-TITLES = {"second_accuracy_mean": "accuracy, 2nd set", "second_accuracy_joint": "joint, 2nd set", "both_joint": "joint, both sets"}
+METRIC_OF = {
+    "second_accuracy_mean": "accuracy_mean",
+    "second_accuracy_joint": "accuracy_joint",
+    "both_joint": "accuracy_joint",
+}
+TITLES = {
+    "second_accuracy_mean": "accuracy, 2nd set",
+    "second_accuracy_joint": "joint, 2nd set",
+    "both_joint": "joint, both sets",
+}
 SHOWN = (
     "accuracy_joint", "accuracy_mean", "nli", "ppl", "distinct2", "self_bleu", "repetition", "length",
     "second_accuracy_mean", "second_accuracy_joint", "both_joint",
@@ -37,7 +45,9 @@ def write_table(work: Plan, known: list[Summary]) -> Path:
         "models marked * have none such, and their setting has the highest joint accuracy whatever its coherence.",
         "Human replies are labelled for one attribute each and have no joint accuracy.",
         "",
-        _table([(summary, "" if coherent or summary.kind == "human" else "*") for summary, coherent in ranked]),
+        _table(
+            [(summary, "" if coherent or summary.kind == "human" else "*") for summary, coherent in ranked]
+        ),
         "",
         "![joint accuracy against coherence](frontier.png)",
         "",
@@ -50,8 +60,14 @@ def write_table(work: Plan, known: list[Summary]) -> Path:
     if measured < len(work.cells):
         lines += [f"{len(work.cells) - measured} of {len(work.cells)} cells are not measured.", ""]
     if any(summary.sampler for summary in known):
-        lines += ["~ the sampler's own check failed for some replies; see the column `warnings` of results.csv.", ""]
-    judges = [[name, written("accuracy_mean", judge["accuracy"]), judge["base"] or "-", judge["hash"] or "-"] for name, judge in record.get("evaluators", {}).items()]
+        lines += [
+            "~ the sampler's own check failed for some replies; see the column `warnings` of results.csv.",
+            "",
+        ]
+    judges = [
+        [name, written("accuracy_mean", judge["accuracy"]), judge["base"] or "-", judge["hash"] or "-"]
+        for name, judge in record.get("evaluators", {}).items()
+    ]
     if judges:
         lines += ["## The judges", "", markdown(["evaluator", "accuracy on dev", "base", "hash"], judges), ""]
     lines += [f"- Warning: {warning}" for warning in record.get("warnings", [])]
@@ -67,12 +83,30 @@ def chance(work: Plan) -> float:
 
 def _table(entries: list[tuple[Summary, str]]) -> str:
     shown = [key for key in SHOWN if any(summary.values.get(key) is not None for summary, _ in entries)]
-    heading = ["model", "setting", *(TITLES.get(key, METRICS[METRIC_OF.get(key, key)].title) + arrow(METRIC_OF.get(key, key)) for key in shown)]
-    rows = [[summary.model + mark, summary.setting + (" ~" if summary.sampler else ""), *(_cell(summary, key) for key in shown)] for summary, mark in entries]
+    heading = [
+        "model",
+        "setting",
+        *(
+            TITLES.get(key, METRICS[METRIC_OF.get(key, key)].title) + arrow(METRIC_OF.get(key, key))
+            for key in shown
+        ),
+    ]
+    rows = [
+        [
+            summary.model + mark,
+            summary.setting + (" ~" if summary.sampler else ""),
+            *(_cell(summary, key) for key in shown),
+        ]
+        for summary, mark in entries
+    ]
     return markdown(heading, rows)
 
 
 def _cell(summary: Summary, key: str) -> str:
     form = METRIC_OF.get(key, key)
     text, ends = written(form, summary.values.get(key)), summary.ends.get(key)
-    return text + (f" [{written(form, ends[0])}, {written(form, ends[1])}]" if ends and summary.values.get(key) is not None else "")
+    return text + (
+        f" [{written(form, ends[0])}, {written(form, ends[1])}]"
+        if ends and summary.values.get(key) is not None
+        else ""
+    )

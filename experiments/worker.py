@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from dataset.jsonl import write_jsonl
+from common.devices import release_memory
+from common.jsonl import write_jsonl
+from common.provenance import device_name, fingerprint, git_revision, package_versions
 from experiments.judges import Judges
 from experiments.measures import measured
 from experiments.plan import Cell, Plan, kinds
 from experiments.system import System
-from gen_cvae import generations_of
-from scripts.devices import release_memory
-from scripts.generation import timed
-from scripts.runs import device_name, fingerprint, git_revision, package_versions
+from generation.generator import timed
+from generation.run import generations_of
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,14 @@ class Worker:
         self.plan, self.kinds = plan, kinds()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.judges = Judges(plan, self.device)
-        self.provenance = {"device": device_name(), "git": git_revision(), "versions": json.dumps(package_versions())}
-        self.provenance["evaluators"] = json.dumps({name: judge["hash"] for name, judge in self.judges.summary().items()})
+        self.provenance = {
+            "device": device_name(),
+            "git": git_revision(),
+            "versions": json.dumps(package_versions()),
+        }
+        self.provenance["evaluators"] = json.dumps(
+            {name: judge["hash"] for name, judge in self.judges.summary().items()}
+        )
 
     def measure(self, cells: list[Cell]) -> Iterator[Outcome]:
         """The cells of one unit (`experiments.runner.units`), model by model."""
@@ -97,9 +103,19 @@ class Worker:
         if plan.grid.keep_replies:
             write_jsonl(plan.grid.folder / "generations" / f"{cell.key}.jsonl", rows)
         numbers = measured(rows, plan.schema, len({request.context for request in plan.requests}))
-        texts = {"training": json.dumps(model.options), "generation": json.dumps(cell.options), "weights_hash": system.hash}
+        texts = {
+            "training": json.dumps(model.options),
+            "generation": json.dumps(cell.options),
+            "weights_hash": system.hash,
+        }
         return (
-            {"key": cell.key, "model": model.label, "kind": model.kind, "seed": model.seed, "contexts": plan.grid.contexts}
+            {
+                "key": cell.key,
+                "model": model.label,
+                "kind": model.kind,
+                "seed": model.seed,
+                "contexts": plan.grid.contexts,
+            }
             | cell.swept
             | numbers
             | {f"seconds_{name}": value for name, value in (seconds | {"training": system.seconds}).items()}
@@ -116,7 +132,13 @@ def _failure(cell: Cell, error: Exception) -> dict:
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     model = cell.model
-    row = {"key": cell.key, "model": model.label, "kind": model.kind, "seed": model.seed, "options": json.dumps(cell.swept)}
+    row = {
+        "key": cell.key,
+        "model": model.label,
+        "kind": model.kind,
+        "seed": model.seed,
+        "options": json.dumps(cell.swept),
+    }
     return row | {"reason": reason, "at": f"{Path(place.filename).name}:{place.lineno}", "date": _now()}
 
 

@@ -23,8 +23,12 @@ def add_adapters(module: nn.Module, rank: int, alpha: float) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # GPT-2's layers keep their weights transposed; peft sees that
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), module)  # freezes what is no adapter
+        warnings.filterwarnings(
+            "ignore", message="fan_in_fan_out"
+        )  # GPT-2's layers keep their weights transposed; peft sees that
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), module
+        )  # freezes what is no adapter
     for part in module.modules():
         if hasattr(part, "cast_input_dtype_enabled"):
             part.cast_input_dtype_enabled = False  # autocast chooses the type; a copy of every input in fp32 would be kept for the backward pass
@@ -40,7 +44,9 @@ def base_name(name: str) -> str:
     return name.replace(INNER + ".", ".")
 
 
-def load_base_weights(module: nn.Module, weights: dict[str, torch.Tensor], optional: str | None = None) -> None:
+def load_base_weights(
+    module: nn.Module, weights: dict[str, torch.Tensor], optional: str | None = None
+) -> None:
     """Take a base's weights, strictly, into a module with or without adapters.
 
     Args:
@@ -50,10 +56,16 @@ def load_base_weights(module: nn.Module, weights: dict[str, torch.Tensor], optio
         ValueError: naming weights that only one of them has.
     """
     names = {base_name(name): name for name in module.state_dict() if not is_adapter(name)}
-    different = sorted(name for name in set(names) ^ set(weights) if optional is None or not name.startswith(optional))
+    different = sorted(
+        name for name in set(names) ^ set(weights) if optional is None or not name.startswith(optional)
+    )
     if different:
-        raise ValueError(f"weights of another architecture: {', '.join(different[:3])}{' ...' if len(different) > 3 else ''}")
-    module.load_state_dict({names[name]: value for name, value in weights.items() if name in names}, strict=False)
+        raise ValueError(
+            f"weights of another architecture: {', '.join(different[:3])}{' ...' if len(different) > 3 else ''}"
+        )
+    module.load_state_dict(
+        {names[name]: value for name, value in weights.items() if name in names}, strict=False
+    )
 
 
 def merge_adapters(module: nn.Module) -> int:

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-BASES = ROOT / "data" / "bases"  # where `scripts.get_bases` puts them
+BASES = ROOT / "data" / "bases"  # where `common.base_models` puts them
 ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[EOS]", "<|end|>", "[SEP]")
 SCRATCH = "scratch"  # the name of a base that does not exist: random weights, own tokenizer
 
@@ -40,7 +40,9 @@ class ScratchSize:
     dropout: float = 0.1
 
 
-def scratch_encoder_config(size: ScratchSize, tokenizer: PreTrainedTokenizerBase, token_types: int = 2) -> BertConfig:
+def scratch_encoder_config(
+    size: ScratchSize, tokenizer: PreTrainedTokenizerBase, token_types: int = 2
+) -> BertConfig:
     """A tiny BERT for a tokenizer of our own."""
     return BertConfig(
         vocab_size=len(tokenizer),
@@ -84,7 +86,9 @@ def _load(loader, name: str, **options):
     except Exception as error:  # what a checkpoint may have wrong, its readers say in many ways
         if Path(name).is_dir():
             reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise BaseNotFound(f"base model folder {name} cannot be loaded: {reason if isinstance(error, (OSError, ValueError)) else f'{type(error).__name__}: {reason}'}") from error
+            raise BaseNotFound(
+                f"base model folder {name} cannot be loaded: {reason if isinstance(error, (OSError, ValueError)) else f'{type(error).__name__}: {reason}'}"
+            ) from error
         if not isinstance(error, (OSError, ValueError)):
             raise
         raise BaseNotFound(
@@ -102,7 +106,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     tokenizer = _load(AutoTokenizer, name)
     if tokenizer.pad_token_id is None:  # padding is masked out, so that any token will do
-        tokenizer.pad_token = next((token for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token, tokenizer.bos_token) if token), None)
+        tokenizer.pad_token = next(
+            (
+                token
+                for token in (
+                    tokenizer.eos_token,
+                    tokenizer.sep_token,
+                    tokenizer.unk_token,
+                    tokenizer.bos_token,
+                )
+                if token
+            ),
+            None,
+        )
     return tokenizer
 
 
@@ -143,12 +159,19 @@ def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, embeddings: 
         BaseNotFound: where tokens of texts have none: the tokenizer is of another model.
     """
     used = {tokenizer.eos_token, tokenizer.sep_token, tokenizer.cls_token, tokenizer.unk_token}
-    special = ({token.content for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)) - used
+    special = (
+        {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        | set(tokenizer.all_special_tokens)
+    ) - used
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= embeddings:
-        tokenizer.pad_token = next(token for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token) if token)
+        tokenizer.pad_token = next(
+            token for token in (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token) if token
+        )
     highest = max(number for token, number in tokenizer.get_vocab().items() if token not in special)
     if highest >= embeddings:
-        raise BaseNotFound(f"base model {name}: its tokenizer has tokens up to number {highest}, the model has {embeddings} embeddings; they are of different models")
+        raise BaseNotFound(
+            f"base model {name}: its tokenizer has tokens up to number {highest}, the model has {embeddings} embeddings; they are of different models"
+        )
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -174,7 +197,7 @@ class BaseRecord:
         name: folder, from the repository's root where it lies there, or hub name.
         hash: `content_hash` of its weights.
         revision: of the hub's repository; None: a folder, or unknown.
-        known: name among `scripts.get_bases`'s bases, and where that one came from; None: none of those.
+        known: name among `common.base_models`'s bases, and where that one came from; None: none of those.
     """
 
     name: str
@@ -204,7 +227,9 @@ def record_of(name: str, model: PreTrainedModel, shown: str) -> dict:
     found = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
     revision = None if Path(name).is_dir() else getattr(model.config, "_commit_hash", None)
     record = BaseRecord(shown, content_hash(model), revision, found.get("name"), found.get("source"))
-    if Path(name).is_dir() and not Path(name).resolve().is_relative_to(ROOT):  # checkpoints keep no machine's paths, this machine may
+    if Path(name).is_dir() and not Path(name).resolve().is_relative_to(
+        ROOT
+    ):  # checkpoints keep no machine's paths, this machine may
         note = BASES / "places" / record.hash
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(str(Path(name).resolve()), encoding="utf-8")
@@ -241,8 +266,12 @@ def load_recorded(kind: str, record: dict, folder: str | None = None) -> PreTrai
             _places[wanted.hash] = wanted.name
             return model
         found.append(f"the hub's {wanted.name} with {content_hash(model)}")
-    remedy = f"; get it: bash scripts/get_bases.sh {wanted.known} --source {wanted.source}" if wanted.known else ""
-    raise BaseNotFound(f"these adapters stand on the {kind} {wanted.name} with hash {wanted.hash}; found {' and '.join(found) or 'none'}{remedy}")
+    remedy = (
+        f"; get it: bash scripts/get_bases.sh {wanted.known} --source {wanted.source}" if wanted.known else ""
+    )
+    raise BaseNotFound(
+        f"these adapters stand on the {kind} {wanted.name} with hash {wanted.hash}; found {' and '.join(found) or 'none'}{remedy}"
+    )
 
 
 _places: dict[str, str] = {}  # hash -> where `load_recorded` found it

@@ -17,7 +17,9 @@ class PrefixLayer(DynamicLayer):
         self.lazy_initialization(keys, values)
         self.keys, self.values = keys, values
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Prefix and new states together; the cache stays as it is."""
         keys = torch.cat([self.keys.to(key_states.dtype), key_states], dim=-2)
         return keys, torch.cat([self.values.to(value_states.dtype), value_states], dim=-2)
@@ -42,7 +44,9 @@ class RoomLayer(DynamicLayer):
         self.keys[:, :, : keys.shape[2]], self.values[:, :, : keys.shape[2]] = keys, values
         self.columns, self.visible = None, room
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """New states go into `columns`; what is returned are the first `visible` columns."""
         self.keys.index_copy_(2, self.columns, key_states)
         self.values.index_copy_(2, self.columns, value_states)

@@ -34,7 +34,9 @@ def _recomputed(layer: nn.Module, *args, **kwargs):
         return layer.plain_forward(*args, **kwargs)
     random = has_dropout(layer)
     if random and args[0].is_cuda and torch.cuda.is_current_stream_capturing():
-        return layer.plain_forward(*args, **kwargs)  # a recorded step cannot go back to the random numbers that it drew
+        return layer.plain_forward(
+            *args, **kwargs
+        )  # a recorded step cannot go back to the random numbers that it drew
     return checkpoint(layer.plain_forward, *args, use_reentrant=False, preserve_rng_state=random, **kwargs)
 
 

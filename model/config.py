@@ -76,4 +76,6 @@ class MiracleConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict:
         """The attributes as pairs: JSON is written with sorted keys, and their order is the index order."""
-        return super().to_dict() | {"attributes": [[name, list(aspects)] for name, aspects in self.attributes.items()]}
+        return super().to_dict() | {
+            "attributes": [[name, list(aspects)] for name, aspects in self.attributes.items()]
+        }

@@ -17,7 +17,16 @@ from model.decoder import LatentDecoder
 from model.encoder import MeanEncoder, encoder_weights
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
-from model.losses import LossTerms, LossWeights, classification_loss, context_loss, distance_loss, kl_loss, mean_over_processes, reconstruction_loss
+from model.losses import (
+    LossTerms,
+    LossWeights,
+    classification_loss,
+    context_loss,
+    distance_loss,
+    kl_loss,
+    mean_over_processes,
+    reconstruction_loss,
+)
 from model.prior import LatentPrior, of_attribute
 
 
@@ -40,7 +49,12 @@ class Miracle(PreTrainedModel):
         self.posterior = nn.Linear(hidden, 2 * config.latent_size)
         self.heads = LatentHeads(config.latent_size, aspects, config.head_width, config.head_layers)
         self.decoder = LatentDecoder(
-            config.decoder, config.latent_size, config.n_prefix, config.token_dropout, config.lexical_offset, config.lexical_embedding
+            config.decoder,
+            config.latent_size,
+            config.n_prefix,
+            config.token_dropout,
+            config.lexical_offset,
+            config.lexical_embedding,
         )
         self.post_init()
         if config.lora_rank:
@@ -50,11 +64,20 @@ class Miracle(PreTrainedModel):
 
     def _note_unsaved(self) -> None:
         """Tied weights are saved once and frozen ones not at all; tells the Trainer that a checkpoint without them is whole."""
-        frozen = {name for name, value in self.named_parameters(remove_duplicate=False) if not value.requires_grad}
+        frozen = {
+            name for name, value in self.named_parameters(remove_duplicate=False) if not value.requires_grad
+        }
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys) | frozen
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *args, config: MiracleConfig | None = None, bases: dict[str, str] | None = None, **options):
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *args,
+        config: MiracleConfig | None = None,
+        bases: dict[str, str] | None = None,
+        **options,
+    ):
         """Load a checkpoint that `save_pretrained` wrote, whole or adapters.
 
         Args:
@@ -69,12 +92,27 @@ class Miracle(PreTrainedModel):
             return super().from_pretrained(folder, *args, config=config, **options)
         with no_init_weights():  # all of them are read
             model = cls(config)
-        model.load_bases(*(load_recorded(kind, config.bases[kind], (bases or {}).get(kind)) for kind in ("encoder", "decoder")))
+        model.load_bases(
+            *(
+                load_recorded(kind, config.bases[kind], (bases or {}).get(kind))
+                for kind in ("encoder", "decoder")
+            )
+        )
         weights = load_file(Path(folder) / SAFE_WEIGHTS_NAME)
-        shapes = {name: value.shape for name, value in model.state_dict().items() if name not in model._keys_to_ignore_on_save}
-        other = sorted(name for name in {*shapes, *weights} if name not in shapes or name not in weights or shapes[name] != weights[name].shape)
+        shapes = {
+            name: value.shape
+            for name, value in model.state_dict().items()
+            if name not in model._keys_to_ignore_on_save
+        }
+        other = sorted(
+            name
+            for name in {*shapes, *weights}
+            if name not in shapes or name not in weights or shapes[name] != weights[name].shape
+        )
         if other:
-            raise ValueError(f"{folder}: the weights are not those of this model; missing, left over or of another size are {', '.join(other[:3])}")
+            raise ValueError(
+                f"{folder}: the weights are not those of this model; missing, left over or of another size are {', '.join(other[:3])}"
+            )
         model.load_state_dict(weights, strict=False)
         return model.eval()
 
@@ -115,7 +153,9 @@ class Miracle(PreTrainedModel):
                 return
         if isinstance(module, nn.Linear):
             lexical = getattr(self.decoder.to_logits, "project", self.decoder.to_logits)
-            gain = {self.decoder.to_prefix: 0.1, self.decoder.to_offset: 0.02, lexical: 0.02}.get(module, 1.0)  # small beside what they join
+            gain = {self.decoder.to_prefix: 0.1, self.decoder.to_offset: 0.02, lexical: 0.02}.get(
+                module, 1.0
+            )  # small beside what they join
             nn.init.normal_(module.weight, std=gain * module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -168,14 +208,25 @@ class Miracle(PreTrainedModel):
         kept = 0 if reads_context or response_length is None else response_length + 1  # columns; 0: all
         losses = self.decoder.losses(decoder_ids, decoder_mask, z, kept)
         reconstruction = reconstruction_loss(losses, labels[:, -kept:])
-        context = context_loss(losses, decoder_mask, labels) if reads_context else reconstruction.new_zeros(())
+        context = (
+            context_loss(losses, decoder_mask, labels) if reads_context else reconstruction.new_zeros(())
+        )
         kl, kl_unclamped = kl_loss(posterior, prior, weights.free_bits)
-        classification, accuracy = classification_loss([logits.float() for logits in self.heads(z)], attribute, aspect)
+        classification, accuracy = classification_loss(
+            [logits.float() for logits in self.heads(z)], attribute, aspect
+        )
         distance = distance_loss(z, attribute, len(self.config.attributes))
-        loss = reconstruction + weights.kl * kl + weights.classification * classification + weights.distance * distance
+        loss = (
+            reconstruction
+            + weights.kl * kl
+            + weights.classification * classification
+            + weights.distance * distance
+        )
         loss = loss + weights.context * context
         stds = (mean_over_processes(gaussian.std.detach()).mean() for gaussian in (prior, posterior))
-        return LossTerms(loss, reconstruction, kl, kl_unclamped, classification, distance, accuracy, *stds, context)
+        return LossTerms(
+            loss, reconstruction, kl, kl_unclamped, classification, distance, accuracy, *stds, context
+        )
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """Recompute all layers in the backward pass, by a route that keeps the prefix (`model.checkpointing`)."""

@@ -22,8 +22,18 @@ from model.losses import token_losses
 
 ALIGNED = 64  # columns
 CHUNK = 2**25  # logits that are computed at once in training: 0.13 GB in fp32, several times over
-RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "SmolLM3RMSNorm", "Phi3RMSNorm")  # weight * x / rms(x); others differ
-COMPRESSED_CACHE_KEYS = ("kv_lora_rank", "qk_rope_head_dim")  # multi-head latent attention caches no plain keys
+RMS_NORMS = (
+    "LlamaRMSNorm",
+    "MistralRMSNorm",
+    "Qwen2RMSNorm",
+    "Qwen3RMSNorm",
+    "SmolLM3RMSNorm",
+    "Phi3RMSNorm",
+)  # weight * x / rms(x); others differ
+COMPRESSED_CACHE_KEYS = (
+    "kv_lora_rank",
+    "qk_rope_head_dim",
+)  # multi-head latent attention caches no plain keys
 
 
 def check_plain_cache(config: PreTrainedConfig) -> None:
@@ -32,7 +42,9 @@ def check_plain_cache(config: PreTrainedConfig) -> None:
     found += [key for key in COMPRESSED_CACHE_KEYS if getattr(config, key, None)]
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True) and not found:
         found.append("sliding_window")
-    if not hasattr(config, "num_attention_heads") or any(word in config.model_type for word in ("mamba", "rwkv", "jamba", "zamba")):
+    if not hasattr(config, "num_attention_heads") or any(
+        word in config.model_type for word in ("mamba", "rwkv", "jamba", "zamba")
+    ):
         found.append("recurrent state")
     if "local" in (getattr(config, "attention_layers", None) or []):
         found.append("local attention")
@@ -54,7 +66,11 @@ def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
 
 def position_offset(lm: PreTrainedModel) -> int:
     """Rows of a position table in front of that of position 0: RoBERTa's family leaves the padding token's and those before it out."""
-    tables = (module for name, module in lm.named_modules() if name.endswith("position_embeddings") and isinstance(module, nn.Embedding))
+    tables = (
+        module
+        for name, module in lm.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    )
     return max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
 
 
@@ -73,7 +89,9 @@ def causal_mask(seen: torch.Tensor, new: int) -> torch.Tensor:
         seen: [B, keys], 1 for real ones.
     """
     past = seen.shape[1] - new
-    mask = seen.bool().unsqueeze(1) & torch.ones(new, seen.shape[1], dtype=torch.bool, device=seen.device).tril(past)
+    mask = seen.bool().unsqueeze(1) & torch.ones(
+        new, seen.shape[1], dtype=torch.bool, device=seen.device
+    ).tril(past)
     mask.diagonal(past, 1, 2).fill_(True)
     return mask.unsqueeze(1)
 
@@ -88,7 +106,11 @@ def mask_for(lm: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
 def cache_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
     """Layers, key/value heads and head size."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return config.num_hidden_layers, heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return (
+        config.num_hidden_layers,
+        heads,
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+    )
 
 
 def fuse_norms(lm: nn.Module) -> None:
@@ -100,7 +122,11 @@ def fuse_norms(lm: nn.Module) -> None:
 
 
 def _fused_norm(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    return rms_norm(norm, states) if states.is_cuda and states.dtype == norm.weight.dtype else norm.plain_forward(states)
+    return (
+        rms_norm(norm, states)
+        if states.is_cuda and states.dtype == norm.weight.dtype
+        else norm.plain_forward(states)
+    )
 
 
 def rms_norm(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
@@ -121,7 +147,9 @@ def align_head(head: nn.Linear) -> None:
 def _aligned(head: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     if head.out_features % ALIGNED == 0 or not states.is_cuda or states.shape[:-1].numel() < ALIGNED:
         return head.plain_forward(states)
-    return padded_product(head, states, torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else states.dtype)
+    return padded_product(
+        head, states, torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else states.dtype
+    )
 
 
 def padded_product(head: nn.Linear, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -154,12 +182,20 @@ class LatentDecoder(nn.Module):
     """A causal LM conditioned on z."""
 
     def __init__(
-        self, settings: dict, latent_size: int, n_prefix: int, token_dropout: float, lexical_offset: bool = False, lexical_embedding: bool = False
+        self,
+        settings: dict,
+        latent_size: int,
+        n_prefix: int,
+        token_dropout: float,
+        lexical_offset: bool = False,
+        lexical_embedding: bool = False,
     ):
         super().__init__()
         config = decoder_config(settings)
         if getattr(config, "activation_function", None) == "gelu_new":
-            config.activation_function = "gelu_pytorch_tanh"  # the same function in one kernel instead of eight
+            config.activation_function = (
+                "gelu_pytorch_tanh"  # the same function in one kernel instead of eight
+            )
         check_plain_cache(config)
         self.lm = AutoModelForCausalLM.from_config(config)
         if isinstance(head := self.lm.get_output_embeddings(), nn.Linear):
@@ -174,7 +210,11 @@ class LatentDecoder(nn.Module):
         self.to_logits = None
         if lexical_offset:
             embedded = lexical_embedding and self.lm.get_output_embeddings() is not None
-            self.to_logits = EmbeddedOffset(latent_size, self.lm.get_output_embeddings()) if embedded else nn.Linear(latent_size, config.vocab_size, bias=False)
+            self.to_logits = (
+                EmbeddedOffset(latent_size, self.lm.get_output_embeddings())
+                if embedded
+                else nn.Linear(latent_size, config.vocab_size, bias=False)
+            )
 
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
@@ -198,7 +238,9 @@ class LatentDecoder(nn.Module):
             embeddings = embeddings * kept.unsqueeze(-1)
         return embeddings + offset.unsqueeze(1)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor, logits_to_keep: int = 0) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor, logits_to_keep: int = 0
+    ) -> torch.Tensor:
         """Next-token logits [B, T, V] for ids and mask [B, T] (padded on either side) and z [B, D].
 
         Args:
@@ -207,7 +249,9 @@ class LatentDecoder(nn.Module):
         logits = self.call(*self._inputs(input_ids, attention_mask, z), logits_to_keep=logits_to_keep)
         return logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1)
 
-    def losses(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor, kept: int = 0) -> torch.Tensor:
+    def losses(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor, kept: int = 0
+    ) -> torch.Tensor:
         """Nats of every token given those before it, [B, T - 1] or [B, kept - 1]; see `model.losses.token_losses`.
 
         Where there are more than `CHUNK` logits, by far the largest tensors of a training step, they are computed for a few
@@ -220,9 +264,16 @@ class LatentDecoder(nn.Module):
         size = max(1, CHUNK // ((kept or input_ids.shape[1]) * self.lm.config.vocab_size))  # rows
         if not self.training or size >= len(input_ids) or not self._plain_head():
             return token_losses(self.forward(input_ids, attention_mask, z, kept), input_ids[:, -kept:])
-        states = self.lm.base_model(**self._arguments(*self._inputs(input_ids, attention_mask, z))).last_hidden_state[:, -kept:]
+        states = self.lm.base_model(
+            **self._arguments(*self._inputs(input_ids, attention_mask, z))
+        ).last_hidden_state[:, -kept:]
         parts = zip(states.split(size), z.split(size), input_ids[:, -kept:].split(size))
-        return torch.cat([checkpoint(self._chunk_losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+        return torch.cat(
+            [
+                checkpoint(self._chunk_losses, *part, use_reentrant=False, preserve_rng_state=False)
+                for part in parts
+            ]
+        )
 
     def _inputs(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, z: torch.Tensor) -> tuple:
         """What `call` takes for whole texts: embeddings, mask, positions and a cache that holds the prefix."""
@@ -232,7 +283,9 @@ class LatentDecoder(nn.Module):
 
     def _chunk_losses(self, states: torch.Tensor, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         logits = self.lm.get_output_embeddings()(states)
-        return token_losses(logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1), ids)
+        return token_losses(
+            logits if self.to_logits is None else logits + self.to_logits(z).unsqueeze(1), ids
+        )
 
     def _plain_head(self) -> bool:
         """Whether nothing stands between the last states, the output embedding and the logits; looked at once."""
@@ -243,11 +296,20 @@ class LatentDecoder(nn.Module):
             self.lm.eval()
             with torch.no_grad():
                 states = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-                self.plain_head = isinstance(head, nn.Linear) and torch.allclose(head(states), self.lm(input_ids=ids, use_cache=False).logits, atol=1e-2, rtol=1e-2)
+                self.plain_head = isinstance(head, nn.Linear) and torch.allclose(
+                    head(states), self.lm(input_ids=ids, use_cache=False).logits, atol=1e-2, rtol=1e-2
+                )
             self.lm.train(training)
         return self.plain_head
 
-    def call(self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache, **options) -> torch.Tensor:
+    def call(
+        self,
+        embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        cache: Cache,
+        **options,
+    ) -> torch.Tensor:
         """One call of the language model behind a cache that begins with the prefix.
 
         Args:
@@ -260,7 +322,9 @@ class LatentDecoder(nn.Module):
         """
         return self.lm(**self._arguments(embeddings, mask, position_ids, cache), **options).logits
 
-    def _arguments(self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache) -> dict:
+    def _arguments(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Cache
+    ) -> dict:
         """What the language model is called with, for its logits or for its last states; arguments as for `call`."""
         return {
             "inputs_embeds": embeddings.to(self.lm.get_input_embeddings().weight.dtype),

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-
 PADDING_TOLERANCE = 1e-3  # of the largest number of a text's mean state
 
 
@@ -58,19 +57,39 @@ class MeanEncoder(nn.Module):
             ids = torch.arange(2 * length).remainder(self.transformer.config.vocab_size - 1).view(2, length)
             ids = torch.where(ids == pad_token_id, ids + 1, ids).masked_fill(mask == 0, pad_token_id)
             with torch.random.fork_rng(devices=[]):
-                together, alone = self(ids, mask, torch.zeros_like(ids))[1], self(ids[1:, :real], mask[1:, :real], torch.zeros_like(ids[1:, :real]))[0]
+                together, alone = (
+                    self(ids, mask, torch.zeros_like(ids))[1],
+                    self(ids[1:, :real], mask[1:, :real], torch.zeros_like(ids[1:, :real]))[0],
+                )
         except Exception as error:  # of somebody else's model, in whatever way it fails
             positions = getattr(self.transformer.config, "max_position_embeddings", None)
-            known = f"; it has {positions} positions" if isinstance(positions, int) and positions < length + 4 else ""
-            raise ValueError(f"it cannot read {length} tokens{known} ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
+            known = (
+                f"; it has {positions} positions"
+                if isinstance(positions, int) and positions < length + 4
+                else ""
+            )
+            raise ValueError(
+                f"it cannot read {length} tokens{known} ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            ) from error
         finally:
             self.train(training)
         if not torch.allclose(together, alone, atol=PADDING_TOLERANCE * float(alone.abs().max() + 1e-6)):
-            raise ValueError("padding changes what it says of a text, so that replies would depend on what else is in their batch")
+            raise ValueError(
+                "padding changes what it says of a text, so that replies would depend on what else is in their batch"
+            )
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Args: ids, mask (1 = real) and token types, each [B, T]. Returns [B, H] in fp32."""
-        types = {"token_type_ids": token_type_ids} if self.has_token_types and token_type_ids is not None else {}
-        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        types = (
+            {"token_type_ids": token_type_ids} if self.has_token_types and token_type_ids is not None else {}
+        )
+        states = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask, **types
+        ).last_hidden_state
         weights = attention_mask.unsqueeze(-1).float()
         return (states.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)

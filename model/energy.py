@@ -23,13 +23,21 @@ class AspectEnergy:
         weights: [B, K] or [K], the strength dials w_k.
     """
 
-    def __init__(self, heads: LatentHeads, targets: torch.Tensor, weights: torch.Tensor, stacked: StackedHeads | None = None):
+    def __init__(
+        self,
+        heads: LatentHeads,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        stacked: StackedHeads | None = None,
+    ):
         self.heads = stacked or heads.stacked()
         self.targets = targets
         named = targets >= 0
         spread = weights.to(self.heads.layers[0][0].dtype).expand(targets.shape) * named  # [B, K]
         self.weights = spread.T.unsqueeze(-1)  # [K, B, 1]
-        self.wanted = F.one_hot(targets.clamp_min(0), max(self.heads.sizes)).transpose(0, 1) * named.T.unsqueeze(-1)  # [K, B, aspects]
+        self.wanted = F.one_hot(targets.clamp_min(0), max(self.heads.sizes)).transpose(
+            0, 1
+        ) * named.T.unsqueeze(-1)  # [K, B, aspects]
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """E(a | z), [B], of z [B, D]."""
@@ -42,7 +50,9 @@ class AspectEnergy:
         return self.heads.gradient(z, self.wanted, self.weights)
 
 
-def aspect_energy(heads: LatentHeads, targets: torch.Tensor, weights: torch.Tensor, stacked: StackedHeads | None = None) -> AspectEnergy:
+def aspect_energy(
+    heads: LatentHeads, targets: torch.Tensor, weights: torch.Tensor, stacked: StackedHeads | None = None
+) -> AspectEnergy:
     """The energy function of a batch of targets; see `AspectEnergy`."""
     return AspectEnergy(heads, targets, weights, stacked)
 
@@ -57,4 +67,6 @@ def energy_gradient(energy: Energy, z: torch.Tensor) -> torch.Tensor:
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
         total = energy(z).sum()
-        return torch.autograd.grad(total, z)[0] if total.requires_grad else torch.zeros_like(z)  # no target names anything
+        return (
+            torch.autograd.grad(total, z)[0] if total.requires_grad else torch.zeros_like(z)
+        )  # no target names anything

@@ -48,13 +48,18 @@ def recorded(work: Callable[[], object]) -> Callable[[], None] | None:
     stream.wait_stream(torch.cuda.current_stream())
     try:
         with torch.cuda.stream(stream):
-            graph.capture_begin(pool=_place.pool, capture_error_mode="thread_local")  # other threads may go on allocating
+            graph.capture_begin(
+                pool=_place.pool, capture_error_mode="thread_local"
+            )  # other threads may go on allocating
             try:
                 work()
             finally:
                 graph.capture_end()
     except RuntimeError as error:
-        logger.warning("a step could not be recorded as a CUDA graph and is slower for it: %s", str(error).splitlines()[0])
+        logger.warning(
+            "a step could not be recorded as a CUDA graph and is slower for it: %s",
+            str(error).splitlines()[0],
+        )
         _place = None  # a pool stays unusable after a failure
         torch.cuda.synchronize()
         torch.cuda.empty_cache()

@@ -40,7 +40,11 @@ class LossWeights(NamedTuple):
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes, differentiable; the tensor itself where there is one process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
         from torch.distributed.nn.functional import all_reduce
 
         return all_reduce(value)
@@ -103,7 +107,9 @@ def kl_loss(posterior: Gaussian, prior: Gaussian, free_bits: float) -> tuple[tor
     return per_dimension.clamp_min(free_bits).sum(), per_dimension.sum()
 
 
-def classification_loss(logits: list[torch.Tensor], attribute: torch.Tensor, aspect: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def classification_loss(
+    logits: list[torch.Tensor], attribute: torch.Tensor, aspect: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of the latent head of each example's own attribute (L_C of the paper), and that head's accuracy.
 
     Args:

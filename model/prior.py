@@ -49,7 +49,9 @@ def combine(priors: Gaussian, named: torch.Tensor, combination: str = "product")
     """
     if combination not in COMBINATIONS:
         raise ValueError(f"prior combination must be one of {COMBINATIONS}, got {combination!r}")
-    weights = torch.where(named.any(1, keepdim=True), named, torch.ones_like(named)).unsqueeze(-1).float()  # [B, K, 1]
+    weights = (
+        torch.where(named.any(1, keepdim=True), named, torch.ones_like(named)).unsqueeze(-1).float()
+    )  # [B, K, 1]
     precisions = weights * torch.exp(-priors.logvar)
     total = precisions.sum(1)
     mean = (precisions * priors.mean).sum(1) / total

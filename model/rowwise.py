@@ -15,8 +15,14 @@ Drift = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # times [B, 1], st
 
 ORDER = 3
 SAFETY, SHRINK, GROW = 0.9, 0.1, 6.0  # of a step's change from one to the next
-ARRIVED, SMALLEST = 1e-6, 1e-12  # shares of the whole time: what may be left at the end, and the step at which an example is given up
-LOOK_EVERY = {"cpu": 2, "cuda": 8}  # attempts between two looks at who has arrived; on a GPU a look waits for the device
+ARRIVED, SMALLEST = (
+    1e-6,
+    1e-12,
+)  # shares of the whole time: what may be left at the end, and the step at which an example is given up
+LOOK_EVERY = {
+    "cpu": 2,
+    "cuda": 8,
+}  # attempts between two looks at who has arrived; on a GPU a look waits for the device
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,9 @@ class _Walk:
 
     FIELDS = ("rows", "state", "time", "slope", "length", "nfe")
 
-    def __init__(self, drift_of: Callable[[torch.Tensor], Drift], state: torch.Tensor, whole: float, tolerance: float):
+    def __init__(
+        self, drift_of: Callable[[torch.Tensor], Drift], state: torch.Tensor, whole: float, tolerance: float
+    ):
         self.drift_of, self.whole, self.tolerance = drift_of, whole, tolerance
         self.rows = torch.arange(state.shape[0], device=state.device)
         self.drift = drift_of(self.rows)
@@ -47,7 +55,9 @@ class _Walk:
         self.slope = self.drift(self.time, self.state)
         self.end = state.new_zeros(1)
         self.nfe = torch.ones_like(self.rows)
-        self.length = (0.5 / self._size(self.slope, self.state)).clamp(max=whole)  # of the next step, [B, 1]; the first moves by half the tolerance
+        self.length = (0.5 / self._size(self.slope, self.state)).clamp(
+            max=whole
+        )  # of the next step, [B, 1]; the first moves by half the tolerance
 
     def _size(self, vector: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """Root mean square over the dimensions in units of the tolerance, [B, 1]."""
@@ -64,14 +74,18 @@ class _Walk:
         mean = (first * (2 / 9)).add_(second, alpha=1 / 3).add_(third, alpha=4 / 9)
         new = torch.addcmul(state, step, mean)
         fourth = self.drift(self.time + step, new)  # is the next step's first
-        difference = (first * (-5 / 72)).add_(second, alpha=1 / 12).add_(third, alpha=1 / 9).add_(fourth, alpha=-1 / 8)
+        difference = (
+            (first * (-5 / 72)).add_(second, alpha=1 / 12).add_(third, alpha=1 / 9).add_(fourth, alpha=-1 / 8)
+        )
         error = self._size(difference.mul_(step), torch.maximum(state.abs(), new.abs()))
         error = torch.where(torch.isfinite(error), error, 1e10)
         taken = going & (error <= 1.0)
         change = (SAFETY * error.clamp_min(1e-10) ** (-1 / ORDER)).clamp(SHRINK, GROW)
         proposed = step * torch.where(taken, change, change.clamp(max=SAFETY))
         cut = taken & (step < self.length)  # by the stop, not by the error
-        self.length.copy_(torch.where(going, torch.where(cut, torch.maximum(self.length, proposed), proposed), self.length))
+        self.length.copy_(
+            torch.where(going, torch.where(cut, torch.maximum(self.length, proposed), proposed), self.length)
+        )
         self.time.add_(torch.where(taken, step, 0.0))
         self.state.copy_(torch.where(taken, new, state))
         self.slope.copy_(torch.where(taken, fourth, first))
@@ -87,7 +101,12 @@ class _Walk:
     def part(self, chosen: torch.Tensor) -> "_Walk":
         """These rows alone."""
         walk = object.__new__(_Walk)
-        walk.drift_of, walk.whole, walk.tolerance, walk.end = self.drift_of, self.whole, self.tolerance, self.end
+        walk.drift_of, walk.whole, walk.tolerance, walk.end = (
+            self.drift_of,
+            self.whole,
+            self.tolerance,
+            self.end,
+        )
         for name in self.FIELDS:
             setattr(walk, name, getattr(self, name)[chosen])
         walk.drift = self.drift_of(walk.rows)
@@ -95,7 +114,12 @@ class _Walk:
 
 
 def solve_rowwise(
-    drift_of: Callable[[torch.Tensor], Drift], state: torch.Tensor, stops: list[float], tolerance: float, max_attempts: int = 2000, graphs: bool = False
+    drift_of: Callable[[torch.Tensor], Drift],
+    state: torch.Tensor,
+    stops: list[float],
+    tolerance: float,
+    max_attempts: int = 2000,
+    graphs: bool = False,
 ) -> Solution:
     """Integrate from time 0 through the stops.
 
@@ -122,7 +146,9 @@ def solve_rowwise(
                 going = walk.going()
                 if going.numel() == 0:
                     break
-                if going.numel() <= 0.8 * walk.rows.numel():  # moving the rest costs as much as some evaluations
+                if (
+                    going.numel() <= 0.8 * walk.rows.numel()
+                ):  # moving the rest costs as much as some evaluations
                     _store(walk, everyone)
                     walk, replay = walk.part(going), None
             if replay is not None:
@@ -133,7 +159,11 @@ def solve_rowwise(
                 graphs = replay is not None
         _store(walk, everyone)
         states.append(everyone.state.clone())
-    return Solution(torch.stack(states), everyone.nfe, (everyone.end - everyone.time <= ARRIVED * everyone.whole).squeeze(1))
+    return Solution(
+        torch.stack(states),
+        everyone.nfe,
+        (everyone.end - everyone.time <= ARRIVED * everyone.whole).squeeze(1),
+    )
 
 
 def _store(walk: _Walk, everyone: _Walk) -> None:

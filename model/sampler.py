@@ -30,8 +30,11 @@ from model.schedule import tau
 GEOMETRIES = ("standard", "whitened", "normal")
 ENERGY_TIMES = ("static", "tweedie")
 FIXED_STEP_SOLVERS = ("rk4", "midpoint", "euler")
-SOLVERS = ("rowwise",) + FIXED_STEP_SOLVERS + ("dopri5",)
-CHUNK = {"cpu": 256, "cuda": 16384}  # examples that ``rowwise`` solves at once: what fits a CPU's cache, a GPU's memory
+SOLVERS = ("rowwise", *FIXED_STEP_SOLVERS, "dopri5")
+CHUNK = {
+    "cpu": 256,
+    "cuda": 16384,
+}  # examples that ``rowwise`` solves at once: what fits a CPU's cache, a GPU's memory
 PSEUDO_TIME = tau(1.0)
 
 
@@ -71,7 +74,9 @@ class SamplerSettings:
         if not self.grading > 0:
             raise ValueError(f"grading must be over 0, got {self.grading}")
         if self.steps < 1 or self.max_halvings < 0:
-            raise ValueError(f"steps must be at least 1 and max_halvings at least 0, got {self.steps} and {self.max_halvings}")
+            raise ValueError(
+                f"steps must be at least 1 and max_halvings at least 0, got {self.steps} and {self.max_halvings}"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,9 @@ class _Drift:
         self.evaluations += 1
         prior, geometry = self.prior, self.settings.geometry
         if geometry == "whitened":
-            scale = self.std if self.settings.energy_time == "static" else self.std * torch.exp(s - PSEUDO_TIME)  # times alpha_t
+            scale = (
+                self.std if self.settings.energy_time == "static" else self.std * torch.exp(s - PSEUDO_TIME)
+            )  # times alpha_t
             return -scale * energy_gradient(self.energy, torch.addcmul(prior.mean, scale, state))
         gradient = energy_gradient(self.energy, state)
         if geometry == "standard":
@@ -125,7 +132,9 @@ class _Drift:
         return ((variance - 1.0) * state + prior.mean) / variance - gradient
 
 
-def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, energy: Energy, steps: int) -> tuple[torch.Tensor, int]:
+def integrate(
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, energy: Energy, steps: int
+) -> tuple[torch.Tensor, int]:
     """Solve the ODE once by a solver of torchdiffeq, in `steps` steps if their number is fixed.
 
     Args:
@@ -137,14 +146,20 @@ def integrate(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, e
     drift = _Drift(settings, prior, energy)
 
     def grid(*_) -> torch.Tensor:
-        return PSEUDO_TIME * torch.linspace(0.0, 1.0, steps + 1, dtype=start.dtype, device=start.device) ** settings.grading
+        return (
+            PSEUDO_TIME
+            * torch.linspace(0.0, 1.0, steps + 1, dtype=start.dtype, device=start.device) ** settings.grading
+        )
 
     if settings.solver == "dopri5":
         options = {"method": "dopri5", "atol": settings.atol, "rtol": settings.rtol}
         if start.device.type == "mps":  # has no float64, in which torchdiffeq would keep the time
             options["options"] = {"dtype": torch.float32}
     else:
-        options = {"method": settings.solver, "options": {"grid_constructor": grid}}  # a step_size may round to one step more
+        options = {
+            "method": settings.solver,
+            "options": {"grid_constructor": grid},
+        }  # a step_size may round to one step more
     with torch.no_grad():
         end = odeint(drift, drift.to_coordinates(start), grid()[[0, -1]], **options)[-1]
         return drift.to_latents(end), drift.evaluations
@@ -175,7 +190,7 @@ def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, 
     nfe = torch.full((start.shape[0],), cost, device=start.device)
     latent_change, energy_change = torch.zeros_like(energy_start), torch.zeros_like(energy_start)
     rows, steps = everyone, settings.steps
-    for halving in range(max(1, settings.max_halvings)):
+    for _halving in range(max(1, settings.max_halvings)):
         steps *= 2
         part = Gaussian(prior.mean[rows], prior.logvar[rows])
         energy = make_energy(rows)
@@ -197,36 +212,70 @@ def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, 
     return Sample(result, energy_start, final, nfe, latent_change, energy_change)
 
 
-def follow(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, times: list[float]) -> torch.Tensor:
+def follow(
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, times: list[float]
+) -> torch.Tensor:
     """The ways of the latents: where they are at each of these pseudo-times, rising and over 0, [times, B, D] (by ``rowwise``)."""
-    path, _, _ = _walk(settings, start, prior, make_energy, torch.arange(start.shape[0], device=start.device), times)
+    path, _, _ = _walk(
+        settings, start, prior, make_energy, torch.arange(start.shape[0], device=start.device), times
+    )
     return path
 
 
-def _walk(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, rows: torch.Tensor, times: list[float]):
+def _walk(
+    settings: SamplerSettings,
+    start: torch.Tensor,
+    prior: Gaussian,
+    make_energy,
+    rows: torch.Tensor,
+    times: list[float],
+):
     """Latents at the times, evaluations and whether they settled, of some rows."""
 
     def drift_of(chosen: torch.Tensor) -> _Drift:
-        return _Drift(settings, Gaussian(prior.mean[rows[chosen]], prior.logvar[rows[chosen]]), make_energy(rows[chosen]))
+        return _Drift(
+            settings,
+            Gaussian(prior.mean[rows[chosen]], prior.logvar[rows[chosen]]),
+            make_energy(rows[chosen]),
+        )
 
     whole = drift_of(torch.arange(rows.numel(), device=rows.device))
     with torch.no_grad():
-        found = solve_rowwise(drift_of, whole.to_coordinates(start[rows]), times, settings.tolerance, graphs=hasattr(whole.energy, "gradient"))
+        found = solve_rowwise(
+            drift_of,
+            whole.to_coordinates(start[rows]),
+            times,
+            settings.tolerance,
+            graphs=hasattr(whole.energy, "gradient"),
+        )
     return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.settled
 
 
-def _rowwise(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor) -> Sample:
-    parts = [_walk(settings, start, prior, make_energy, rows, [PSEUDO_TIME]) for rows in everyone.split(CHUNK.get(start.device.type, CHUNK["cuda"]))]
+def _rowwise(
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor
+) -> Sample:
+    parts = [
+        _walk(settings, start, prior, make_energy, rows, [PSEUDO_TIME])
+        for rows in everyone.split(CHUNK.get(start.device.type, CHUNK["cuda"]))
+    ]
     paths, costs, settled = zip(*parts)
     z, energy = torch.cat([path[-1] for path in paths]), make_energy(everyone)
     with torch.no_grad():
         return Sample(z, energy(start), energy(z), torch.cat(costs), settled=torch.cat(settled))
 
 
-def _one_by_one(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor) -> Sample:
+def _one_by_one(
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor
+) -> Sample:
     latents, costs = [], []
     for row in everyone.split(1):
-        z, cost = integrate(settings, start[row], Gaussian(prior.mean[row], prior.logvar[row]), make_energy(row), settings.steps)
+        z, cost = integrate(
+            settings,
+            start[row],
+            Gaussian(prior.mean[row], prior.logvar[row]),
+            make_energy(row),
+            settings.steps,
+        )
         latents.append(z)
         costs.append(cost)
     z, energy = torch.cat(latents), make_energy(everyone)

@@ -23,7 +23,9 @@ def alpha(t: float) -> float:
 KL_SCHEDULES = ("ramp", "cyclical", "constant")
 
 
-def kl_weight(schedule: str, step: int, total_steps: int, maximum: float, ramp_fraction: float = 0.25, cycles: int = 4) -> float:
+def kl_weight(
+    schedule: str, step: int, total_steps: int, maximum: float, ramp_fraction: float = 0.25, cycles: int = 4
+) -> float:
     """The KL's weight at an optimizer step.
 
     ``ramp`` rises linearly over the first `ramp_fraction` of all steps and stays; ``cyclical`` (Fu et al., NAACL 2019)

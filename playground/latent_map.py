@@ -18,7 +18,9 @@ COLOURS = ("#0a5084", "#b3541e", "#3d7a3a", "#7a3d78", "#8a6d00", "#3a7a78")
 def prior_samples(model: Miracle, reply: Reply) -> np.ndarray:
     """Samples of the prior that a reply started from, [SAMPLES, D]; always the same ones."""
     prior = model.prior(reply)
-    noise = torch.randn(SAMPLES, len(prior.mean), generator=torch.Generator().manual_seed(0)).to(prior.mean.device)
+    noise = torch.randn(SAMPLES, len(prior.mean), generator=torch.Generator().manual_seed(0)).to(
+        prior.mean.device
+    )
     return prior.sample(noise).cpu().numpy()
 
 
@@ -46,7 +48,12 @@ def draw_probabilities(axes, explanation: Explanation, target: dict[str, str]) -
     for number, (name, chances) in enumerate(explanation.probabilities.items()):
         aspect = target.get(name) or max(chances, key=lambda known: chances[known][-1])
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": "-" if name in target else "--"}
-        axes.plot(explanation.time, chances[aspect], label=aspect if name in target else f"{aspect} (not asked for)", **style)
+        axes.plot(
+            explanation.time,
+            chances[aspect],
+            label=aspect if name in target else f"{aspect} (not asked for)",
+            **style,
+        )
     axes.set_xscale("symlog", linthresh=FIRST)  # strong weights decide nearly everything at the very start
     axes.set(
         xlabel="pseudo-time s of the ODE, logarithmic after 0.005",

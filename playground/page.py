@@ -7,13 +7,13 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from dataset.jsonl import read_jsonl
+from common.errors import InputError
+from common.jsonl import read_jsonl
 from miracle import Miracle, Reply
 from playground import views
 from playground.latent_map import latent_map
 from playground.session import Log, Tickets, context_of, written
 from playground.settings import NONE, STRENGTHS, Settings, cut, from_link, to_link
-from schema import InputError
 
 EXAMPLES = 5
 WAITING = 256  # visitors in the queue before one is turned away
@@ -77,7 +77,11 @@ class Handlers:
         if not turns or not turns[-1]["waiting"]:
             yield gr.skip(), gr.skip()
             return
-        ticket, settings, entry = self.tickets.of(request.session_hash), Settings.read(self.schema, values), turns[-1]
+        ticket, settings, entry = (
+            self.tickets.of(request.session_hash),
+            Settings.read(self.schema, values),
+            turns[-1],
+        )
         if not ticket.stopped.is_set():
             try:
                 for found in written(self.model, context_of(turns, settings.remember), settings, ticket):
@@ -89,7 +93,9 @@ class Handlers:
         entry["waiting"] = False
         if entry["result"] is not None:
             self.log("chat", self.runs[0][0], [entry["result"]])
-        yield (gr.skip(), gr.skip()) if ticket.cleared else (turns, self.shown(turns))  # another question may have been asked since
+        yield (
+            (gr.skip(), gr.skip()) if ticket.cleared else (turns, self.shown(turns))
+        )  # another question may have been asked since
 
     def stop(self, request: gr.Request) -> None:
         """End the visitor's reply after the next token."""
@@ -136,7 +142,9 @@ class Handlers:
 
     def link(self, question: str, *values) -> str:
         """The link to the present settings."""
-        return views.settings_link(to_link(self.schema, Settings.read(self.schema, values), cut(question or "")[0]))
+        return views.settings_link(
+            to_link(self.schema, Settings.read(self.schema, values), cut(question or "")[0])
+        )
 
     def load(self, request: gr.Request) -> list:
         """The settings of the page's address, and its question for every tab; without a question what was typed meanwhile stays."""
@@ -148,7 +156,9 @@ def examples(folder: Path) -> list[str]:
     """A few first questions of the run's own test contexts; empty where it has none."""
     if not (folder / "generations.jsonl").is_file():
         return []
-    return list(dict.fromkeys(row["context"][0] for _, row in read_jsonl(folder / "generations.jsonl")))[:EXAMPLES]
+    return list(dict.fromkeys(row["context"][0] for _, row in read_jsonl(folder / "generations.jsonl")))[
+        :EXAMPLES
+    ]
 
 
 def strength_slider(name: str) -> gr.Slider:
@@ -179,10 +189,14 @@ def settings_column(handlers: Handlers) -> list:
     for attribute in handlers.schema.attributes:
         with gr.Group(elem_classes="attribute"):
             choices = [("none", NONE), *((aspect, aspect) for aspect in attribute.aspects)]
-            inputs.append(gr.Radio(choices, value=NONE, label=attribute.name, elem_id=f"aspect-{attribute.name}"))
+            inputs.append(
+                gr.Radio(choices, value=NONE, label=attribute.name, elem_id=f"aspect-{attribute.name}")
+            )
             inputs.append(strength_slider(attribute.name))
     with gr.Group(elem_classes="attribute"):
-        inputs.append(gr.Number(default.seed, label="seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed"))
+        inputs.append(
+            gr.Number(default.seed, label="seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
+        )
         inputs.append(
             gr.Checkbox(
                 default.sample,
@@ -191,13 +205,17 @@ def settings_column(handlers: Handlers) -> list:
                 elem_id="sample",
             )
         )
-        inputs.append(gr.Checkbox(default.remember, label="keep the conversation as context", elem_id="remember"))
+        inputs.append(
+            gr.Checkbox(default.remember, label="keep the conversation as context", elem_id="remember")
+        )
     return inputs
 
 
 def question_box(name: str) -> gr.Textbox:
     """A tab's question."""
-    return gr.Textbox(placeholder="Ask something", label="question", elem_id=f"{name}-question", lines=1, max_lines=4)
+    return gr.Textbox(
+        placeholder="Ask something", label="question", elem_id=f"{name}-question", lines=1, max_lines=4
+    )
 
 
 def send_button(name: str, words: str) -> gr.Button:
@@ -235,7 +253,10 @@ def build(runs: list[tuple[str, Miracle]], folder: Path, log: Path | None) -> gr
                         clear = gr.Button("Clear", elem_id="clear", min_width=90)
                     offer(known, box)
                 with gr.Tab("All combinations"):
-                    grid_box, grid_send = question_box("grid"), send_button("grid", f"Reply under all {count} combinations")
+                    grid_box, grid_send = (
+                        question_box("grid"),
+                        send_button("grid", f"Reply under all {count} combinations"),
+                    )
                     grid = gr.HTML(elem_id="grid", min_height=60)
                     offer(known, grid_box)
                 with gr.Tab("Latent map") as map_tab:
@@ -249,17 +270,52 @@ def build(runs: list[tuple[str, Miracle]], folder: Path, log: Path | None) -> gr
                 inputs = settings_column(handlers)
                 link = gr.HTML(handlers.link("", *handlers.default.values(handlers.schema)), elem_id="link")
         asked = gr.on(
-            [send.click, box.submit], handlers.ask, [box, turns], [box, turns, shown], api_name="ask", trigger_mode="multiple", **at_once
+            [send.click, box.submit],
+            handlers.ask,
+            [box, turns],
+            [box, turns, shown],
+            api_name="ask",
+            trigger_mode="multiple",
+            **at_once,
         )
-        asked.then(handlers.answer, [turns, *inputs], [turns, shown], api_name="answer", trigger_mode="multiple", **in_line(box))
+        asked.then(
+            handlers.answer,
+            [turns, *inputs],
+            [turns, shown],
+            api_name="answer",
+            trigger_mode="multiple",
+            **in_line(box),
+        )
         stop.click(handlers.stop, None, None, api_name="stop", **at_once)
         clear.click(handlers.clear, None, [turns, shown], api_name="clear", **at_once)
-        gr.on([grid_send.click, grid_box.submit], handlers.combinations, [grid_box, *inputs], grid, api_name="combinations", **in_line(grid_box))
+        gr.on(
+            [grid_send.click, grid_box.submit],
+            handlers.combinations,
+            [grid_box, *inputs],
+            grid,
+            api_name="combinations",
+            **in_line(grid_box),
+        )
         map_tab.select(handlers.map, turns, latents, api_name="map", concurrency_id=LINE)
         if len(runs) > 1:
-            gr.on([both_send.click, both_box.submit], handlers.both, [both_box, *inputs], both, api_name="both", **in_line(both_box))
+            gr.on(
+                [both_send.click, both_box.submit],
+                handlers.both,
+                [both_box, *inputs],
+                both,
+                api_name="both",
+                **in_line(both_box),
+            )
         changed = [component.change for component in [box, *inputs]]
-        gr.on(changed, handlers.link, [box, *inputs], link, trigger_mode="always_last", api_visibility="private", **at_once)
+        gr.on(
+            changed,
+            handlers.link,
+            [box, *inputs],
+            link,
+            trigger_mode="always_last",
+            api_visibility="private",
+            **at_once,
+        )
         boxes = [box, grid_box, *([both_box] if len(runs) > 1 else [])]
         page.load(handlers.load, None, [*inputs, *boxes], api_visibility="private", **at_once)
         page.unload(handlers.leave)
@@ -276,9 +332,15 @@ def serve(runs: list[tuple[str, Miracle]], folder: Path, port: int, log: Path | 
         raise InputError(f"--log {log}: there is no folder {log.parent}")
     page = build(runs, folder, log).queue(default_concurrency_limit=1, max_size=WAITING)
     theme = gr.themes.Default(
-        primary_hue="blue", neutral_hue="stone", font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace")
+        primary_hue="blue",
+        neutral_hue="stone",
+        font=("system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "monospace"),
     )
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]), Middleware(ContentSecurityPolicy)]
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
+        Middleware(ContentSecurityPolicy),
+    ]
     try:
         page.launch(
             server_name="127.0.0.1", server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[], theme=theme, pwa=False,

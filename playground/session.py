@@ -84,7 +84,11 @@ def written(model: Miracle, context: list[str], settings: Settings, ticket: Tick
 
 def context_of(turns: list[dict], remember: bool) -> list[str]:
     """The turns that the last question is answered in: those before it that have a reply, and itself."""
-    before = [(turn["question"], turn["result"].text) for turn in turns[:-1] if turn["result"] is not None and turn["result"].text]
+    before = [
+        (turn["question"], turn["result"].text)
+        for turn in turns[:-1]
+        if turn["result"] is not None and turn["result"].text
+    ]
     return [text for pair in (before if remember else []) for text in pair] + [turns[-1]["question"]]
 
 

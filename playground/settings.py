@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from schema import Schema
+from common.schema import Schema
 
 NONE = "(none)"  # no aspect can be called so
 LONGEST = 4_000  # characters of a message
@@ -43,12 +43,16 @@ class Settings:
 
     def options(self, model) -> dict:
         """Keyword arguments of `Miracle.reply`; attributes that the model lacks are ignored."""
-        weights = {name: weight * factor(self.strengths.get(name, 0.0)) for name, weight in model.weights.items()}
+        weights = {
+            name: weight * factor(self.strengths.get(name, 0.0)) for name, weight in model.weights.items()
+        }
         return {"weights": weights, "seed": self.seed, "start": "sample" if self.sample else "mean"}
 
     def target_of(self, schema: Schema) -> dict[str, str]:
         """The part of the target that a schema knows."""
-        return {a.name: self.target[a.name] for a in schema.attributes if self.target.get(a.name) in a.aspects}
+        return {
+            a.name: self.target[a.name] for a in schema.attributes if self.target.get(a.name) in a.aspects
+        }
 
 
 def factor(strength: float) -> float:
@@ -59,19 +63,24 @@ def factor(strength: float) -> float:
 def to_link(schema: Schema, settings: Settings, question: str) -> str:
     """A query that brings the settings and the question back; what has its default is left out."""
     query = {f"a.{name}": aspect for name, aspect in settings.target.items()}
-    query |= {f"s.{name}": f"{settings.strengths[name]:g}" for name in schema.names if settings.strengths.get(name)}
+    query |= {
+        f"s.{name}": f"{settings.strengths[name]:g}" for name in schema.names if settings.strengths.get(name)
+    }
     query |= {"seed": settings.seed, "sample": int(settings.sample), "remember": int(settings.remember)}
     return "?" + urlencode(query | ({"q": question} if question else {}))
 
 
 def from_link(schema: Schema, query: dict[str, str], default: Settings) -> tuple[Settings, str]:
     """Settings and question of a link; whatever it has that cannot be used is ignored."""
-    target = {a.name: query[f"a.{a.name}"] for a in schema.attributes if query.get(f"a.{a.name}") in a.aspects}
+    target = {
+        a.name: query[f"a.{a.name}"] for a in schema.attributes if query.get(f"a.{a.name}") in a.aspects
+    }
     strengths = {name: strength_of(query.get(f"s.{name}")) for name in schema.names}
     seed = query.get("seed", "")
     seed = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 10 else default.seed
     flags = [
-        {"0": False, "1": True}.get(query.get(name), own) for name, own in (("sample", default.sample), ("remember", default.remember))
+        {"0": False, "1": True}.get(query.get(name), own)
+        for name, own in (("sample", default.sample), ("remember", default.remember))
     ]
     return Settings(target, strengths, seed, *flags), query.get("q", "")[:LONGEST]
 
@@ -88,5 +97,9 @@ def strength_of(text: str | None) -> float:
 def cut(text: str) -> tuple[str, str]:
     """A message of at most `LONGEST` characters, and a note where it was cut."""
     text = text.strip()
-    note = f"Your message had {len(text):,} characters; the first {LONGEST:,} were used." if len(text) > LONGEST else ""
+    note = (
+        f"Your message had {len(text):,} characters; the first {LONGEST:,} were used."
+        if len(text) > LONGEST
+        else ""
+    )
     return text[:LONGEST], note

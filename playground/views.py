@@ -3,9 +3,9 @@
 import html
 import math
 
+from common.schema import Schema
 from miracle import Reply
 from playground.settings import factor
-from schema import Schema
 
 # gradio reads a value of gr.HTML as a template: these characters must not reach it as they are
 TEMPLATE = str.maketrans({character: f"&#{ord(character)};" for character in "${}`\\"})
@@ -43,9 +43,7 @@ def bars(reply: Reply, doubts: list[str] = ()) -> str:
         f'<div class="group"><h4>{safe(name)}</h4>{"".join(bar(a, p, reply.target.get(name) == a) for a, p in chances.items())}</div>'
         for name, chances in reply.probabilities.items()
     ]
-    return (
-        f'<div class="bars">{"".join(groups)}<div class="group"><h4>coherence{doubt(doubts)}</h4>{bar("fits context", reply.coherence, False)}</div></div>'
-    )
+    return f'<div class="bars">{"".join(groups)}<div class="group"><h4>coherence{doubt(doubts)}</h4>{bar("fits context", reply.coherence, False)}</div></div>'
 
 
 def facts(reply: Reply) -> str:
@@ -68,18 +66,27 @@ def turn(entry: dict, doubts: list[str]) -> str:
     if entry["result"] is not None:
         return f'{asked}<div class="answered">{answer(entry["result"], doubts)}</div>'
     text = entry["text"] or ("waiting…" if entry["waiting"] else "stopped before it began")
-    return f'{asked}<div class="answered">{said(text, "reply under-way" if entry["waiting"] else "note")}</div>'
+    return (
+        f'{asked}<div class="answered">{said(text, "reply under-way" if entry["waiting"] else "note")}</div>'
+    )
 
 
 def chat(turns: list[dict], doubts: list[str] = ()) -> str:
     """The whole conversation."""
-    inside = "".join(turn(entry, doubts) for entry in turns) or '<p class="note">Choose aspects, ask something, and see what the evaluators hear.</p>'
+    inside = (
+        "".join(turn(entry, doubts) for entry in turns)
+        or '<p class="note">Choose aspects, ask something, and see what the evaluators hear.</p>'
+    )
     return f'<div class="chat" role="log" aria-live="polite">{inside}</div>'
 
 
 def joint(reply: Reply) -> float | None:
     """Product of the probabilities of the aspects asked for."""
-    return None if reply.probabilities is None else math.prod(reply.probabilities[name][aspect] for name, aspect in reply.target.items())
+    return (
+        None
+        if reply.probabilities is None
+        else math.prod(reply.probabilities[name][aspect] for name, aspect in reply.target.items())
+    )
 
 
 def grid(schema: Schema, replies: list[Reply], note: str) -> str:
@@ -89,16 +96,23 @@ def grid(schema: Schema, replies: list[Reply], note: str) -> str:
     for reply in replies:
         chance = joint(reply)
         aspects = "".join(f'<td class="aspect">{safe(reply.target[name])}</td>' for name in schema.names)
-        number = '<td class="note">–</td>' if chance is None else f'<td class="joint">{bar("", chance, True)}</td>'
+        number = (
+            '<td class="note">–</td>' if chance is None else f'<td class="joint">{bar("", chance, True)}</td>'
+        )
         rows.append(f"<tr>{aspects}{said(reply.text, 'reply', 'td')}{number}</tr>")
     seconds = f"{len(replies)} replies · {replies[0].seconds:.2f} s · joint: product of the probabilities of the row’s aspects"
     table = f'<table class="grid"><thead><tr>{heads}<th>reply</th><th>joint</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f'{said(note, "note") if note else ""}<div class="wide">{table}</div><p class="facts">{seconds}</p>'
+    return (
+        f'{said(note, "note") if note else ""}<div class="wide">{table}</div><p class="facts">{seconds}</p>'
+    )
 
 
 def side_by_side(names: list[str], replies: list[Reply], doubts: list[list[str]], note: str) -> str:
     """The replies of several runs to one question, with what speaks against each run's coherence."""
-    columns = [f'<section class="run"><h3>{safe(name)}</h3>{answer(reply, own)}</section>' for name, reply, own in zip(names, replies, doubts)]
+    columns = [
+        f'<section class="run"><h3>{safe(name)}</h3>{answer(reply, own)}</section>'
+        for name, reply, own in zip(names, replies, doubts)
+    ]
     return f'{said(note, "note") if note else ""}<div class="runs">{"".join(columns)}</div>'
 
 
@@ -114,6 +128,4 @@ def strength(value: float) -> str:
 
 def settings_link(query: str) -> str:
     """The link to the present settings."""
-    return (
-        f'<a class="settings-link" href="{safe(query)}">link to these settings</a> <span class="note">(copy its address, or open it)</span>'
-    )
+    return f'<a class="settings-link" href="{safe(query)}">link to these settings</a> <span class="note">(copy its address, or open it)</span>'

@@ -7,13 +7,21 @@ import random
 
 from dataset.dialogues import Dialogue
 from dataset.nli import CORRUPTIONS
-
 from scoring.evaluators import Evaluator
 
-GIBBERISH = (".... to to to", "the the the the the the", ", , , and of", "I I I I am am", "a it is that . . .", "yes yes yes yes yes yes yes")
+GIBBERISH = (
+    ".... to to to",
+    "the the the the the the",
+    ", , , and of",
+    "I I I I am am",
+    "a it is that . . .",
+    "yes yes yes yes yes yes yes",
+)
 
 
-def audit_coherence(evaluator: Evaluator, dialogues: list[Dialogue], seed: int, sample: int = 200) -> dict[str, float]:
+def audit_coherence(
+    evaluator: Evaluator, dialogues: list[Dialogue], seed: int, sample: int = 200
+) -> dict[str, float]:
     """Mean coherence probability by kind of reply.
 
     Args:
@@ -33,7 +41,10 @@ def audit_coherence(evaluator: Evaluator, dialogues: list[Dialogue], seed: int, 
         replies[kind] = [corrupt(dialogue.response, rng) for dialogue in chosen]
     replies["echo"] = [dialogue.context[-1] for dialogue in chosen]
     replies["gibberish"] = [rng.choice(GIBBERISH) for _ in chosen]
-    return {kind: round(float(evaluator.score_pairs(contexts, texts).mean()), 4) for kind, texts in replies.items()}
+    return {
+        kind: round(float(evaluator.score_pairs(contexts, texts).mean()), 4)
+        for kind, texts in replies.items()
+    }
 
 
 def _elsewhere(dialogue: Dialogue, dialogues: list[Dialogue], rng: random.Random) -> str:
@@ -45,15 +56,22 @@ def audit_warnings(audit: dict[str, float]) -> list[str]:
     """What an audit says against trusting the coherence score; empty where it holds."""
     found = []
     if audit["real"] - audit["random"] < 0.25:
-        found.append(f"coherence: real replies score {audit['real']:.2f}, random ones {audit['random']:.2f}; under 0.25 apart, the score says little")
+        found.append(
+            f"coherence: real replies score {audit['real']:.2f}, random ones {audit['random']:.2f}; under 0.25 apart, the score says little"
+        )
     for kind, value in audit.items():
         if kind not in ("real", "random") and value > audit["real"] - 0.25:
-            found.append(f"coherence: {kind} replies score {value:.2f}, real ones {audit['real']:.2f}; the model is fooled by them")
+            found.append(
+                f"coherence: {kind} replies score {value:.2f}, real ones {audit['real']:.2f}; the model is fooled by them"
+            )
     return found
 
 
 def print_audit(audit: dict[str, float]) -> None:
     """The audit as a line, and its warnings."""
-    print("nli audit (mean coherence): " + "  ".join(f"{kind} {value:.2f}" for kind, value in audit.items()), flush=True)
+    print(
+        "nli audit (mean coherence): " + "  ".join(f"{kind} {value:.2f}" for kind, value in audit.items()),
+        flush=True,
+    )
     for warning in audit_warnings(audit):
         print(f"  warning: {warning}", flush=True)

@@ -35,7 +35,9 @@ class Bootstrap:
         Returns:
             [samples, M].
         """
-        sums = np.stack([np.bincount(self.group, weights=column, minlength=self.n_groups) for column in values.T], axis=1)  # [G, M]
+        sums = np.stack(
+            [np.bincount(self.group, weights=column, minlength=self.n_groups) for column in values.T], axis=1
+        )  # [G, M]
         rng = np.random.default_rng(self.seed)
         drawn = np.empty((self.samples, values.shape[1]))
         for row in range(self.samples):
@@ -43,7 +45,9 @@ class Bootstrap:
             drawn[row] = times @ sums
         return drawn
 
-    def intervals(self, values: np.ndarray, statistics: dict[str, Callable[[np.ndarray], np.ndarray]]) -> dict[str, list[float]]:
+    def intervals(
+        self, values: np.ndarray, statistics: dict[str, Callable[[np.ndarray], np.ndarray]]
+    ) -> dict[str, list[float]]:
         """95 % percentile intervals of functions of sums.
 
         Args:
@@ -56,7 +60,11 @@ class Bootstrap:
         if self.n_groups < 2:
             return {}
         drawn = self.resampled_sums(values)
-        return {name: interval for name, statistic in statistics.items() if (interval := percentiles(statistic(drawn))) is not None}
+        return {
+            name: interval
+            for name, statistic in statistics.items()
+            if (interval := percentiles(statistic(drawn))) is not None
+        }
 
 
 def percentiles(draws: np.ndarray) -> list[float] | None:

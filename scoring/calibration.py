@@ -17,7 +17,10 @@ def dev_report(probabilities: np.ndarray, labels: list[int], names: list[str]) -
         ``{"confusion": {"labels": names, "counts": true x heard}, "calibration": {"ece", "bins"}}``.
     """
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=list(range(len(names))))
-    return {"confusion": {"labels": names, "counts": counts.tolist()}, "calibration": calibration(probabilities, labels)}
+    return {
+        "confusion": {"labels": names, "counts": counts.tolist()},
+        "calibration": calibration(probabilities, labels),
+    }
 
 
 def calibration(probabilities: np.ndarray, labels: list[int]) -> dict:
@@ -31,9 +34,17 @@ def calibration(probabilities: np.ndarray, labels: list[int]) -> dict:
     right = (probabilities.argmax(axis=1) == np.array(labels)) if len(labels) else np.zeros(0)
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = [
-        {"confidence": float(confidence[number == b].mean()), "accuracy": float(right[number == b].mean()), "n": int((number == b).sum())}
+        {
+            "confidence": float(confidence[number == b].mean()),
+            "accuracy": float(right[number == b].mean()),
+            "n": int((number == b).sum()),
+        }
         for b in range(BINS)
         if (number == b).any()
     ]
-    error = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / len(labels) if len(labels) else None
+    error = (
+        sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / len(labels)
+        if len(labels)
+        else None
+    )
     return {"ece": error, "bins": bins}

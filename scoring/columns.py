@@ -4,16 +4,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schema import Schema, target_name
-
+from common.schema import Schema, target_name
 from dataset.words import letter_words, words
-from scoring.text_metrics import BLEU_STATISTICS, TOKENIZERS, bleu_statistics, bleu_tokenizer, has_repetition, rouge, sentence_bleu
+from scoring.text_metrics import (
+    BLEU_STATISTICS,
+    TOKENIZERS,
+    bleu_statistics,
+    bleu_tokenizer,
+    has_repetition,
+    rouge,
+    sentence_bleu,
+)
 
 MEANS = (
     "accuracy_mean", "accuracy_joint", "probability_mean", "nli", "bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL",
     "repetition", "length", "empty",
 )  # fmt: skip
-NOTES = ("tokenizer", "wordless")  # of references: sacrebleu's tokenizer, by its number; 1 where the reference has no letter
+NOTES = (
+    "tokenizer",
+    "wordless",
+)  # of references: sacrebleu's tokenizer, by its number; 1 where the reference has no letter
 SUMS = ("nats", "tokens", *(f"bleu_statistic{i}" for i in range(BLEU_STATISTICS)))
 
 
@@ -50,8 +60,13 @@ class Columns:
 
     def take(self, rows: np.ndarray) -> "Columns":
         """Some of the replies, in the order given."""
-        arrays = {name: getattr(self, name)[rows] for name in ("values", "wanted", "heard", "context", "request", "target")}
-        return Columns(self.schema, self.names, **arrays, targets=self.targets, replies=[self.replies[i] for i in rows])
+        arrays = {
+            name: getattr(self, name)[rows]
+            for name in ("values", "wanted", "heard", "context", "request", "target")
+        }
+        return Columns(
+            self.schema, self.names, **arrays, targets=self.targets, replies=[self.replies[i] for i in rows]
+        )
 
     def summary(self) -> dict:
         """What was asked for: numbers of replies and contexts, and the targets."""
@@ -64,7 +79,12 @@ class Gatherer:
 
     def __init__(self, schema: Schema):
         self.schema = schema
-        self.names = [*MEANS, *SUMS, *NOTES, *(f"{name}.{kind}" for name in schema.names for kind in ("accuracy", "probability"))]
+        self.names = [
+            *MEANS,
+            *SUMS,
+            *NOTES,
+            *(f"{name}.{kind}" for name in schema.names for kind in ("accuracy", "probability")),
+        ]
         self.parts: list[np.ndarray] = []
         self.indices: list[np.ndarray] = []
         self.replies: list[str] = []
@@ -95,7 +115,10 @@ class Gatherer:
             self.requests.append(hash((tuple(row["context"]), target)))
             self.targets.append(self.target_numbers.setdefault(target, len(self.target_numbers)))
         referenced = [i for i, row in enumerate(rows) if row["reference"]]
-        replies, references = [rows[i]["response"] for i in referenced], [rows[i]["reference"] for i in referenced]
+        replies, references = (
+            [rows[i]["response"] for i in referenced],
+            [rows[i]["reference"] for i in referenced],
+        )
         for name, values in rouge(replies, references).items():
             for i, value in zip(referenced, values):
                 put(name, i, value)
@@ -123,13 +146,24 @@ class Gatherer:
             indices[0, k], indices[1, k] = attribute.index(wanted), attribute.index(heard)
             right.append(float(heard == wanted))
             chances.append(row["probabilities"][attribute.name][wanted])
-            found[f"{attribute.name}.accuracy"], found[f"{attribute.name}.probability"] = right[-1], chances[-1]
-        means = {"accuracy_mean": np.mean(right), "accuracy_joint": float(all(right)), "probability_mean": np.mean(chances)}
+            found[f"{attribute.name}.accuracy"], found[f"{attribute.name}.probability"] = (
+                right[-1],
+                chances[-1],
+            )
+        means = {
+            "accuracy_mean": np.mean(right),
+            "accuracy_joint": float(all(right)),
+            "probability_mean": np.mean(chances),
+        }
         return found | means
 
     def finish(self) -> Columns:
         """All rows taken in so far."""
-        indices = np.concatenate(self.indices) if self.indices else np.zeros((0, 2, len(self.schema.names)), dtype=np.int16)
+        indices = (
+            np.concatenate(self.indices)
+            if self.indices
+            else np.zeros((0, 2, len(self.schema.names)), dtype=np.int16)
+        )
         return Columns(
             self.schema,
             self.names,

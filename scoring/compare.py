@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.jsonl import read_json
-from schema import InputError, Schema, load_schema
+from common.entry import Parser, run_main
+from common.errors import InputError
+from common.jsonl import read_json
+from common.schema import Schema, load_schema
 from scoring.bootstrap import Bootstrap, percentiles
 from scoring.columns import Columns
 from scoring.metrics import METRICS, arrow, excludes_zero, written
 from scoring.results import measure, sums_and_statistics
 from scoring.score import score_file
 from scoring.systems import system_at
-from scripts.entry import Parser, run_main
 
 SHOWN = tuple(key for key in METRICS if key not in ("bleu1", "bleu2", "bleu3", "rouge1", "rouge2"))
 
@@ -62,7 +63,9 @@ def difference(a: Columns, b: Columns, seed: int) -> dict[str, dict | None]:
         if np.isnan(first) or np.isnan(second):
             found[name] = None
             continue
-        draws = None if sides[0][2] is None else sides[1][0][name](sides[1][2]) - sides[0][0][name](sides[0][2])
+        draws = (
+            None if sides[0][2] is None else sides[1][0][name](sides[1][2]) - sides[0][0][name](sides[0][2])
+        )
         found[name] = {"value": second - first, "ci95": None if draws is None else percentiles(draws)}
     return found
 
@@ -79,7 +82,7 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
     """
     places = [system_at(path) for path in paths]
     names = [place.name for place in places]
-    if len(paths) < 2 or len(set(names)) < len(names) and len(set(paths)) == len(paths):
+    if len(paths) < 2 or (len(set(names)) < len(names) and len(set(paths)) == len(paths)):
         raise InputError(f"name two or more runs with different names; found {names}")
     everything = [score_file(place.generations, schema) for place in places]
     shared = common_requests(everything)
@@ -87,10 +90,22 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
     systems, warnings = [], []
     for name, columns, kept, record in zip(names, everything, shared, records):
         if len(kept) < len(columns):
-            warnings.append(f"{name}: {len(columns) - len(kept)} of {len(columns)} replies are to requests that not all runs answered, and left out")
-        parts = {target: measure(kept.take(np.flatnonzero(kept.target == n)), seed) for n, target in enumerate(kept.targets) if (kept.target == n).any()}
+            warnings.append(
+                f"{name}: {len(columns) - len(kept)} of {len(columns)} replies are to requests that not all runs answered, and left out"
+            )
+        parts = {
+            target: measure(kept.take(np.flatnonzero(kept.target == n)), seed)
+            for n, target in enumerate(kept.targets)
+            if (kept.target == n).any()
+        }
         systems.append(
-            {"name": name, "overall": measure(kept, seed), "by_target": parts, "evaluators": record.get("evaluators", {}), "warnings": record.get("warnings", [])}
+            {
+                "name": name,
+                "overall": measure(kept, seed),
+                "by_target": parts,
+                "evaluators": record.get("evaluators", {}),
+                "warnings": record.get("warnings", []),
+            }
         )
     warnings += different_judges(systems)
     against_first = [None, *(difference(shared[0], columns, seed) for columns in shared[1:])]
@@ -100,7 +115,13 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
             a, b = systems[0]["overall"].get(key), system["overall"].get(key)
             if differences[key][number] is None and a is not None and b is not None:
                 differences[key][number] = {"value": b - a, "ci95": None}
-    return {"systems": systems, "requests": len(shared[0]), "warnings": warnings, "metrics": list(METRICS), "differences": differences}
+    return {
+        "systems": systems,
+        "requests": len(shared[0]),
+        "warnings": warnings,
+        "metrics": list(METRICS),
+        "differences": differences,
+    }
 
 
 def different_judges(systems: list[dict]) -> list[str]:
@@ -109,7 +130,9 @@ def different_judges(systems: list[dict]) -> list[str]:
     for name in sorted({name for system in systems for name in system["evaluators"]}):
         hashes = {system["evaluators"].get(name, {}).get("hash") for system in systems}
         if len(hashes) > 1:
-            found.append(f"the {name} evaluators differ between the runs; score one with the other's: python -m scoring.score FILE --run RUN")
+            found.append(
+                f"the {name} evaluators differ between the runs; score one with the other's: python -m scoring.score FILE --run RUN"
+            )
     return found
 
 
@@ -127,7 +150,10 @@ def table(comparison: dict) -> tuple[list[str], list[list[str]]]:
         row = [METRICS[key].title + arrow(key)]
         for number, system in enumerate(comparison["systems"]):
             interval = system["overall"]["ci95"].get(key)
-            row.append(written(key, system["overall"].get(key)) + (f" [{written(key, interval[0])}, {written(key, interval[1])}]" if interval else ""))
+            row.append(
+                written(key, system["overall"].get(key))
+                + (f" [{written(key, interval[0])}, {written(key, interval[1])}]" if interval else "")
+            )
             if number:
                 row.append(difference_cell(key, comparison["differences"][key][number]))
         rows.append(row)
@@ -148,10 +174,22 @@ def markdown(heading: list[str], rows: list[list[str]]) -> str:
     lines = [[cell.replace("|", "\\|") for cell in line] for line in [heading, *rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines
+    )
 
 
-LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 LATEX |= {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
@@ -159,7 +197,10 @@ def latex(heading: list[str], rows: list[list[str]], requests: int, warnings: li
     """A booktabs table, under comments with what speaks against its numbers."""
 
     def line(cells: Iterable[str]) -> str:
-        return " & ".join("".join(LATEX.get(character, character) for character in cell) for cell in cells) + r" \\"
+        return (
+            " & ".join("".join(LATEX.get(character, character) for character in cell) for cell in cells)
+            + r" \\"
+        )
 
     body = "\n".join(line(row) for row in rows)
     caption = f"Replies to the same {requests} requests, with 95\\,\\% bootstrap intervals over contexts; * marks a paired difference whose interval excludes 0."
@@ -173,22 +214,54 @@ def write_csv(path: Path, comparison: dict) -> None:
     """One row per system and metric: value, interval, difference from the first, its interval; full precision."""
     with open(path, "w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
-        writer.writerow(["system", "metric", "better", "value", "low", "high", "difference", "difference_low", "difference_high"])
+        writer.writerow(
+            [
+                "system",
+                "metric",
+                "better",
+                "value",
+                "low",
+                "high",
+                "difference",
+                "difference_low",
+                "difference_high",
+            ]
+        )
         for number, system in enumerate(comparison["systems"]):
             for key in METRICS:
                 low, high = system["overall"]["ci95"].get(key, (None, None))
                 entry = comparison["differences"][key][number] or {"value": None, "ci95": None}
                 ends = entry["ci95"] or (None, None)
-                writer.writerow([system["name"], key, METRICS[key].better, system["overall"].get(key), low, high, entry["value"], *ends])
+                writer.writerow(
+                    [
+                        system["name"],
+                        key,
+                        METRICS[key].better,
+                        system["overall"].get(key),
+                        low,
+                        high,
+                        entry["value"],
+                        *ends,
+                    ]
+                )
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("systems", nargs="+", type=Path, help="run folders or scored generations files; the first is compared with")
+    options.add_argument(
+        "systems",
+        nargs="+",
+        type=Path,
+        help="run folders or scored generations files; the first is compared with",
+    )
     options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument("--csv", type=Path, help="write every number to this file, and no warning")
-    options.add_argument("--latex", type=Path, help="write the table as LaTeX (booktabs) to this file, with the warnings as comments")
+    options.add_argument(
+        "--latex",
+        type=Path,
+        help="write the table as LaTeX (booktabs) to this file, with the warnings as comments",
+    )
     options.add_argument("--html", type=Path, help="write a self-contained report to this file")
     options.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     return options
@@ -199,12 +272,19 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     comparison = compare(options.systems, load_schema(options.schema), options.seed)
     heading, rows = table(comparison)
-    print(f"{comparison['requests']} requests that all runs answered; 95 % intervals over contexts; * the difference's interval excludes 0\n")
+    print(
+        f"{comparison['requests']} requests that all runs answered; 95 % intervals over contexts; * the difference's interval excludes 0\n"
+    )
     print(markdown(heading, rows))
     for system in comparison["systems"]:
-        judges = ", ".join(f"{name} {written('accuracy_mean', judge.get('accuracy'))}" for name, judge in system["evaluators"].items())
+        judges = ", ".join(
+            f"{name} {written('accuracy_mean', judge.get('accuracy'))}"
+            for name, judge in system["evaluators"].items()
+        )
         print(f"{system['name']}: judged by evaluators with dev accuracy {judges or 'unknown'}")
-    own = [f"{system['name']}: {warning}" for system in comparison["systems"] for warning in system["warnings"]]
+    own = [
+        f"{system['name']}: {warning}" for system in comparison["systems"] for warning in system["warnings"]
+    ]
     for warning in own:
         print(f"warning: {warning}")
     for warning in comparison["warnings"]:
@@ -212,7 +292,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.csv:
         write_csv(options.csv, comparison)
     if options.latex:
-        options.latex.write_text(latex(heading, rows, comparison["requests"], comparison["warnings"] + own), encoding="utf-8")
+        options.latex.write_text(
+            latex(heading, rows, comparison["requests"], comparison["warnings"] + own), encoding="utf-8"
+        )
     if options.html:
         from scoring.report.comparison_report import write_comparison_report
 

@@ -22,16 +22,31 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from common.errors import InputError
+from common.provenance import relative
 from dataset.batching import ClassifierCollator, pad_inputs
 from dataset.encoding import encode_contexts, encode_texts
 from dataset.tokenizers import train_encoder_tokenizer
-from model.bases import SCRATCH, ScratchSize, load_config, load_encoder, load_recorded, load_tokenizer, record_of, scratch_encoder_config, tokenizer_beside
-from schema import InputError
-from scripts.runs import relative
+from model.bases import (
+    SCRATCH,
+    ScratchSize,
+    load_config,
+    load_encoder,
+    load_recorded,
+    load_tokenizer,
+    record_of,
+    scratch_encoder_config,
+    tokenizer_beside,
+)
 
 
 def new_classifier(
-    base: str, size: ScratchSize, texts: Callable[[], Iterable[str]], labels: list[str], token_types: int = 2, lora_rank: int = 0
+    base: str,
+    size: ScratchSize,
+    texts: Callable[[], Iterable[str]],
+    labels: list[str],
+    token_types: int = 2,
+    lora_rank: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier to train, from a base or from nothing, and its tokenizer.
 
@@ -52,12 +67,18 @@ def new_classifier(
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     if base != SCRATCH:
         tokenizer, config = load_tokenizer(base), load_config(base)
-        config.update({"num_labels": len(labels), "pad_token_id": tokenizer.pad_token_id, **names})  # decoders look for the last token by it
+        config.update(
+            {"num_labels": len(labels), "pad_token_id": tokenizer.pad_token_id, **names}
+        )  # decoders look for the last token by it
         try:
             with quiet_loading():
-                model = AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype="float32")
+                model = AutoModelForSequenceClassification.from_pretrained(
+                    base, config=config, dtype="float32"
+                )
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"base {base} ({config.model_type}) cannot be a classifier: {' '.join(str(error).split())[:160]}") from error
+            raise InputError(
+                f"base {base} ({config.model_type}) cannot be a classifier: {' '.join(str(error).split())[:160]}"
+            ) from error
         return with_adapters(model, base, lora_rank) if lora_rank else model, tokenizer
     tokenizer = train_encoder_tokenizer(texts(), size.vocab_size)
     config = scratch_encoder_config(size, tokenizer, token_types)
@@ -69,9 +90,16 @@ def with_adapters(model: PreTrainedModel, base: str, rank: int) -> PreTrainedMod
     """A classifier whose base is frozen, with adapters on it, as a `peft.PeftModel`; its last layer is trained whole."""
     from peft import LoraConfig, TaskType, get_peft_model
 
-    model.config.base_record = record_of(base, load_encoder(base), relative(base) if Path(base).is_dir() else base)
-    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=TaskType.SEQ_CLS))
-    adapted.peft_config["default"].base_model_name_or_path = None  # peft looks for it on the hub at every save
+    model.config.base_record = record_of(
+        base, load_encoder(base), relative(base) if Path(base).is_dir() else base
+    )
+    adapted = get_peft_model(
+        model,
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=TaskType.SEQ_CLS),
+    )
+    adapted.peft_config[
+        "default"
+    ].base_model_name_or_path = None  # peft looks for it on the hub at every save
     return adapted
 
 
@@ -106,7 +134,9 @@ def without_adapters(folder: Path) -> PreTrainedModel:
 
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_config(config)
-    found = model.base_model.load_state_dict(load_recorded("encoder", config.base_record).state_dict(), strict=False)
+    found = model.base_model.load_state_dict(
+        load_recorded("encoder", config.base_record).state_dict(), strict=False
+    )
     if found.missing_keys or any(not name.startswith("pooler.") for name in found.unexpected_keys):
         raise InputError(f"{folder}: the base {config.base_record['name']} does not fit this classifier")
     with warnings.catch_warnings():
@@ -125,7 +155,11 @@ def accuracy(prediction) -> dict[str, float]:
 
 
 def make_trainer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset, dev: Dataset, arguments: TrainingArguments
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    dev: Dataset,
+    arguments: TrainingArguments,
 ) -> Trainer:
     """A `Trainer` that keeps the epoch with the best dev accuracy."""
     return Trainer(
@@ -149,7 +183,9 @@ class Evaluator:
     record: dict  # accuracy on dev, base and hash, as results name them
 
     @classmethod
-    def load(cls, folder: Path, name: str, device: torch.device, record: dict, labels: list[str]) -> "Evaluator":
+    def load(
+        cls, folder: Path, name: str, device: torch.device, record: dict, labels: list[str]
+    ) -> "Evaluator":
         """Load from a run's folder.
 
         Raises:
@@ -159,31 +195,54 @@ class Evaluator:
             how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
             raise InputError(f"no {name} evaluator in {folder}; train it first: {how}")
         base = getattr(AutoConfig.from_pretrained(folder), "base_record", None)
-        model = without_adapters(folder) if base else AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        model = (
+            without_adapters(folder)
+            if base
+            else AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        )
         model.to(device).eval()
         found = [model.config.id2label[index] for index in range(model.config.num_labels)]
         if found != labels:
-            raise InputError(f"{folder}: the evaluator's labels are {found}, expected {labels}; it was trained for another schema")
+            raise InputError(
+                f"{folder}: the evaluator's labels are {found}, expected {labels}; it was trained for another schema"
+            )
         tokenizer = tokenizer_beside(folder, "encoder", base)
-        return cls(name, model, tokenizer, min(256, (getattr(model.config, "max_position_embeddings", None) or 512) - 2), record)
+        return cls(
+            name,
+            model,
+            tokenizer,
+            min(256, (getattr(model.config, "max_position_embeddings", None) or 512) - 2),
+            record,
+        )
 
     @torch.no_grad()
     def probabilities(self, rows: list[dict], batch_size: int = 64) -> np.ndarray:
         """Softmax probabilities [N, labels] of encoded rows, in their order; batches are grouped by length."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         result = np.zeros((len(rows), self.model.config.num_labels))
-        for start in tqdm(range(0, len(order), batch_size), desc=f"scoring {self.name}", leave=False, disable=len(order) < 1000 or None):
+        for start in tqdm(
+            range(0, len(order), batch_size),
+            desc=f"scoring {self.name}",
+            leave=False,
+            disable=len(order) < 1000 or None,
+        ):
             chosen = order[start : start + batch_size]
             batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id).items()
             logits = self.model(**{key: value.to(self.model.device) for key, value in batch}).logits
-            result[chosen] = softmax(logits.float().cpu().numpy().astype(np.float64), axis=-1)  # Apple's MPS has no float64
+            result[chosen] = softmax(
+                logits.float().cpu().numpy().astype(np.float64), axis=-1
+            )  # Apple's MPS has no float64
         return result
 
     def score_texts(self, texts: list[str], batch_size: int = 64) -> np.ndarray:
         """[N, aspects]: an attribute's probabilities for replies, in the format it was trained in."""
         return self.probabilities(encode_texts(self.tokenizer, texts, self.max_length), batch_size)
 
-    def score_pairs(self, contexts: list[tuple[str, ...]], responses: list[str], batch_size: int = 64) -> np.ndarray:
+    def score_pairs(
+        self, contexts: list[tuple[str, ...]], responses: list[str], batch_size: int = 64
+    ) -> np.ndarray:
         """[N]: the probability that a response fits its context."""
-        rows = encode_contexts(self.tokenizer, contexts, responses, self.max_length, reads_exact_match(self.model))
+        rows = encode_contexts(
+            self.tokenizer, contexts, responses, self.max_length, reads_exact_match(self.model)
+        )
         return self.probabilities(rows, batch_size)[:, 1]

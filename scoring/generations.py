@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from schema import InputError, Schema
-
-from dataset.jsonl import read_jsonl
+from common.errors import InputError
+from common.jsonl import read_jsonl
+from common.schema import Schema
 
 SCORES = ("predicted", "probabilities", "nli", "nats", "tokens")
 
@@ -29,7 +29,9 @@ def checked(row: dict, schema: Schema, where: str, number: int) -> dict:
     if not isinstance(response, str):
         raise InputError(f"{where}: 'response' must be a string, found {response!r:.80}")
     if not isinstance(target, dict):
-        raise InputError(f"{where}: 'target' must be an object from attributes to aspects, found {target!r:.80}")
+        raise InputError(
+            f"{where}: 'target' must be an object from attributes to aspects, found {target!r:.80}"
+        )
     for name, aspect in target.items():
         try:
             schema.attribute(name).index(aspect)
@@ -40,21 +42,35 @@ def checked(row: dict, schema: Schema, where: str, number: int) -> dict:
     ordered = {name: target[name] for name in schema.names if name in target}
     scores = {key: row.get(key) for key in SCORES}
     _check_scores(scores, ordered, schema, where)
-    fixed = {"id": str(row.get("id", number)), "context": context, "target": ordered, "response": response, "reference": row.get("reference")}
+    fixed = {
+        "id": str(row.get("id", number)),
+        "context": context,
+        "target": ordered,
+        "response": response,
+        "reference": row.get("reference"),
+    }
     return fixed | scores | {"seed": row.get("seed")}
 
 
 def _check_scores(scores: dict, target: dict[str, str], schema: Schema, where: str) -> None:
     if scores["predicted"]:
-        missing = [name for name in target if name not in scores["predicted"] or name not in (scores["probabilities"] or {})]
+        missing = [
+            name
+            for name in target
+            if name not in scores["predicted"] or name not in (scores["probabilities"] or {})
+        ]
         if missing:
             raise InputError(f"{where}: scored, but without 'predicted' and 'probabilities' of {missing}")
         for name, aspect in target.items():
             if aspect not in scores["probabilities"][name]:
-                raise InputError(f"{where}: 'probabilities' of {name} have no {aspect!r}; found {scores['probabilities'][name]!r:.80}")
+                raise InputError(
+                    f"{where}: 'probabilities' of {name} have no {aspect!r}; found {scores['probabilities'][name]!r:.80}"
+                )
             schema.attribute(name).index(scores["predicted"][name])
     for key in ("nli", "nats", "tokens"):
-        if scores[key] is not None and (isinstance(scores[key], bool) or not isinstance(scores[key], (int, float))):
+        if scores[key] is not None and (
+            isinstance(scores[key], bool) or not isinstance(scores[key], (int, float))
+        ):
             raise InputError(f"{where}: {key!r} must be a number or null, found {scores[key]!r:.80}")
 
 

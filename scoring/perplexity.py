@@ -23,12 +23,16 @@ class PerplexityModel:
 
     def score(self, rows: list[dict]) -> None:
         """Write ``nats`` and ``tokens`` into generations."""
-        found = self.negative_log_likelihoods([tuple(row["context"]) for row in rows], [row["response"] for row in rows])
+        found = self.negative_log_likelihoods(
+            [tuple(row["context"]) for row in rows], [row["response"] for row in rows]
+        )
         for row, nats, tokens in zip(rows, *found):
             row["nats"], row["tokens"] = round(nats, 4), tokens
 
     @torch.no_grad()
-    def negative_log_likelihoods(self, contexts: list[tuple[str, ...]], replies: list[str], batch_size: int = 32) -> tuple[list[float], list[int]]:
+    def negative_log_likelihoods(
+        self, contexts: list[tuple[str, ...]], replies: list[str], batch_size: int = 32
+    ) -> tuple[list[float], list[int]]:
         """Nats and number of tokens of every reply given its context; the end of the reply is not counted.
 
         An empty reply has no tokens and counts nothing; nothing is dropped.
@@ -37,12 +41,23 @@ class PerplexityModel:
         nats, tokens = [0.0] * len(rows), [0] * len(rows)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         device = self.model.device
-        for start in tqdm(range(0, len(order), batch_size), desc="perplexity", leave=False, disable=len(order) < 1000 or None):
+        for start in tqdm(
+            range(0, len(order), batch_size),
+            desc="perplexity",
+            leave=False,
+            disable=len(order) < 1000 or None,
+        ):
             chosen = order[start : start + batch_size]
             batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id)
-            labels = pad([rows[index]["labels"][:-1] + [IGNORED] for index in chosen], IGNORED).to(device)
-            logits = self.model(**{key: value.to(device) for key, value in batch.items()}).logits[:, :-1].float()
-            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none")
-            for index, loss, count in zip(chosen, losses.sum(1).tolist(), (labels[:, 1:] != IGNORED).sum(1).tolist()):
+            labels = pad([[*rows[index]["labels"][:-1], IGNORED] for index in chosen], IGNORED).to(device)
+            logits = (
+                self.model(**{key: value.to(device) for key, value in batch.items()}).logits[:, :-1].float()
+            )
+            losses = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+            )
+            for index, loss, count in zip(
+                chosen, losses.sum(1).tolist(), (labels[:, 1:] != IGNORED).sum(1).tolist()
+            ):
                 nats[index], tokens[index] = loss, count
         return nats, tokens

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dataset.words import unspaced
 from scoring.bootstrap import FEW_CONTEXTS, Bootstrap, mean_of
 from scoring.columns import MEANS, Columns
-from dataset.words import unspaced
 from scoring.text_metrics import BLEU_STATISTICS, TOKENIZERS, corpus_bleu, distinct, self_bleu
 
 FORMAT = 1
@@ -54,7 +54,10 @@ def measure(columns: Columns, seed: int = 0) -> dict:
         attribute.name: {
             "accuracy": found.pop(f"{attribute.name}.accuracy"),
             "probability": found.pop(f"{attribute.name}.probability"),
-            "confusion": {"labels": list(attribute.aspects), "counts": confusion(columns.wanted[:, k], columns.heard[:, k], len(attribute.aspects))},
+            "confusion": {
+                "labels": list(attribute.aspects),
+                "counts": confusion(columns.wanted[:, k], columns.heard[:, k], len(attribute.aspects)),
+            },
         }
         for k, attribute in enumerate(columns.schema.attributes)
     }
@@ -62,7 +65,9 @@ def measure(columns: Columns, seed: int = 0) -> dict:
     result |= {f"distinct{n}": distinct(columns.replies, n) for n in (1, 2, 3)}
     result["self_bleu"] = self_bleu(columns.replies, seed=seed)
     result["n"] = len(columns)
-    result["ci95"] = Bootstrap(columns.context.tolist(), seed=seed).intervals(values, statistics) if len(columns) else {}
+    result["ci95"] = (
+        Bootstrap(columns.context.tolist(), seed=seed).intervals(values, statistics) if len(columns) else {}
+    )
     return result
 
 
@@ -79,14 +84,20 @@ def floor_warnings(coherence: float | None, audit: dict[str, float] | None) -> l
     if coherence is None or not audit or coherence > audit["random"] + COHERENCE_MARGIN:
         return []
     scores = f"these replies score {coherence:.2f}, true replies to something else {audit['random']:.2f}"
-    return [f"coherence: {scores}; not more than {COHERENCE_MARGIN} above those, so no better than random ones"]
+    return [
+        f"coherence: {scores}; not more than {COHERENCE_MARGIN} above those, so no better than random ones"
+    ]
 
 
 def sample_warnings(columns: Columns, overall: dict) -> list[str]:
     """Warnings of empty replies, and of intervals over few contexts."""
     empty, contexts = int(columns.column("empty").sum()), len(set(columns.context.tolist()))
     found = [f"{empty} of {len(columns)} replies are empty"] if empty else []
-    return found + ([f"intervals over {contexts} contexts say little"] if overall["ci95"] and contexts < FEW_CONTEXTS else [])
+    return found + (
+        [f"intervals over {contexts} contexts say little"]
+        if overall["ci95"] and contexts < FEW_CONTEXTS
+        else []
+    )
 
 
 def tokenisation(columns: Columns) -> dict:
@@ -117,16 +128,27 @@ def language_warnings(columns: Columns) -> list[str]:
             "count characters there, so compare them with such replies only"
         )
     if how["bleu"].get("char"):
-        found.append(f"BLEU: {how['bleu']['char']} replies are compared by characters, higher than by words; for Japanese words: pip install 'sacrebleu[ja]'")
+        found.append(
+            f"BLEU: {how['bleu']['char']} replies are compared by characters, higher than by words; for Japanese words: pip install 'sacrebleu[ja]'"
+        )
     if len(how["bleu"]) > 1:
-        found.append(f"BLEU adds up counts of several tokenisations ({', '.join(f'{name} {count}' for name, count in how['bleu'].items())}); it means little")
+        found.append(
+            f"BLEU adds up counts of several tokenisations ({', '.join(f'{name} {count}' for name, count in how['bleu'].items())}); it means little"
+        )
     if wordless := int(np.nansum(columns.column("wordless"))):
         found.append(f"ROUGE: {wordless} references have no letter; their replies count as 0")
     return found
 
 
 def results(
-    columns: Columns, *, baseline: dict | None, evaluators: dict[str, dict], warnings: list[str], run: dict, seed: int = 0, references: dict | None = None
+    columns: Columns,
+    *,
+    baseline: dict | None,
+    evaluators: dict[str, dict],
+    warnings: list[str],
+    run: dict,
+    seed: int = 0,
+    references: dict | None = None,
 ) -> dict:
     """The whole of ``results.json``.
 
@@ -136,7 +158,10 @@ def results(
         evaluators: name -> accuracy, base, hash, and what their training measured on dev.
         run: command, seed, configuration, versions, revision, device, nfe and seconds per stage.
     """
-    parts = {name: columns.take(np.flatnonzero(columns.target == number)) for number, name in enumerate(columns.targets)}
+    parts = {
+        name: columns.take(np.flatnonzero(columns.target == number))
+        for number, name in enumerate(columns.targets)
+    }
     overall = measure(columns, seed)
     return {
         "format": FORMAT,
@@ -146,6 +171,9 @@ def results(
         "references": references,
         "evaluators": evaluators,
         "tokenisation": tokenisation(columns),
-        "warnings": warnings + sample_warnings(columns, overall) + language_warnings(columns) + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
+        "warnings": warnings
+        + sample_warnings(columns, overall)
+        + language_warnings(columns)
+        + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
         "run": run | {"requests": columns.summary()},
     }

@@ -5,7 +5,7 @@ the evaluators of --run and kept there as generations/NAME.jsonl and results/NAM
 up from the scores that it holds already. Rows are read, scored and written a few thousand at a time.
 """
 
-from scripts.entry import Parser, prepare_libraries, quiet_transformers, run_main
+from common.entry import Parser, prepare_libraries, quiet_transformers, run_main
 
 prepare_libraries()
 
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING  # noqa: E402
 
 from tqdm import tqdm  # noqa: E402
 
-from dataset.jsonl import read_json, write_json, write_jsonl  # noqa: E402
-from schema import InputError, Schema, load_schema  # noqa: E402
+from common.errors import InputError  # noqa: E402
+from common.jsonl import read_json, write_json, write_jsonl  # noqa: E402
+from common.schema import Schema, load_schema  # noqa: E402
 from scoring.columns import Columns, Gatherer  # noqa: E402
 from scoring.generations import in_chunks, read_generations  # noqa: E402
 from scoring.results import measure, results  # noqa: E402
@@ -32,7 +33,11 @@ CHUNK = 2048
 
 
 def score_file(
-    source: Path, schema: Schema, scorer: "Scorer | None" = None, language_model: "PerplexityModel | None" = None, destination: Path | None = None
+    source: Path,
+    schema: Schema,
+    scorer: "Scorer | None" = None,
+    language_model: "PerplexityModel | None" = None,
+    destination: Path | None = None,
 ) -> Columns:
     """Score a generations file chunk by chunk.
 
@@ -64,10 +69,16 @@ def score_file(
     return gatherer.finish()
 
 
-def references_of(source: Path, schema: Schema, scorer: "Scorer", language_model: "PerplexityModel | None" = None) -> dict | None:
+def references_of(
+    source: Path, schema: Schema, scorer: "Scorer", language_model: "PerplexityModel | None" = None
+) -> dict | None:
     """The overall numbers of the real replies that a generations file has beside its own, on the same targets and by the same judges: what they say of people."""
     gatherer, seen = Gatherer(schema), 0
-    rows = (row | {"response": row["reference"], "reference": None} for row in read_generations(source, schema) if row.get("reference"))
+    rows = (
+        row | {"response": row["reference"], "reference": None}
+        for row in read_generations(source, schema)
+        if row.get("reference")
+    )
     for chunk in in_chunks(rows, CHUNK):
         scorer.score(chunk)
         if language_model is not None:
@@ -88,13 +99,23 @@ def baseline_of(run_folder: Path, name: str, columns: Columns) -> dict | None:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("path", type=Path, help="a run's folder, or a generations file (JSON Lines: context, target, response)")
-    options.add_argument("--run", type=Path, help="the run's folder whose evaluators judge the file, and which keeps it")
+    options.add_argument(
+        "path",
+        type=Path,
+        help="a run's folder, or a generations file (JSON Lines: context, target, response)",
+    )
+    options.add_argument(
+        "--run", type=Path, help="the run's folder whose evaluators judge the file, and which keeps it"
+    )
     options.add_argument("--name", help="name of the file's results in that run (default: the file's name)")
     options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
-    options.add_argument("--no-evaluators", action="store_true", help="use the scores in the file; no model is loaded")
+    options.add_argument(
+        "--no-evaluators", action="store_true", help="use the scores in the file; no model is loaded"
+    )
     options.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
-    options.add_argument("--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)")
+    options.add_argument(
+        "--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)"
+    )
     ppl = options.add_argument_group("perplexity (default: what the file has)")
     ppl.add_argument("--ppl-model", help="causal LM: folder or hub name")
     ppl.add_argument("--ppl-user-prefix", default="", help="mark before a user turn in that model's text")
@@ -112,28 +133,43 @@ def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]
     """
     path: Path = options.path
     if path.is_dir():
-        found = sorted((path / "generations").glob("*.jsonl"), key=lambda file: (file.stem != "none", file.stem))
+        found = sorted(
+            (path / "generations").glob("*.jsonl"), key=lambda file: (file.stem != "none", file.stem)
+        )
         if not found:
-            raise InputError(f"{path}: no generations/*.jsonl in it; expected a run's folder, outs/<run>, or a generations file")
+            raise InputError(
+                f"{path}: no generations/*.jsonl in it; expected a run's folder, outs/<run>, or a generations file"
+            )
         return [(file, file.stem, path) for file in found]
     if not path.is_file():
         raise InputError(f"not found: {path}; expected a run's folder, outs/<run>, or a generations file")
     inside = path.parent.name == "generations"
     run = options.run or (path.parent.parent if inside else None)
     if run is None and not options.no_evaluators:
-        raise InputError(f"{path}: which evaluators are to judge it? --run outs/<run>, or --no-evaluators for the scores that it has")
+        raise InputError(
+            f"{path}: which evaluators are to judge it? --run outs/<run>, or --no-evaluators for the scores that it has"
+        )
     name = checked_name(options.name) if options.name else path.stem
-    if not inside and run is not None and (run / "results" / f"{name}.json").is_file() and "config" in (read_json(run / "results" / f"{name}.json") or {}).get("run", {}):
-        raise InputError(f"{run} has replies of its own called {name!r}, which these would replace; name them otherwise: --name")
+    if (
+        not inside
+        and run is not None
+        and (run / "results" / f"{name}.json").is_file()
+        and "config" in (read_json(run / "results" / f"{name}.json") or {}).get("run", {})
+    ):
+        raise InputError(
+            f"{run} has replies of its own called {name!r}, which these would replace; name them otherwise: --name"
+        )
     return [(path, name, run)]
 
 
-def judges(options: argparse.Namespace, schema: Schema, run: Path | None) -> "tuple[Scorer | None, PerplexityModel | None]":
+def judges(
+    options: argparse.Namespace, schema: Schema, run: Path | None
+) -> "tuple[Scorer | None, PerplexityModel | None]":
     """The models that the options ask for."""
     scorer = language_model = None
     if options.no_evaluators and not options.ppl_model:
         return None, None
-    from scripts.devices import choose_device
+    from common.devices import choose_device
 
     device = choose_device(options.device)
     if not options.no_evaluators:
@@ -145,7 +181,12 @@ def judges(options: argparse.Namespace, schema: Schema, run: Path | None) -> "tu
         from dataset.encoding import DialogueTemplate
         from scoring.perplexity import PerplexityModel
 
-        template = DialogueTemplate(options.ppl_user_prefix, options.ppl_assistant_prefix, options.ppl_turn_start, options.ppl_turn_end)
+        template = DialogueTemplate(
+            options.ppl_user_prefix,
+            options.ppl_assistant_prefix,
+            options.ppl_turn_start,
+            options.ppl_turn_end,
+        )
         quiet_transformers()
         language_model = PerplexityModel(options.ppl_model, template, device)
     return scorer, language_model
@@ -156,20 +197,36 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     schema, files = load_schema(options.schema), files_of(options)
     scorer, language_model = judges(options, schema, files[0][2])
-    from scripts.runs import command_line, git_revision, package_versions
+    from common.provenance import command_line, git_revision, package_versions
 
     for path, name, run in files:
         destination = run / "generations" / f"{name}.jsonl" if run else None
-        columns = score_file(path, schema, scorer, language_model, destination if scorer or language_model or destination != path else None)
+        columns = score_file(
+            path,
+            schema,
+            scorer,
+            language_model,
+            destination if scorer or language_model or destination != path else None,
+        )
         place = run / "results" / f"{name}.json" if run else path.with_name(f"{path.stem}.results.json")
         before = read_json(place) or {}
         record = results(
             columns,
             baseline=baseline_of(run, name, columns) if run else None,
-            references=references_of(path, schema, scorer, language_model) if scorer else before.get("references"),
+            references=references_of(path, schema, scorer, language_model)
+            if scorer
+            else before.get("references"),
             evaluators=scorer.records if scorer else before.get("evaluators", {}),
-            warnings=(scorer.warnings() if scorer else []) + [w for w in before.get("warnings", []) if w.startswith("sampler")],
-            run=before.get("run", {}) | {"scored_by": {"command": command_line(), "versions": package_versions(), "git": git_revision()}},
+            warnings=(scorer.warnings() if scorer else [])
+            + [w for w in before.get("warnings", []) if w.startswith("sampler")],
+            run=before.get("run", {})
+            | {
+                "scored_by": {
+                    "command": command_line(),
+                    "versions": package_versions(),
+                    "git": git_revision(),
+                }
+            },
             seed=options.seed,
         )
         write_json(place, record)

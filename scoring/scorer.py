@@ -4,13 +4,16 @@ from pathlib import Path
 
 import torch
 
-from dataset.jsonl import read_json
+from common.jsonl import read_json
+from common.schema import Schema
 from dataset.nli import LABEL_NAMES
-from schema import Schema
 from scoring.audit import audit_warnings
 from scoring.evaluators import Evaluator
 
-MINIMUM_ACCURACY = {"attribute": 0.80, "nli": 0.70}  # under these the results say that an evaluator is not to be trusted
+MINIMUM_ACCURACY = {
+    "attribute": 0.80,
+    "nli": 0.70,
+}  # under these the results say that an evaluator is not to be trusted
 
 
 def evaluator_folders(names: list[str]) -> dict[str, str]:
@@ -22,7 +25,7 @@ class Scorer:
     """All evaluators of a run: one per attribute, and coherence unless told otherwise."""
 
     def __init__(self, run_folder: Path, schema: Schema, device: torch.device, coherence: bool = True):
-        """Raises `schema.InputError` naming the evaluator that is missing and how to train it."""
+        """Raises `common.errors.InputError` naming the evaluator that is missing and how to train it."""
         self.schema = schema
         labels_of = schema.aspects | {"nli": LABEL_NAMES}
         self.records, self.evaluators, self.audit = {}, {}, None
@@ -32,8 +35,16 @@ class Scorer:
             folder, labels = run_folder / place, labels_of[name]
             stage = read_json(folder / "stage.json") or {}
             metrics = stage.get("metrics", {})
-            self.records[name] = {"accuracy": metrics.get("accuracy"), "base": stage.get("base"), "hash": metrics.get("hash")}
-            self.records[name] |= {key: metrics[key] for key in ("n_dev", "confusion", "calibration", "audit", "doubt") if key in metrics}
+            self.records[name] = {
+                "accuracy": metrics.get("accuracy"),
+                "base": stage.get("base"),
+                "hash": metrics.get("hash"),
+            }
+            self.records[name] |= {
+                key: metrics[key]
+                for key in ("n_dev", "confusion", "calibration", "audit", "doubt")
+                if key in metrics
+            }
             self.evaluators[name] = Evaluator.load(folder, name, device, self.records[name], labels)
             self.audit = metrics.get("audit") if name == "nli" else self.audit
 
@@ -44,11 +55,15 @@ class Scorer:
             row["predicted"], row["probabilities"] = {}, {}
         for attribute in self.schema.attributes:
             for row, chances in zip(rows, self.evaluators[attribute.name].score_texts(replies)):
-                row["probabilities"][attribute.name] = {a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)}
+                row["probabilities"][attribute.name] = {
+                    a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)
+                }
                 row["predicted"][attribute.name] = attribute.aspects[int(chances.argmax())]
         if "nli" not in self.evaluators:
             return
-        for row, chance in zip(rows, self.evaluators["nli"].score_pairs([tuple(row["context"]) for row in rows], replies)):
+        for row, chance in zip(
+            rows, self.evaluators["nli"].score_pairs([tuple(row["context"]) for row in rows], replies)
+        ):
             row["nli"] = round(float(chance), 6)
 
     def warnings(self) -> list[str]:
@@ -61,9 +76,13 @@ class Scorer:
                 continue
             accuracy = "unknown" if record["accuracy"] is None else f"{record['accuracy']:.3f}"
             if record["accuracy"] is None or record["accuracy"] < minimum:
-                found.append(f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable")
+                found.append(
+                    f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable"
+                )
         return found + (audit_warnings(self.audit) if self.audit else [])
 
     def coherence_warnings(self) -> list[str]:
         """Those of `warnings` that are about coherence."""
-        return [warning for warning in self.warnings() if warning.startswith(("coherence:", "evaluator nli:"))]
+        return [
+            warning for warning in self.warnings() if warning.startswith(("coherence:", "evaluator nli:"))
+        ]

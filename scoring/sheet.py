@@ -24,17 +24,23 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from dataset.jsonl import read_json, read_jsonl, write_json
-from schema import InputError
+from common.entry import Parser, run_main
+from common.errors import InputError
+from common.jsonl import read_json, read_jsonl, write_json
 from scoring.bootstrap import FEW_CONTEXTS, Bootstrap, mean_of
 from scoring.systems import system_at
-from scripts.entry import Parser, run_main
 
 FORMAT = 1
 SENT = "for_annotators"  # the part of a sheet's folder that is sent; the key lies outside it
 CRITERIA = ("personality", "coherence", "fluency")
 COLUMNS = ("item", "context", "wanted", "reply_A", "reply_B", *CRITERIA, "comment")
-CHOICES = {"a": "A", "b": "B", "=": "=", "tie": "=", "": None}  # what a cell may hold, in lower case; None: unanswered
+CHOICES = {
+    "a": "A",
+    "b": "B",
+    "=": "=",
+    "tie": "=",
+    "": None,
+}  # what a cell may hold, in lower case; None: unanswered
 WORTH_OF_A = {"A": 1.0, "=": 0.5, "B": 0.0}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a cell that starts so for a formula, or may
 SPEAKERS = ("User", "Assistant")
@@ -98,7 +104,9 @@ def read_systems(arguments: list[str]) -> dict[str, dict[Request, str]]:
     for system in map(system_at, map(Path, arguments)):
         name, path = system.name, system.generations
         if name in places:
-            raise InputError(f"two systems are called {name!r}: {places[name]} and {path}; names must differ, so rename a folder or a file")
+            raise InputError(
+                f"two systems are called {name!r}: {places[name]} and {path}; names must differ, so rename a folder or a file"
+            )
         places[name] = path
     return {name: read_replies(path) for name, path in places.items()}
 
@@ -128,15 +136,23 @@ def common_requests(systems: dict[str, dict[Request, str]]) -> list[Request]:
     common = [request for request in first if all(request in other for other in others)]
     if not common:
         counts = ", ".join(f"{name} answered {len(replies)}" for name, replies in systems.items())
-        raise InputError(f"no request (context and target) was answered by all systems: {counts}; generate for equal contexts and targets")
+        raise InputError(
+            f"no request (context and target) was answered by all systems: {counts}; generate for equal contexts and targets"
+        )
     return common
 
 
-def different_pairs(systems: dict[str, dict[Request, str]], requests: list[Request]) -> dict[Request, list[Pair]]:
+def different_pairs(
+    systems: dict[str, dict[Request, str]], requests: list[Request]
+) -> dict[Request, list[Pair]]:
     """For every request the pairs of systems whose replies are not equal word for word; no request without such a pair."""
-    words = {name: {request: replies[request].split() for request in requests} for name, replies in systems.items()}
+    words = {
+        name: {request: replies[request].split() for request in requests} for name, replies in systems.items()
+    }
     pairs = list(itertools.combinations(systems, 2))
-    different = {r: [(one, other) for one, other in pairs if words[one][r] != words[other][r]] for r in requests}
+    different = {
+        r: [(one, other) for one, other in pairs if words[one][r] != words[other][r]] for r in requests
+    }
     return {request: usable for request, usable in different.items() if usable}
 
 
@@ -160,7 +176,9 @@ def draw(candidates: dict[Request, list[Pair]], count: int, rng: random.Random) 
     return drawn
 
 
-def blinded(drawn: list[tuple[Request, Pair]], systems: dict[str, dict[Request, str]], rng: random.Random) -> list[Item]:
+def blinded(
+    drawn: list[tuple[Request, Pair]], systems: dict[str, dict[Request, str]], rng: random.Random
+) -> list[Item]:
     """Items in random order; of every pair each system is A as often as the other, to within one."""
     by_pair: dict[Pair, list[Request]] = defaultdict(list)
     for request, pair in drawn:
@@ -206,10 +224,19 @@ def sheet_csv(items: list[Item]) -> bytes:
 def sheet_html(items: list[Item]) -> str:
     """The sheet as a form in one file."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     template = environment.get_template("sheet.html.jinja")
-    return template.render(items=list(zip(item_names(items), items)), sha256=fingerprint(items), criteria=CRITERIA, speakers=SPEAKERS)
+    return template.render(
+        items=list(zip(item_names(items), items)),
+        sha256=fingerprint(items),
+        criteria=CRITERIA,
+        speakers=SPEAKERS,
+    )
 
 
 def key_of(items: list[Item], systems: list[str], seed: int, equal: int) -> dict:
@@ -241,21 +268,27 @@ def export(arguments: list[str], count: int, seed: int, folder: Path) -> str:
     if count < 1:
         raise InputError(f"--items must be 1 or more, found {count}")
     if (folder / "key.json").exists():
-        raise InputError(f"{folder} already holds a sheet, and answers to it could not be read without its key; name another folder")
+        raise InputError(
+            f"{folder} already holds a sheet, and answers to it could not be read without its key; name another folder"
+        )
     systems = read_systems(arguments)
     requests = common_requests(systems)
     candidates = different_pairs(systems, requests)
     comparisons = len(requests) * len(list(itertools.combinations(systems, 2)))
     equal = comparisons - sum(map(len, candidates.values()))
     if not candidates:
-        raise InputError(f"nothing to compare: in all {comparisons} comparisons the two replies are equal word for word")
+        raise InputError(
+            f"nothing to compare: in all {comparisons} comparisons the two replies are equal word for word"
+        )
     rng = random.Random(seed)
     items = blinded(draw(candidates, count, rng), systems, rng)
     sent = folder / SENT
     sent.mkdir(parents=True, exist_ok=True)
     (sent / "sheet.csv").write_bytes(sheet_csv(items))
     (sent / "sheet.html").write_text(sheet_html(items), encoding="utf-8")
-    write_json(folder / "key.json", key_of(items, list(systems), seed, equal))  # last: with it the sheet is complete
+    write_json(
+        folder / "key.json", key_of(items, list(systems), seed, equal)
+    )  # last: with it the sheet is complete
     short = f" ({count} were asked for)" if len(items) < count else ""
     return "\n".join((
         f"{len(items)} items{short} from {len(requests)} requests that all {len(systems)} systems answered",
@@ -276,7 +309,12 @@ def read_key(folder: Path) -> dict:
         raise InputError(f"{path}: not UTF-8 JSON ({error})") from error
     if key is None:
         raise InputError(f"file not found: {path}; name the folder that export wrote")
-    if not isinstance(key, dict) or key.get("format") != FORMAT or not key.get("items") or not key.get("systems"):
+    if (
+        not isinstance(key, dict)
+        or key.get("format") != FORMAT
+        or not key.get("items")
+        or not key.get("systems")
+    ):
         raise InputError(f"{path}: not the key of a sheet (format {FORMAT}, with systems and items)")
     return key
 
@@ -293,15 +331,22 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error}); save it as CSV UTF-8") from error
     heading = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count))  # as the country's spreadsheets write
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count)
+    )  # as the country's spreadsheets write
     found = [name.strip() for name in reader.fieldnames or []]
     if missing := [name for name in ("item", *CRITERIA) if name not in found]:
-        raise InputError(f"{path}:1: columns {missing} are missing, found {found}; expected those of sheet.csv or of the form's download")
+        raise InputError(
+            f"{path}:1: columns {missing} are missing, found {found}; expected those of sheet.csv or of the form's download"
+        )
     reader.fieldnames = found
     before = reader.line_num
     try:
         for row in reader:
-            where, before = f"{path}:{before + 1}", reader.line_num  # a row's first line: cells may hold line breaks
+            where, before = (
+                f"{path}:{before + 1}",
+                reader.line_num,
+            )  # a row's first line: cells may hold line breaks
             cells = {name: (cell or "").strip() for name, cell in row.items() if isinstance(name, str)}
             if any(cells.values()):
                 yield where, cells
@@ -337,12 +382,16 @@ def read_answers(paths: Sequence[Path], key: dict) -> list[Answer]:
                 raise InputError(f"{where}: {unknown_item(item, names)}")
             for criterion in CRITERIA:
                 if row[criterion].lower() not in CHOICES:
-                    raise InputError(f"{where}: {criterion} is {row[criterion]!r}; expected A, B, = (or tie), or nothing")
+                    raise InputError(
+                        f"{where}: {criterion} is {row[criterion]!r}; expected A, B, = (or tie), or nothing"
+                    )
                 if (choice := CHOICES[row[criterion].lower()]) is None:
                     continue
                 answer = Answer(annotator, item, criterion, choice, where)
                 if (earlier := answers.setdefault((annotator, item, criterion), answer)) is not answer:
-                    raise InputError(f"{where}: {annotator!r} answers {criterion} of {item} again, first in {earlier.where}; expected one")
+                    raise InputError(
+                        f"{where}: {annotator!r} answers {criterion} of {item} again, first in {earlier.where}; expected one"
+                    )
     return list(answers.values())
 
 
@@ -407,14 +456,21 @@ def agreement(answers: list[Answer]) -> dict:
             raw.append(float(np.mean([one[item] == other[item] for item in common])))
             kappas.append(kappa([one[item] for item in common], [other[item] for item in common]))
             shared.update(common)
-    return {"raw": mean(raw), "kappa": mean([k for k in kappas if k is not None]), "annotator_pairs": len(raw), "items": len(shared)}
+    return {
+        "raw": mean(raw),
+        "kappa": mean([k for k in kappas if k is not None]),
+        "annotator_pairs": len(raw),
+        "items": len(shared),
+    }
 
 
 def results_of(answers: list[Answer], key: dict) -> dict:
     """Everything that `read` prints."""
     compared = [{item["A"], item["B"]} for item in key["items"].values()]
     pairs = [pair for pair in itertools.combinations(key["systems"], 2) if set(pair) in compared]
-    by_criterion = {criterion: [answer for answer in answers if answer.criterion == criterion] for criterion in CRITERIA}
+    by_criterion = {
+        criterion: [answer for answer in answers if answer.criterion == criterion] for criterion in CRITERIA
+    }
     return {
         "format": FORMAT, "sheet": key["sha256"], "items": len(key["items"]),
         "annotators": list(dict.fromkeys(answer.annotator for answer in answers)),
@@ -437,23 +493,60 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 def table(results: dict) -> str:
     """The results for people: win rates of the first system, then agreement."""
-    wins = [["criterion", "first", "second", "wins", "ties", "losses", "win rate of first", "95 % interval", "", "contexts"]]
+    wins = [
+        [
+            "criterion",
+            "first",
+            "second",
+            "wins",
+            "ties",
+            "losses",
+            "win rate of first",
+            "95 % interval",
+            "",
+            "contexts",
+        ]
+    ]
     agreements = [["agreement", "raw", "kappa", "items", "pairs of annotators"]]
     rates = [(criterion, rate) for criterion, of_pairs in results["win_rates"].items() for rate in of_pairs]
     for criterion, rate in rates:
         interval = "-" if rate["ci95"] is None else "[{:.3f}, {:.3f}]".format(*rate["ci95"])
         counts = [str(rate[name]) for name in ("wins", "ties", "losses")]
         mark = "*" if rate["differs"] else ""
-        wins.append([criterion, rate["first"], rate["second"], *counts, number(rate["win_rate"]), interval, mark, str(rate["contexts"])])
+        wins.append(
+            [
+                criterion,
+                rate["first"],
+                rate["second"],
+                *counts,
+                number(rate["win_rate"]),
+                interval,
+                mark,
+                str(rate["contexts"]),
+            ]
+        )
     for criterion, agreed in results["agreement"].items():
-        agreements.append([criterion, number(agreed["raw"]), number(agreed["kappa"]), str(agreed["items"]), str(agreed["annotator_pairs"])])
+        agreements.append(
+            [
+                criterion,
+                number(agreed["raw"]),
+                number(agreed["kappa"]),
+                str(agreed["items"]),
+                str(agreed["annotator_pairs"]),
+            ]
+        )
     lines = [*aligned(wins), ""]
     if any(rate["differs"] for _, rate in rates):
         lines.insert(-1, "* the interval, a bootstrap over contexts, excludes 0.5")
     if any(rate["ci95"] and rate["contexts"] < FEW_CONTEXTS for _, rate in rates):
-        lines.insert(-1, f"warning: intervals over fewer than {FEW_CONTEXTS} contexts are too narrow to be relied on")
+        lines.insert(
+            -1, f"warning: intervals over fewer than {FEW_CONTEXTS} contexts are too narrow to be relied on"
+        )
     if equal := results["equal_comparisons_left_out"]:
-        lines.insert(-1, f"left out of the sheet because both replies are equal word for word: {equal} of all comparisons")
+        lines.insert(
+            -1,
+            f"left out of the sheet because both replies are equal word for word: {equal} of all comparisons",
+        )
     if len(results["annotators"]) < 2:
         return "\n".join(lines[:-1])
     return "\n".join([*lines, *aligned(agreements)])
@@ -487,13 +580,17 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = options.add_subparsers(dest="command", required=True, parser_class=Parser)
     out = commands.add_parser("export", help="write a sheet for annotators, and its key")
-    out.add_argument("systems", nargs="+", help="runs' folders, outs/<run>, or generations files; two or more")
+    out.add_argument(
+        "systems", nargs="+", help="runs' folders, outs/<run>, or generations files; two or more"
+    )
     out.add_argument("--items", type=int, default=50, help="number of comparisons (default: 50)")
     out.add_argument("--seed", type=int, default=0, help="of the draw, the sides and the order (default: 0)")
     out.add_argument("--output-dir", required=True, help="where to: a folder that holds no sheet yet")
     back = commands.add_parser("read", help="win rates and agreement from filled sheets")
     back.add_argument("sheet", help="the folder that export wrote, with key.json")
-    back.add_argument("answers", nargs="+", help="filled sheet.csv files, or what the form's download button gave")
+    back.add_argument(
+        "answers", nargs="+", help="filled sheet.csv files, or what the form's download button gave"
+    )
     back.add_argument("--json", action="store_true", help="print the results as JSON")
     return options
 
@@ -506,7 +603,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     results = read(Path(options.sheet), [Path(path) for path in options.answers])
     if not results["annotators"]:
-        print(f"no answers yet: every cell of {', '.join(CRITERIA)} is empty in {', '.join(options.answers)}", file=sys.stderr)
+        print(
+            f"no answers yet: every cell of {', '.join(CRITERIA)} is empty in {', '.join(options.answers)}",
+            file=sys.stderr,
+        )
         return 1
     print(json.dumps(results, indent=2, ensure_ascii=False) if options.json else table(results))
     return 0

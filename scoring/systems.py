@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from schema import InputError
+from common.errors import InputError
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -21,7 +21,9 @@ class System:
 def checked_name(name: str) -> str:
     """A name under which a run keeps replies and results; raises `InputError` for one that is no plain file name."""
     if not FILE_NAME.fullmatch(name):
-        raise InputError(f"--name {name!r}: expected a plain file name of letters, digits, '_', '-' and '.', without a folder")
+        raise InputError(
+            f"--name {name!r}: expected a plain file name of letters, digits, '_', '-' and '.', without a folder"
+        )
     return name
 
 
@@ -36,7 +38,9 @@ def system_at(path: Path) -> System:
     """
     if path.is_dir():
         if not (path / "generations.jsonl").is_file():
-            raise InputError(f"{path}: no generations.jsonl in it; expected a run's folder, outs/<run>, or a generations file")
+            raise InputError(
+                f"{path}: no generations.jsonl in it; expected a run's folder, outs/<run>, or a generations file"
+            )
         return System(path.resolve().name, path / "generations.jsonl", path / "results.json")
     if not path.is_file():
         raise InputError(f"not found: {path}; expected a run's folder, outs/<run>, or a generations file")

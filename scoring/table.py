@@ -2,7 +2,22 @@
 
 from scoring.metrics import METRICS, arrow, written
 
-COLUMNS = ("accuracy_mean", "accuracy_joint", "probability_mean", "nli", "ppl", "bleu", "rougeL", "distinct1", "distinct2", "self_bleu", "repetition", "length", "empty", "n")
+COLUMNS = (
+    "accuracy_mean",
+    "accuracy_joint",
+    "probability_mean",
+    "nli",
+    "ppl",
+    "bleu",
+    "rougeL",
+    "distinct1",
+    "distinct2",
+    "self_bleu",
+    "repetition",
+    "length",
+    "empty",
+    "n",
+)
 INTERVALS = ("accuracy_mean", "accuracy_joint", "probability_mean", "nli", "ppl", "bleu", "rougeL")
 
 
@@ -13,33 +28,59 @@ def headings(results: dict, attributes: list[str]) -> tuple[list[str], list[str]
     def judge(name: str) -> str:
         return f"({judges[name]:.2f})" if judges.get(name) is not None else ""
 
-    first = ["accuracy of"] + [f"{name}↑" for name in attributes] + [METRICS[key].title + arrow(key) for key in COLUMNS]
-    second = ["(its judge's own, on dev)"] + [judge(name) for name in attributes] + [judge("nli") if key == "nli" else "" for key in COLUMNS]
+    first = (
+        ["accuracy of"]
+        + [f"{name}↑" for name in attributes]
+        + [METRICS[key].title + arrow(key) for key in COLUMNS]
+    )
+    second = (
+        ["(its judge's own, on dev)"]
+        + [judge(name) for name in attributes]
+        + [judge("nli") if key == "nli" else "" for key in COLUMNS]
+    )
     return first, second
 
 
 def row_of(name: str, m: dict, attributes: list[str]) -> list[str]:
     """One line of the table from an M of the results."""
-    return [name, *(written("accuracy_mean", m["attributes"][a]["accuracy"]) for a in attributes), *(written(key, m.get(key)) for key in COLUMNS)]
+    return [
+        name,
+        *(written("accuracy_mean", m["attributes"][a]["accuracy"]) for a in attributes),
+        *(written(key, m.get(key)) for key in COLUMNS),
+    ]
 
 
 def table(results: dict) -> str:
     """The table of a run: control per combination and overall, the baseline, real replies, intervals, evaluators and warnings."""
     overall = results["overall"]
     attributes = list(overall["attributes"])
-    rows = [row_of(name, m, attributes) for name, m in results["by_target"].items()] + [row_of("overall", overall, attributes)]
+    rows = [row_of(name, m, attributes) for name, m in results["by_target"].items()] + [
+        row_of("overall", overall, attributes)
+    ]
     if results["baseline"]:
         rows.append(row_of("no control", results["baseline"], attributes))
     if results.get("references"):
         rows.append(row_of("real replies", results["references"], attributes))
     lines = list(headings(results, attributes)) + rows
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = ["  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]).rstrip() for line in lines]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
+        ).rstrip()
+        for line in lines
+    ]
     text.insert(2, "-" * max(len(line) for line in text))
     intervals = overall["ci95"]
-    shown = [f"{METRICS[key].title} [{written(key, intervals[key][0])}, {written(key, intervals[key][1])}]" for key in INTERVALS if key in intervals]
+    shown = [
+        f"{METRICS[key].title} [{written(key, intervals[key][0])}, {written(key, intervals[key][1])}]"
+        for key in INTERVALS
+        if key in intervals
+    ]
     if shown:
         text.append("95 % intervals over contexts, overall: " + "  ".join(shown))
-    judged = [f"{name} {written('accuracy_mean', e.get('accuracy'))} (from {e.get('base')})" for name, e in results["evaluators"].items()]
+    judged = [
+        f"{name} {written('accuracy_mean', e.get('accuracy'))} (from {e.get('base')})"
+        for name, e in results["evaluators"].items()
+    ]
     text.append("evaluators' own dev accuracy: " + ("  ".join(judged) or "unknown"))
     return "\n".join(text + [f"warning: {warning}" for warning in results["warnings"]])

@@ -60,8 +60,13 @@ class RougeTokenizer:
         if text.isascii():
             return self.ascii.tokenize(text)
         found = ROUGE_WORDS.findall(unicodedata.normalize("NFC", text).lower())
-        parts = [part for word in found for part in (words(word) if unspaced(word) else self.ascii.tokenize(word) if word.isascii() else [word])]
-        return parts
+        return [
+            part
+            for word in found
+            for part in (
+                words(word) if unspaced(word) else self.ascii.tokenize(word) if word.isascii() else [word]
+            )
+        ]
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
@@ -95,12 +100,18 @@ def bleu_statistics(reply: str, reference: str) -> list[int]:
 
 
 def _bleu(statistics: Sequence[float], order: int, effective_order: bool) -> float:
-    numbers = [int(round(value)) for value in statistics]
+    numbers = [round(value) for value in statistics]
     correct, total, (length, reference_length) = numbers[:order], numbers[4 : 4 + order], numbers[8:]
     if not length:  # sacrebleu calls no words at all 0 as well, but divides by them first
         return 0.0
     return sacrebleu.BLEU.compute_bleu(
-        correct, total, length, reference_length, smooth_method="exp", effective_order=effective_order, max_ngram_order=order
+        correct,
+        total,
+        length,
+        reference_length,
+        smooth_method="exp",
+        effective_order=effective_order,
+        max_ngram_order=order,
     ).score
 
 
@@ -127,7 +138,9 @@ def self_bleu(replies: list[str], sample: int = 100, seed: int = 0) -> float | N
         return None
     chosen = random.Random(seed).sample(replies, min(sample, len(replies)))
     scorer = _bleu_of(bleu_tokenizer(" ".join(chosen)))
-    scores = [scorer.sentence_score(reply, chosen[:i] + chosen[i + 1 :]).score for i, reply in enumerate(chosen)]
+    scores = [
+        scorer.sentence_score(reply, chosen[:i] + chosen[i + 1 :]).score for i, reply in enumerate(chosen)
+    ]
     return float(np.mean(scores))
 
 
@@ -137,4 +150,6 @@ def rouge(replies: list[str], references: list[str]) -> dict[str, list[float]]:
 
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=RougeTokenizer())
     scores = [scorer.score(reference, reply) for reply, reference in zip(replies, references)]
-    return {name: [100.0 * score[name].fmeasure for score in scores] for name in ("rouge1", "rouge2", "rougeL")}
+    return {
+        name: [100.0 * score[name].fmeasure for score in scores] for name in ("rouge1", "rouge2", "rougeL")
+    }

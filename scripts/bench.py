@@ -19,21 +19,28 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, GPT2Config
 
+from common.entry import Parser, run_main
+from common.provenance import device_name, package_versions
+from generation.decoding import generate
 from model.config import MiracleConfig
 from model.cvae import Miracle
-from model.decoding import generate
 from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.heads import LatentHeads
 from model.losses import LossWeights
 from model.prior import combine
 from model.sampler import SamplerSettings, sample_ode
-from scripts.entry import Parser, run_main
-from scripts.graphed_step import GraphedStep
-from scripts.runs import device_name, package_versions
+from training.recorded_step import GraphedStep
 
-ATTRIBUTES = {"languagestyle": ["plain", "lyrical"], "attitude": ["pessimistic", "optimistic"], "mindchar": ["emotional", "critical"]}
-CONTEXT, REPLY = 60, 30  # tokens of a context and a reply; the posterior reads both, so an example has 150 encoder tokens
+ATTRIBUTES = {
+    "languagestyle": ["plain", "lyrical"],
+    "attitude": ["pessimistic", "optimistic"],
+    "mindchar": ["emotional", "critical"],
+}
+CONTEXT, REPLY = (
+    60,
+    30,
+)  # tokens of a context and a reply; the posterior reads both, so an example has 150 encoder tokens
 NEW_TOKENS = 64
 WEIGHT = 10.0
 
@@ -87,9 +94,23 @@ class Figure:
 def build(size: Size, device: torch.device, use_context: bool) -> Miracle:
     """A model of that size with random weights."""
     layers, width, heads, vocabulary = size.encoder
-    encoder = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width)
+    encoder = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+    )
     layers, width, heads, vocabulary = size.decoder
-    decoder = GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=heads, n_positions=1024, bos_token_id=None, eos_token_id=None)
+    decoder = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_positions=1024,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     config = MiracleConfig(
         encoder=encoder.to_dict(), decoder=decoder.to_dict(), attributes=ATTRIBUTES, latent_size=size.latent, n_prefix=size.prefix,
         use_context=use_context, head_width=128, head_layers=2,
@@ -107,7 +128,11 @@ def example_batch(size: Size, batch: int, use_context: bool, device: torch.devic
         return torch.randint(vocabulary, (batch, length), generator=source).to(device)
 
     decoder_length = REPLY + (CONTEXT if use_context else 0)
-    context, posterior, decoder = ids(CONTEXT, size.encoder[3]), ids(CONTEXT + REPLY, size.encoder[3]), ids(decoder_length, size.decoder[3])
+    context, posterior, decoder = (
+        ids(CONTEXT, size.encoder[3]),
+        ids(CONTEXT + REPLY, size.encoder[3]),
+        ids(decoder_length, size.decoder[3]),
+    )
     labels = decoder.clone()
     labels[:, : decoder_length - REPLY] = -100
     return {
@@ -166,7 +191,9 @@ def profile(work: Callable[[], object], device: torch.device, rows: int = 16) ->
     events = found.key_averages()
     order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     busy = sum(getattr(event, order) for event in events) / 1e6
-    lines = [f"{wall:.4f} s by the clock, {busy:.4f} s in kernels, {sum(event.count for event in events if getattr(event, order) > 0)} of them"]
+    lines = [
+        f"{wall:.4f} s by the clock, {busy:.4f} s in kernels, {sum(event.count for event in events if getattr(event, order) > 0)} of them"
+    ]
     for event in sorted(events, key=lambda event: -getattr(event, order))[:rows]:
         lines.append(f"{getattr(event, order) / 1e3:9.2f} ms {event.count:6d} x {event.key[:110]}")
     return "\n".join(lines)
@@ -180,8 +207,12 @@ def layer_operations(layers: int, width: int, tokens: int, keys: int) -> float:
 def forward_operations(size: Size, use_context: bool) -> float:
     """Operations of one example's forward pass: two encodings, the decoder, its vocabulary."""
     decoder_length = REPLY + (CONTEXT if use_context else 0)
-    encoder = sum(layer_operations(size.encoder[0], size.encoder[1], t, t) for t in (CONTEXT, CONTEXT + REPLY))
-    decoder = layer_operations(size.decoder[0], size.decoder[1], decoder_length, decoder_length / 2 + size.prefix)
+    encoder = sum(
+        layer_operations(size.encoder[0], size.encoder[1], t, t) for t in (CONTEXT, CONTEXT + REPLY)
+    )
+    decoder = layer_operations(
+        size.decoder[0], size.decoder[1], decoder_length, decoder_length / 2 + size.prefix
+    )
     return encoder + decoder + 2 * size.decoder[1] * size.decoder[3] * decoder_length
 
 
@@ -204,18 +235,32 @@ class Bench:
     def __post_init__(self):
         self.size = SIZES[self.size_name]
         width = self.size.decoder[1]
-        self.rate = matmul_rate(self.device, self.dtype, (4096 if self.device.type == "cuda" else 1024, width, 4 * width))
+        self.rate = matmul_rate(
+            self.device, self.dtype, (4096 if self.device.type == "cuda" else 1024, width, 4 * width)
+        )
         self.bandwidth = bandwidth(self.device)
         self.bytes = torch.finfo(self.dtype).bits // 8
 
-    def measured(self, what: str, batch: int, unit: str, per_call: float, work: Callable[[], object], floor_seconds: float | None) -> Figure:
+    def measured(
+        self,
+        what: str,
+        batch: int,
+        unit: str,
+        per_call: float,
+        work: Callable[[], object],
+        floor_seconds: float | None,
+    ) -> Figure:
         """Time `work`, which does `per_call` units."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         first = seconds_once(work, self.device)
         seconds = seconds_of(work, self.device, self.repeats)
-        memory = (torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9) if self.device.type == "cuda" else (None, None)
+        memory = (
+            (torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9)
+            if self.device.type == "cuda"
+            else (None, None)
+        )
         if self.profiled:
             print(profile(work, self.device), file=sys.stderr, flush=True)
         floor = per_call / floor_seconds if floor_seconds else None
@@ -245,20 +290,29 @@ class Bench:
             optimizer.zero_grad(set_to_none=True)
 
         arithmetic = 3 * batch * forward_operations(self.size, self.use_context) / self.rate
-        moved = sum(p.numel() for p in parameters) * 4 * 7 / self.bandwidth  # AdamW reads weights, gradients, two moments, and writes three of them
+        moved = (
+            sum(p.numel() for p in parameters) * 4 * 7 / self.bandwidth
+        )  # AdamW reads weights, gradients, two moments, and writes three of them
         return self.measured("train", batch, "examples/s", batch, step, arithmetic + moved)
 
     def prior_of(self, model: Miracle, context: torch.Tensor) -> Gaussian:
         """The priors of contexts [B, T] without padding, in the bench's precision."""
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with (
+            torch.no_grad(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16),
+        ):
             return model.encode_prior(context, torch.ones_like(context))
 
     def encode(self, batch: int) -> Figure:
         """Contexts to the priors of all attributes."""
         model = build(self.size, self.device, self.use_context).eval()
         context = example_batch(self.size, batch, self.use_context, self.device)["context_ids"]
-        floor = batch * layer_operations(self.size.encoder[0], self.size.encoder[1], CONTEXT, CONTEXT) / self.rate
-        return self.measured("encode", batch, "contexts/s", batch, lambda: self.prior_of(model, context), floor)
+        floor = (
+            batch * layer_operations(self.size.encoder[0], self.size.encoder[1], CONTEXT, CONTEXT) / self.rate
+        )
+        return self.measured(
+            "encode", batch, "contexts/s", batch, lambda: self.prior_of(model, context), floor
+        )
 
     def fitted_heads(self) -> tuple[LatentHeads, Gaussian]:
         """Latent heads fitted to tell two Gaussians per attribute apart, and one that lies over all of them.
@@ -266,7 +320,10 @@ class Bench:
         Random heads have hardly a gradient, and an adaptive solver is done with them at once.
         """
         torch.manual_seed(0)
-        heads, attributes = LatentHeads(self.size.latent, [len(aspects) for aspects in ATTRIBUTES.values()]).to(self.device), len(ATTRIBUTES)
+        heads, attributes = (
+            LatentHeads(self.size.latent, [len(aspects) for aspects in ATTRIBUTES.values()]).to(self.device),
+            len(ATTRIBUTES),
+        )
         centres = torch.randn(attributes, self.size.latent, device=self.device) * 4 * self.size.latent**-0.5
         optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-3)
         for _ in range(300):
@@ -276,7 +333,10 @@ class Bench:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        return heads, Gaussian(torch.zeros(1, self.size.latent, device=self.device), torch.zeros(1, self.size.latent, device=self.device))
+        return heads, Gaussian(
+            torch.zeros(1, self.size.latent, device=self.device),
+            torch.zeros(1, self.size.latent, device=self.device),
+        )
 
     def ode(self, batch: int) -> Figure:
         """Latents of all combinations at weight 10, by the defaults of the sampler."""
@@ -284,7 +344,9 @@ class Bench:
         source = torch.Generator().manual_seed(0)
         prior = Gaussian(*(value.expand(batch, -1).contiguous() for value in wide))
         start = prior.sample(torch.randn(batch, self.size.latent, generator=source).to(self.device))
-        targets = torch.tensor([[(i >> k) & 1 for k in range(len(ATTRIBUTES))] for i in range(batch)], device=self.device)
+        targets = torch.tensor(
+            [[(i >> k) & 1 for k in range(len(ATTRIBUTES))] for i in range(batch)], device=self.device
+        )
         weights, stacked = torch.full((len(ATTRIBUTES),), WEIGHT, device=self.device), heads.stacked()
         evaluations = []
 
@@ -297,13 +359,22 @@ class Bench:
         per_evaluation = 2 * sum(2 * (self.size.latent * 128 + 128 * 128 + 128 * 2) for _ in ATTRIBUTES)
         figure = self.measured("ode", batch, "latents/s", batch, work, None)
         mean = float(evaluations[-1].float().mean())
-        figure.floor_rate = matmul_rate(self.device, torch.float32, (min(batch, 8192), self.size.latent, 128 * len(ATTRIBUTES))) / (per_evaluation * mean)
+        figure.floor_rate = matmul_rate(
+            self.device, torch.float32, (min(batch, 8192), self.size.latent, 128 * len(ATTRIBUTES))
+        ) / (per_evaluation * mean)
         figure.what = f"ode ({mean:.0f} evaluations)"
         few = torch.arange(min(batch, 32), device=self.device)
         part = Gaussian(prior.mean[few], prior.logvar[few])
-        exact, found = (sample_ode(SamplerSettings(solver=solver), start[few], part, make_energy) for solver in ("dopri5", "rowwise"))
+        exact, found = (
+            sample_ode(SamplerSettings(solver=solver), start[few], part, make_energy)
+            for solver in ("dopri5", "rowwise")
+        )
         distance = float(((found.z - exact.z).norm(dim=1) / exact.z.norm(dim=1)).mean())
-        print(f"ode: energy {float(exact.energy_start.mean()):.3f} -> {float(found.energy.mean()):.4f}, by dopri5 at 1e-5 {float(exact.energy.mean()):.4f}; latents differ by {distance:.2%}", file=sys.stderr, flush=True)
+        print(
+            f"ode: energy {float(exact.energy_start.mean()):.3f} -> {float(found.energy.mean()):.4f}, by dopri5 at 1e-5 {float(exact.energy.mean()):.4f}; latents differ by {distance:.2%}",
+            file=sys.stderr,
+            flush=True,
+        )
         return figure
 
     def generate(self, batch: int) -> Figure:
@@ -311,10 +382,21 @@ class Bench:
         model = build(self.size, self.device, self.use_context).eval()
         model.decoder.lm.to(self.dtype)
         z = torch.randn(batch, self.size.latent, device=self.device)
-        prompt = torch.randint(self.size.decoder[3], (batch, CONTEXT if self.use_context else 1), device=self.device)
+        prompt = torch.randint(
+            self.size.decoder[3], (batch, CONTEXT if self.use_context else 1), device=self.device
+        )
 
         def work() -> None:
-            generate(model.decoder, z, prompt, torch.ones_like(prompt), eos_token_id=-1, pad_token_id=-2, max_new_tokens=NEW_TOKENS, graphs=self.graphs)
+            generate(
+                model.decoder,
+                z,
+                prompt,
+                torch.ones_like(prompt),
+                eos_token_id=-1,
+                pad_token_id=-2,
+                max_new_tokens=NEW_TOKENS,
+                graphs=self.graphs,
+            )
 
         layers, width, _, vocabulary = self.size.decoder
         parameters = 12 * layers * width**2 + width * vocabulary
@@ -322,7 +404,6 @@ class Bench:
         arithmetic = batch * NEW_TOKENS * 2 * parameters / self.rate
         moved = NEW_TOKENS * (parameters + batch * keys * 2 * layers * width) * self.bytes / self.bandwidth
         return self.measured("generate", batch, "tokens/s", batch * NEW_TOKENS, work, max(arithmetic, moved))
-
 
     def pipeline(self, batch: int) -> Figure:
         """`PIPELINE_CONTEXTS` contexts in all combinations, `batch` replies at once: encoding, ODE, decoding."""
@@ -333,15 +414,31 @@ class Bench:
         rows = torch.arange(PIPELINE_CONTEXTS * combinations, device=self.device)
         targets = torch.stack([(rows >> k) & 1 for k in range(len(ATTRIBUTES))], dim=1)
         weights, stacked = torch.full((len(ATTRIBUTES),), WEIGHT, device=self.device), heads.stacked()
-        prompt = torch.randint(self.size.decoder[3], (len(rows), CONTEXT if self.use_context else 1), device=self.device)
+        prompt = torch.randint(
+            self.size.decoder[3], (len(rows), CONTEXT if self.use_context else 1), device=self.device
+        )
 
         def work() -> None:
             priors = self.prior_of(model, context)
             shared = Gaussian(priors.mean[rows // combinations], priors.logvar[rows // combinations])
             prior = combine(shared, targets >= 0, "average")
-            z = sample_ode(SamplerSettings(), prior.sample(torch.randn_like(prior.mean)), prior, lambda r: aspect_energy(heads, targets[r], weights, stacked)).z
+            z = sample_ode(
+                SamplerSettings(),
+                prior.sample(torch.randn_like(prior.mean)),
+                prior,
+                lambda r: aspect_energy(heads, targets[r], weights, stacked),
+            ).z
             for part in rows.split(batch):
-                generate(model.decoder, z[part], prompt[part], torch.ones_like(prompt[part]), eos_token_id=-1, pad_token_id=-2, max_new_tokens=NEW_TOKENS, graphs=self.graphs)
+                generate(
+                    model.decoder,
+                    z[part],
+                    prompt[part],
+                    torch.ones_like(prompt[part]),
+                    eos_token_id=-1,
+                    pad_token_id=-2,
+                    max_new_tokens=NEW_TOKENS,
+                    graphs=self.graphs,
+                )
 
         return self.measured("pipeline", batch, "replies/s", len(rows), work, None)
 
@@ -352,11 +449,15 @@ DEFAULT_BATCHES = {"train": 32, "encode": 64, "ode": 1024, "generate": 64, "pipe
 
 def table(figures: list[Figure]) -> str:
     """A line per figure."""
-    lines = ["what                  size   batch        rate unit           seconds     first  of floor  allocated  reserved"]
+    lines = [
+        "what                  size   batch        rate unit           seconds     first  of floor  allocated  reserved"
+    ]
     for f in figures:
         share = "-" if f.share is None else f"{f.share:.0%}"
         memory = ["-" if value is None else f"{value:.1f} GB" for value in (f.allocated_gb, f.reserved_gb)]
-        lines.append(f"{f.what:<21} {f.size:<6} {f.batch:>5} {f.rate:>11,.0f} {f.unit:<12} {f.seconds:>9.4f} {f.first_seconds:>9.3f} {share:>9} {memory[0]:>10} {memory[1]:>9}")
+        lines.append(
+            f"{f.what:<21} {f.size:<6} {f.batch:>5} {f.rate:>11,.0f} {f.unit:<12} {f.seconds:>9.4f} {f.first_seconds:>9.3f} {share:>9} {memory[0]:>10} {memory[1]:>9}"
+        )
     return "\n".join(lines)
 
 
@@ -365,10 +466,18 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("what", nargs="+", choices=tuple(DEFAULT_BATCHES), help="what to measure")
     options.add_argument("--size", choices=SIZES, default="demo", help="(default: demo)")
-    options.add_argument("--batch", type=int, nargs="+", help="batch sizes, a row each; default: one that suits the work")
+    options.add_argument(
+        "--batch", type=int, nargs="+", help="batch sizes, a row each; default: one that suits the work"
+    )
     options.add_argument("--context", action="store_true", help="the decoder reads the context too")
-    options.add_argument("--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU, fp32 on the CPU")
-    options.add_argument("--compile", choices=("default", "reduce-overhead", "max-autotune"), help="torch.compile the training step")
+    options.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="default: bf16 on a GPU, fp32 on the CPU"
+    )
+    options.add_argument(
+        "--compile",
+        choices=("default", "reduce-overhead", "max-autotune"),
+        help="torch.compile the training step",
+    )
     options.add_argument("--no-graphs", action="store_true", help="record no CUDA graphs")
     options.add_argument("--profile", action="store_true", help="print which kernels the time goes to")
     options.add_argument("--threads", type=int, help="CPU threads")
@@ -385,9 +494,20 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.memory_gb and device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(options.memory_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory)
+        torch.cuda.set_per_process_memory_fraction(
+            options.memory_gb * 1e9 / torch.cuda.get_device_properties(0).total_memory
+        )
     precision = options.precision or ("bf16" if device.type == "cuda" else "fp32")
-    bench = Bench(device, torch.bfloat16 if precision == "bf16" else torch.float32, options.size, options.context, options.repeats, options.compile, not options.no_graphs, options.profile)
+    bench = Bench(
+        device,
+        torch.bfloat16 if precision == "bf16" else torch.float32,
+        options.size,
+        options.context,
+        options.repeats,
+        options.compile,
+        not options.no_graphs,
+        options.profile,
+    )
     figures = []
     for what in options.what:
         for batch in options.batch or [DEFAULT_BATCHES[what]]:
@@ -397,10 +517,26 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{what} {options.size} batch {batch}: out of memory", flush=True)
     if options.json:
         ceilings = {"matmul_per_second": bench.rate, "bytes_per_second": bench.bandwidth}
-        machine = {"device": device_name(), "precision": precision, "threads": torch.get_num_threads(), "versions": package_versions()}
-        print(json.dumps({"machine": machine, "ceilings": ceilings, "figures": [asdict(f) | {"share_of_floor": f.share} for f in figures]}, indent=2))
+        machine = {
+            "device": device_name(),
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+            "versions": package_versions(),
+        }
+        print(
+            json.dumps(
+                {
+                    "machine": machine,
+                    "ceilings": ceilings,
+                    "figures": [asdict(f) | {"share_of_floor": f.share} for f in figures],
+                },
+                indent=2,
+            )
+        )
     else:
-        print(f"{device_name()}, {precision}: matrix products {bench.rate / 1e12:.2f} T operations/s, copies {bench.bandwidth / 1e9:.0f} GB/s")
+        print(
+            f"{device_name()}, {precision}: matrix products {bench.rate / 1e12:.2f} T operations/s, copies {bench.bandwidth / 1e9:.0f} GB/s"
+        )
         print(table(figures))
     return 0
 

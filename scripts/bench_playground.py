@@ -14,15 +14,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from schema import InputError
-from scripts.arguments import ROOT
-from scripts.entry import Parser, run_main
+from common.entry import Parser, run_main
+from common.errors import InputError
+from common.options import ROOT
 
 PERCENTILES = (50, 90, 99)
 START_SECONDS = 180
@@ -38,7 +38,14 @@ def playground(run: Path, device: str | None) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "playground.py"), str(run), "--port", str(port), *(["--device", device] if device else [])]
+    command = [
+        sys.executable,
+        str(ROOT / "playground.py"),
+        str(run),
+        "--port",
+        str(port),
+        *(["--device", device] if device else []),
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     address, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + START_SECONDS
     try:
@@ -100,7 +107,9 @@ class Visitor(threading.Thread):
 
 def settings_of(client) -> list:
     """The page's settings as they are at first, but with an aspect of every attribute, so that the ODE is solved."""
-    parameters = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/answer"]["parameters"]
+    parameters = client.view_api(return_format="dict", print_info=False)["named_endpoints"]["/answer"][
+        "parameters"
+    ]
     return [p["type"]["enum"][-1] if "enum" in p["type"] else p["parameter_default"] for p in parameters]
 
 
@@ -121,7 +130,12 @@ def measure(address: str, users: int, messages: int) -> dict:
     whole = time.monotonic() - begun
     seconds = np.array([second for visitor in visitors for second in visitor.seconds])
     failures = [failure for visitor in visitors for failure in visitor.failures]
-    statistics = {f"p{p}": np.percentile(seconds, p) for p in PERCENTILES} | {"mean": seconds.mean(), "max": seconds.max()} if len(seconds) else {}
+    statistics = (
+        {f"p{p}": np.percentile(seconds, p) for p in PERCENTILES}
+        | {"mean": seconds.mean(), "max": seconds.max()}
+        if len(seconds)
+        else {}
+    )
     return {
         "users": users, "messages_each": messages, "sent": users * messages,
         "answered": len(seconds), "failed": len(failures), "lost": sum(visitor.lost for visitor in visitors),
@@ -132,20 +146,34 @@ def measure(address: str, users: int, messages: int) -> dict:
 
 def table(found: dict) -> str:
     """The numbers for people."""
-    lines = [f"{found['users']} users at once, {found['messages_each']} messages each: {found['answered']} of {found['sent']} answered, {found['failed']} failed, {found['lost']} lost"]
-    lines += [f"load average before: {found['load']:.2f} on {found['cores']} cores"] if found["load"] is not None else []
+    lines = [
+        f"{found['users']} users at once, {found['messages_each']} messages each: {found['answered']} of {found['sent']} answered, {found['failed']} failed, {found['lost']} lost"
+    ]
+    lines += (
+        [f"load average before: {found['load']:.2f} on {found['cores']} cores"]
+        if found["load"] is not None
+        else []
+    )
     lines += ["", "seconds from sending to the reply with its numbers"]
     lines += [f"{name:>6}  {value:8.3f}" for name, value in found["seconds"].items()]
-    lines += ["", f"{found['replies_per_second']} replies per second, {found['seconds_in_all']} s in all", *(f"failed: {failure}" for failure in found["failures"])]
+    lines += [
+        "",
+        f"{found['replies_per_second']} replies per second, {found['seconds_in_all']} s in all",
+        *(f"failed: {failure}" for failure in found["failures"]),
+    ]
     return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("run", nargs="?", type=Path, default=Path("outs/demo"), help="the run's folder (default: outs/demo)")
+    options.add_argument(
+        "run", nargs="?", type=Path, default=Path("outs/demo"), help="the run's folder (default: outs/demo)"
+    )
     options.add_argument("--users", type=int, default=20, help="visitors at once (default: 20)")
-    options.add_argument("--messages", type=int, default=10, help="of each, one after the other (default: 10)")
+    options.add_argument(
+        "--messages", type=int, default=10, help="of each, one after the other (default: 10)"
+    )
     options.add_argument("--device", help="of the playground: cpu, cuda or mps (default: the best there is)")
     options.add_argument("--json", action="store_true", help="print JSON")
     return options
@@ -155,7 +183,9 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; returns 1 where a message got no reply."""
     options = parser().parse_args(argv)
     if options.users < 1 or options.messages < 1:
-        raise InputError(f"--users and --messages must be 1 or more, found {options.users} and {options.messages}")
+        raise InputError(
+            f"--users and --messages must be 1 or more, found {options.users} and {options.messages}"
+        )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with playground(options.run, options.device) as address:
         found = measure(address, options.users, options.messages) | {"load": load, "cores": os.cpu_count()}

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dataset.jsonl import write_jsonl
-from schema import load_schema
+from common.jsonl import write_jsonl
+from common.schema import load_schema
 from scoring.results import results
 from scoring.score import score_file
 
@@ -31,8 +31,22 @@ def synthetic(replies: int, schema, vocabulary: int = 4000, seed: int = 0) -> It
         context, target = number // len(combinations), combinations[number % len(combinations)]
         chances = {a.name: dict(zip(a.aspects, (p := rng.random(), 1 - p))) for a in schema.attributes}
         predicted = {name: max(values, key=values.get) for name, values in chances.items()}
-        scores = {"predicted": predicted, "probabilities": chances, "nli": rng.random(), "nats": 60.0, "tokens": 24}
-        yield {"id": str(context), "context": [f"question {context}"], "target": target, "response": sentence(), "reference": sentence(), **scores, "seed": 0}
+        scores = {
+            "predicted": predicted,
+            "probabilities": chances,
+            "nli": rng.random(),
+            "nats": 60.0,
+            "tokens": 24,
+        }
+        yield {
+            "id": str(context),
+            "context": [f"question {context}"],
+            "target": target,
+            "response": sentence(),
+            "reference": sentence(),
+            **scores,
+            "seed": 0,
+        }
 
 
 def main() -> int:
@@ -50,8 +64,17 @@ def main() -> int:
         read = time.monotonic() - started
         results(columns, baseline=None, evaluators={}, warnings=[], run={})
         whole = time.monotonic() - started
-    found = {"replies": given.replies, "seconds": round(whole, 1), "seconds_reading": round(read, 1), "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
-    print(json.dumps(found) if given.json else f"{given.replies} replies: {whole:.0f} s ({read:.0f} s reading and measuring each), peak memory {found['peak_rss_mb']} MB")
+    found = {
+        "replies": given.replies,
+        "seconds": round(whole, 1),
+        "seconds_reading": round(read, 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    print(
+        json.dumps(found)
+        if given.json
+        else f"{given.replies} replies: {whole:.0f} s ({read:.0f} s reading and measuring each), peak memory {found['peak_rss_mb']} MB"
+    )
     return 0
 
 

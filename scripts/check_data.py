@@ -7,15 +7,17 @@ else is a warning (exit status 1 with --strict).
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # python scripts/check_data.py works, as -m does
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # python scripts/check_data.py works, as -m does
 
-import argparse  # noqa: E402
-import dataclasses  # noqa: E402
-import json  # noqa: E402
+import argparse
+import dataclasses
+import json
 
-from dataset.checking import Collection, Limits, check, labelled_texts, read_collections  # noqa: E402
-from schema import Schema, load_schema  # noqa: E402
-from scripts.entry import Parser, run_main  # noqa: E402
+from common.entry import Parser, run_main
+from common.schema import Schema, load_schema
+from dataset.checking import Collection, Limits, check, labelled_texts, read_collections
 
 DESCRIPTIONS = {
     "similarity": "word 3-gram Jaccard similarity above which texts are near duplicates",
@@ -36,13 +38,22 @@ def parser() -> argparse.ArgumentParser:
     """The options: one for every limit, with its default."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
-    options.add_argument("--run", help="a run's folder, outs/<run>: its trained classifiers judge the dev replies too")
-    options.add_argument("--json", action="store_true", help="print the whole report as JSON, with every pair of duplicates")
+    options.add_argument(
+        "--run", help="a run's folder, outs/<run>: its trained classifiers judge the dev replies too"
+    )
+    options.add_argument(
+        "--json", action="store_true", help="print the whole report as JSON, with every pair of duplicates"
+    )
     options.add_argument("--strict", action="store_true", help="warnings count as errors")
     limits = options.add_argument_group("limits")
     for field in dataclasses.fields(Limits):
         name = "--" + field.name.replace("_", "-")
-        limits.add_argument(name, type=field.type, default=field.default, help=f"{DESCRIPTIONS[field.name]} (default: {field.default})")
+        limits.add_argument(
+            name,
+            type=field.type,
+            default=field.default,
+            help=f"{DESCRIPTIONS[field.name]} (default: {field.default})",
+        )
     return options
 
 
@@ -53,7 +64,9 @@ def add_text_metrics(report: dict, collections: list[Collection], limits: Limits
     sources = [c for c in collections if c.source.split == "train" and c.source.kind == "dialogues"]
     report["distinct2"] = distinct([item.reply for c in sources for item in c.items], 2)
     if report["distinct2"] is not None and report["distinct2"] < limits.distinct2:
-        report["warnings"].append(f"distinct-2 of the training replies is {report['distinct2']:.2f}; they repeat themselves")
+        report["warnings"].append(
+            f"distinct-2 of the training replies is {report['distinct2']:.2f}; they repeat themselves"
+        )
 
 
 def add_classifiers(report: dict, schema: Schema, collections: list[Collection], run: Path) -> None:
@@ -63,7 +76,13 @@ def add_classifiers(report: dict, schema: Schema, collections: list[Collection],
     from scoring.evaluators import Evaluator
 
     for attribute in schema.attributes:
-        evaluator = Evaluator.load(run / "classifier" / attribute.name, attribute.name, torch.device("cpu"), {}, list(attribute.aspects))
+        evaluator = Evaluator.load(
+            run / "classifier" / attribute.name,
+            attribute.name,
+            torch.device("cpu"),
+            {},
+            list(attribute.aspects),
+        )
         accuracies = {}
         for split in ("dev", "test"):
             texts, labels = labelled_texts(attribute, collections, split)
@@ -80,7 +99,10 @@ def number(value: float | None, form: str = "{:.2f}") -> str:
 def markdown(heading: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns line up on the terminal too."""
     widths = [max(len(row[column]) for row in [heading, *rows]) for column in range(len(heading))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [heading, ["-" * width for width in widths], *rows]]
+    lines = [
+        " | ".join(cell.ljust(width) for cell, width in zip(row, widths))
+        for row in [heading, ["-" * width for width in widths], *rows]
+    ]
     return "\n".join(f"| {line} |" for line in lines)
 
 
@@ -94,15 +116,27 @@ def per_aspect(counts: dict[str, int]) -> str:
 def tables(report: dict) -> str:
     """The report for people: three tables, then what is wrong."""
     files = [
-        [f["file"], f["split"], str(f["rows"]), per_aspect(f["aspects"]), number(f["turns"]), str(f["topics"] or "-")] for f in report["files"]
+        [
+            f["file"],
+            f["split"],
+            str(f["rows"]),
+            per_aspect(f["aspects"]),
+            number(f["turns"]),
+            str(f["topics"] or "-"),
+        ]
+        for f in report["files"]
     ]
     attributes = []
     for name, a in report["attributes"].items():
-        words = ", ".join(f"{aspect} {mean:.1f} ({low:.0f}-{high:.0f})" for aspect, (mean, low, high) in a["words"].items())
+        words = ", ".join(
+            f"{aspect} {mean:.1f} ({low:.0f}-{high:.0f})" for aspect, (mean, low, high) in a["words"].items()
+        )
         bag = " / ".join(number(a["bag_of_words"][split]) for split in ("dev", "test"))
         judged = " / ".join(number(a.get("classifier", {}).get(split)) for split in ("dev", "test"))
         given = ", ".join(w["word"] for w in a["give_away"]) or "none"
-        attributes.append([name, words, number(a["length_ratio"]), bag, number(a["few_words"]), judged, given])
+        attributes.append(
+            [name, words, number(a["length_ratio"]), bag, number(a["few_words"]), judged, given]
+        )
     pairs = ("train-dev", "train-test", "dev-test")
     leaks = []
     for unit, d in report["duplicates"].items():
@@ -111,9 +145,28 @@ def tables(report: dict) -> str:
     lines = [
         markdown(["file", "split", "rows", "by aspect", "user turns", "topics"], files),
         "",
-        markdown(["attribute", "reply words: mean (5-95 %)", "ratio", "bag of words dev / test", "10 words", "classifier dev / test", "give-away words"], attributes),
+        markdown(
+            [
+                "attribute",
+                "reply words: mean (5-95 %)",
+                "ratio",
+                "bag of words dev / test",
+                "10 words",
+                "classifier dev / test",
+                "give-away words",
+            ],
+            attributes,
+        ),
         "",
-        markdown(["unit", "repeated in a file", "nearly", *(f"{pair.split('-')[1]} rows also in {pair.split('-')[0]}" for pair in pairs)], leaks),
+        markdown(
+            [
+                "unit",
+                "repeated in a file",
+                "nearly",
+                *(f"{pair.split('-')[1]} rows also in {pair.split('-')[0]}" for pair in pairs),
+            ],
+            leaks,
+        ),
         "",
         f"distinct-2 of the training replies: {number(report['distinct2'])}; sentences that recur too often: {len(report['sentences'])}",
     ]

@@ -9,23 +9,26 @@ be heard in it (training and dev rows, with --min-probability).
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # python scripts/clean_data.py works, as -m does
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # python scripts/clean_data.py works, as -m does
 
-import argparse  # noqa: E402
-from collections import Counter  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
+import argparse
+from collections import Counter
+from dataclasses import dataclass, field
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import numpy as np
+from tqdm import tqdm
 
-from dataset.duplicates import exact_copies, similar_pairs  # noqa: E402
-from dataset.jsonl import read_lines, write_jsonl  # noqa: E402
-from dataset.schema_file import write_schema  # noqa: E402
-from dataset.separability import LabelledTexts, cross_fitted_probabilities, held_out_probabilities  # noqa: E402
-from dataset.sources import Item, Source, parse_item, sources_of  # noqa: E402
-from dataset.words import unspaced, within_words, words  # noqa: E402
-from schema import ATTRIBUTE_FILES, FILE_NAMES, Attribute, InputError, Schema, load_schema  # noqa: E402
-from scripts.entry import Parser, run_main  # noqa: E402
+from common.entry import Parser, run_main
+from common.errors import InputError
+from common.jsonl import read_lines, write_jsonl
+from common.schema import ATTRIBUTE_FILES, FILE_NAMES, Attribute, Schema, load_schema
+from dataset.duplicates import exact_copies, similar_pairs
+from dataset.schema_writer import write_schema
+from dataset.separability import LabelledTexts, cross_fitted_probabilities, held_out_probabilities
+from dataset.sources import Item, Source, parse_item, sources_of
+from dataset.words import unspaced, within_words, words
 
 
 @dataclass
@@ -53,7 +56,13 @@ class Copy:
 def read_copy(source: Source, schema: Schema) -> Copy:
     """All rows of a source; those that cannot be read are dropped at once."""
     copy = Copy(source, [])
-    for where, line in tqdm(read_lines(schema.existing(source.path)), desc=source.path.name, unit=" rows", leave=False, disable=None):
+    for where, line in tqdm(
+        read_lines(schema.existing(source.path)),
+        desc=source.path.name,
+        unit=" rows",
+        leave=False,
+        disable=None,
+    ):
         try:
             copy.items.append(parse_item(line, where, source, schema))
         except InputError as error:
@@ -67,7 +76,9 @@ def drop_by_length(copies: list[Copy], shortest: int, longest: int) -> None:
         for item in copy.kept():
             if item.reply is not None and not within_words(item.reply, shortest, longest):
                 unit = "words and characters" if unspaced(item.reply) else "words"
-                copy.drop(item, "length", f"{len(words(item.reply))} {unit}; {shortest} to {longest} words are kept")
+                copy.drop(
+                    item, "length", f"{len(words(item.reply))} {unit}; {shortest} to {longest} words are kept"
+                )
 
 
 def drop_duplicates(copies: list[Copy], similarity: float) -> None:
@@ -75,7 +86,9 @@ def drop_duplicates(copies: list[Copy], similarity: float) -> None:
     for copy in copies:
         items = [item for item in copy.kept() if item.reply]
         texts = [item.reply for item in items]
-        pairs = [(before, after, 1.0) for after, before in exact_copies(texts).items()] + similar_pairs(texts, similarity)
+        pairs = [(before, after, 1.0) for after, before in exact_copies(texts).items()] + similar_pairs(
+            texts, similarity
+        )
         for before, after, value in pairs:
             if items[before].aspects == items[after].aspects and items[before].where not in copy.dropped:
                 copy.drop(items[after], "duplicate", f"similarity {value:.2f} to {items[before].where}")
@@ -85,7 +98,9 @@ def drop_leaks(copies: list[Copy], similarity: float) -> None:
     """Drop training rows whose reply or context is also in dev or test, or nearly."""
     for unit in ("reply", "context"):
         rows = [(copy, item) for copy in copies for item in copy.kept() if getattr(item, unit)]
-        rows.sort(key=lambda row: row[0].source.split == "train")  # held-out rows first, so that each exact copy points at one
+        rows.sort(
+            key=lambda row: row[0].source.split == "train"
+        )  # held-out rows first, so that each exact copy points at one
         texts = [getattr(item, unit) for _, item in rows]
         members: dict[int, list[int]] = {}
         for index, first in exact_copies(texts).items():
@@ -94,9 +109,15 @@ def drop_leaks(copies: list[Copy], similarity: float) -> None:
         for a, b, value in similar_pairs(texts, similarity):
             pairs += [(i, j, value) for i in [a, *members.get(a, [])] for j in [b, *members.get(b, [])]]
         for a, b, value in pairs:
-            (copy, item), (other, held) = (rows[a], rows[b]) if rows[a][0].source.split == "train" else (rows[b], rows[a])
+            (copy, item), (other, held) = (
+                (rows[a], rows[b]) if rows[a][0].source.split == "train" else (rows[b], rows[a])
+            )
             if copy.source.split == "train" != other.source.split:
-                copy.drop(item, "leak", f"its {unit} is also in {other.source.split}, similarity {value:.2f} to {held.where}")
+                copy.drop(
+                    item,
+                    "leak",
+                    f"its {unit} is also in {other.source.split}, similarity {value:.2f} to {held.where}",
+                )
 
 
 def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, run: Path | None) -> None:
@@ -119,19 +140,33 @@ def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, r
         if run is not None:
             own = judged_by_run(attribute, run, texts)[range(len(labels)), labels]
         else:
-            train = next((c for c in mine if c.source.split == "train" and c.source.kind == copy.source.kind), copy)
+            train = next(
+                (c for c in mine if c.source.split == "train" and c.source.kind == copy.source.kind), copy
+            )
             try:
-                own = cross_fitted_probabilities(texts, labels) if train is copy else held_out_probabilities(rows[id(train)], (texts, labels))
+                own = (
+                    cross_fitted_probabilities(texts, labels)
+                    if train is copy
+                    else held_out_probabilities(rows[id(train)], (texts, labels))
+                )
             except ValueError as error:
-                raise InputError(f"{train.source.path}: too few rows to learn the aspects from ({error}); judge with --run") from None
+                raise InputError(
+                    f"{train.source.path}: too few rows to learn the aspects from ({error}); judge with --run"
+                ) from None
         for item, probability in zip(copy.kept(), own):
             if probability < threshold:
-                copy.drop(item, "inaudible", f"probability of {item.aspects[attribute.name]} {probability:.2f}, least {threshold}")
+                copy.drop(
+                    item,
+                    "inaudible",
+                    f"probability of {item.aspects[attribute.name]} {probability:.2f}, least {threshold}",
+                )
 
 
 def labelled(copy: Copy, attribute: Attribute) -> LabelledTexts:
     """The replies of a copy's rows, and their aspect indices."""
-    return [item.reply for item in copy.kept()], [attribute.index(item.aspects[attribute.name]) for item in copy.kept()]
+    return [item.reply for item in copy.kept()], [
+        attribute.index(item.aspects[attribute.name]) for item in copy.kept()
+    ]
 
 
 def judged_by_run(attribute: Attribute, run: Path, texts: list[str]) -> np.ndarray:
@@ -140,7 +175,9 @@ def judged_by_run(attribute: Attribute, run: Path, texts: list[str]) -> np.ndarr
 
     from scoring.evaluators import Evaluator
 
-    evaluator = Evaluator.load(run / "classifier" / attribute.name, attribute.name, torch.device("cpu"), {}, list(attribute.aspects))
+    evaluator = Evaluator.load(
+        run / "classifier" / attribute.name, attribute.name, torch.device("cpu"), {}, list(attribute.aspects)
+    )
     return evaluator.score_texts(texts)
 
 
@@ -149,11 +186,15 @@ def copy_nli(source: Source, schema: Schema, path: Path) -> tuple[int, list[dict
     log, seen, kept = [], {}, 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as out:
-        for where, line in tqdm(read_lines(schema.existing(source.path)), desc=source.path.name, unit=" rows", disable=None):
+        for where, line in tqdm(
+            read_lines(schema.existing(source.path)), desc=source.path.name, unit=" rows", disable=None
+        ):
             try:
                 item = parse_item(line, where, source, schema)
             except InputError as error:
-                log.append({"row": where, "reason": "format", "detail": str(error).removeprefix(f"{where}: ")})
+                log.append(
+                    {"row": where, "reason": "format", "detail": str(error).removeprefix(f"{where}: ")}
+                )
                 continue
             before = seen.setdefault(hash((item.context, item.reply, item.label)), where)
             if before != where:
@@ -168,12 +209,24 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
-    options.add_argument("--output-dir", required=True, help="new folder for the cleaned files, log.jsonl and schema.py")
+    options.add_argument(
+        "--output-dir", required=True, help="new folder for the cleaned files, log.jsonl and schema.py"
+    )
     options.add_argument("--min-words", type=int, default=3, help="shortest reply (default: 3)")
     options.add_argument("--max-words", type=int, default=80, help="longest reply (default: 80)")
-    options.add_argument("--similarity", type=float, default=0.6, help="3-gram Jaccard above which texts are near duplicates (default: 0.6)")
-    options.add_argument("--min-probability", type=float, help="least probability of a reply's own aspect; default: not judged")
-    options.add_argument("--run", help="a run's folder, outs/<run>, whose classifiers judge; default: cross-fitted bags of words")
+    options.add_argument(
+        "--similarity",
+        type=float,
+        default=0.6,
+        help="3-gram Jaccard above which texts are near duplicates (default: 0.6)",
+    )
+    options.add_argument(
+        "--min-probability", type=float, help="least probability of a reply's own aspect; default: not judged"
+    )
+    options.add_argument(
+        "--run",
+        help="a run's folder, outs/<run>, whose classifiers judge; default: cross-fitted bags of words",
+    )
     return options
 
 
@@ -193,14 +246,21 @@ def main(argv: list[str] | None = None) -> int:
     drop_leaks(copies, options.similarity)
     if options.min_probability is not None:
         for attribute in schema.attributes:
-            drop_inaudible(copies, attribute, options.min_probability, Path(options.run) if options.run else None)
+            drop_inaudible(
+                copies, attribute, options.min_probability, Path(options.run) if options.run else None
+            )
 
     folder.mkdir(parents=True, exist_ok=True)
     log = []
     for copy in copies:
         kept = {item.where: item.line for item in copy.kept()}
-        (folder / names[copy.source.path]).write_bytes(b"".join(line.rstrip(b"\r\n") + b"\n" for line in kept.values()))
-        rows = [{"row": where, "reason": reason, "detail": detail} for where, (reason, detail) in copy.dropped.items()]
+        (folder / names[copy.source.path]).write_bytes(
+            b"".join(line.rstrip(b"\r\n") + b"\n" for line in kept.values())
+        )
+        rows = [
+            {"row": where, "reason": reason, "detail": detail}
+            for where, (reason, detail) in copy.dropped.items()
+        ]
         report(copy.source, len(kept), rows)
         log += rows
     for source in sources:
@@ -215,7 +275,9 @@ def main(argv: list[str] | None = None) -> int:
         described = {"descriptions": a.descriptions} if a.descriptions else {}
         attributes.append({"name": a.name, "aspects": list(a.aspects), **files, **described})
     others = {key: names.get(getattr(schema, key.lower())) for key in FILE_NAMES}
-    write_schema(folder / "schema.py", attributes, others, "Cleaned data; log.jsonl says what was left out and why.")
+    write_schema(
+        folder / "schema.py", attributes, others, "Cleaned data; log.jsonl says what was left out and why."
+    )
     print(f"{len(log)} rows left out, see {folder / 'log.jsonl'}")
     if empty := emptied(copies):
         print(f"warning: nothing is left of {', '.join(empty)}; the copy cannot be trained on")
@@ -236,7 +298,9 @@ def emptied(copies: list[Copy]) -> list[str]:
 
 def report(source: Source, kept: int, dropped: list[dict]) -> None:
     """One line on a file."""
-    reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(row["reason"] for row in dropped).most_common())
+    reasons = ", ".join(
+        f"{reason} {count}" for reason, count in Counter(row["reason"] for row in dropped).most_common()
+    )
     print(f"{source.path.name}: {kept} kept, {len(dropped)} left out{f' ({reasons})' if reasons else ''}")
 
 

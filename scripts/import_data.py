@@ -8,18 +8,21 @@ and line and left out (exit status 1), or with --strict nothing is written. The 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # python scripts/import_data.py works, as -m does
+sys.path.insert(
+    0, str(Path(__file__).resolve().parent.parent)
+)  # python scripts/import_data.py works, as -m does
 
-import argparse  # noqa: E402
-from collections import Counter  # noqa: E402
+import argparse
+from collections import Counter
 
-from dataset.dialogues import parse_dialogue  # noqa: E402
-from dataset.formats import LABELS, OURS, TEXT, Taken, exchanges, first_of, taken  # noqa: E402
-from dataset.jsonl import write_jsonl  # noqa: E402
-from dataset.tables import rows_of  # noqa: E402
-from dataset.texts import parse_text  # noqa: E402
-from schema import Attribute, InputError, Schema, load_schema  # noqa: E402
-from scripts.entry import Parser, run_main  # noqa: E402
+from common.entry import Parser, run_main
+from common.errors import InputError
+from common.jsonl import write_jsonl
+from common.schema import Attribute, Schema, load_schema
+from dataset.dialogues import parse_dialogue
+from dataset.formats import LABELS, OURS, TEXT, Taken, exchanges, first_of, taken
+from dataset.tables import rows_of
+from dataset.texts import parse_text
 
 SHOWN = 10  # rows that cannot be taken
 KEPT = ("topic", "personas")  # other keys that a row keeps
@@ -30,14 +33,33 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("files", nargs="+", type=Path, help="what to bring in; several files become one")
     options.add_argument("--output", required=True, type=Path, help="the file to write, JSON Lines")
-    options.add_argument("--schema", help="schema whose aspects the labels are (default: the repository's schema.py)")
-    options.add_argument("--attribute", help="the attribute that the rows are labelled for; default: the labels tell")
+    options.add_argument(
+        "--schema", help="schema whose aspects the labels are (default: the repository's schema.py)"
+    )
+    options.add_argument(
+        "--attribute", help="the attribute that the rows are labelled for; default: the labels tell"
+    )
     options.add_argument("--tag", help="label of all rows: an aspect")
-    options.add_argument("--tag-from", metavar="KEY", help=f"where a row's label stands (default: the first of {', '.join(LABELS)})")
-    options.add_argument("--map", metavar="LABEL=ASPECT,...", default="", help="labels that are called otherwise: positive=optimistic,0=pessimistic")
-    options.add_argument("--user-from", metavar="KEY", help="where the user's words stand, where that is not known")
+    options.add_argument(
+        "--tag-from",
+        metavar="KEY",
+        help=f"where a row's label stands (default: the first of {', '.join(LABELS)})",
+    )
+    options.add_argument(
+        "--map",
+        metavar="LABEL=ASPECT,...",
+        default="",
+        help="labels that are called otherwise: positive=optimistic,0=pessimistic",
+    )
+    options.add_argument(
+        "--user-from", metavar="KEY", help="where the user's words stand, where that is not known"
+    )
     options.add_argument("--reply-from", metavar="KEY", help="where the reply stands")
-    options.add_argument("--contexts", action="store_true", help="make a context file: the last user turn is still to be answered")
+    options.add_argument(
+        "--contexts",
+        action="store_true",
+        help="make a context file: the last user turn is still to be answered",
+    )
     options.add_argument("--strict", action="store_true", help="write nothing where a row cannot be taken")
     options.add_argument("--overwrite", action="store_true", help="replace the output file")
     return options
@@ -88,11 +110,19 @@ class Labels:
             for aspect in attribute.aspects:
                 if word.lower() == aspect.lower():
                     return aspect
-        if self.attribute and word.isascii() and word.isdigit() and int(word) < len(self.attribute.aspects) and not isinstance(value, bool):
+        if (
+            self.attribute
+            and word.isascii()
+            and word.isdigit()
+            and int(word) < len(self.attribute.aspects)
+            and not isinstance(value, bool)
+        ):
             return self.attribute.aspects[int(word)]
         known = {attribute.name: list(attribute.aspects) for attribute in attributes}
         number = "; a number needs --attribute" if word.isdigit() and not self.attribute else ""
-        raise InputError(f"{where}: {value!r:.40} is no aspect of {known}{number}; name what it is with --map {word[:20]}=<aspect>")
+        raise InputError(
+            f"{where}: {value!r:.40} is no aspect of {known}{number}; name what it is with --map {word[:20]}=<aspect>"
+        )
 
 
 class Import:
@@ -109,7 +139,9 @@ class Import:
         """Take a row in; raises `InputError` where it cannot be."""
         found = taken(row, where, self.options.user_from, self.options.reply_from)
         tag = self.labels.of(row, where)
-        made, lost = self._text(found, tag, where) if found.kind == TEXT else self._dialogue(found, tag, row, where)
+        made, lost = (
+            self._text(found, tag, where) if found.kind == TEXT else self._dialogue(found, tag, row, where)
+        )
         kind = "texts" if found.kind == TEXT else "dialogues"
         if self.kind not in (None, kind):
             raise InputError(f"{where}: one of the {kind} among {self.kind}; bring them in apart")
@@ -121,15 +153,23 @@ class Import:
 
     def _text(self, found: Taken, tag: object, where: str) -> tuple[dict, list[str]]:
         made = {"text": found.text, "label": tag}
-        attribute = self.labels.attribute or (self.labels.schema.attribute_of(tag) if isinstance(tag, str) else None)
+        attribute = self.labels.attribute or (
+            self.labels.schema.attribute_of(tag) if isinstance(tag, str) else None
+        )
         if tag is None or attribute is None:
-            raise InputError(f"{where}: a text without a label; name where it stands with --tag-from, or give all the same with --tag")
+            raise InputError(
+                f"{where}: a text without a label; name where it stands with --tag-from, or give all the same with --tag"
+            )
         parse_text(made, self.labels.schema, attribute, where)
         return made, []
 
     def _dialogue(self, found: Taken, tag: object, row: dict, where: str) -> tuple[dict, list[str]]:
         users, replies, lost = exchanges(found.turns, where, self.options.contexts)
-        made = {"input": users, "output": replies} | ({} if tag is None else {"tag": tag}) | {key: row[key] for key in KEPT if row.get(key)}
+        made = (
+            {"input": users, "output": replies}
+            | ({} if tag is None else {"tag": tag})
+            | {key: row[key] for key in KEPT if row.get(key)}
+        )
         parse_dialogue(made, self.labels.schema, where, "0", self.labels.attribute)
         return made, lost
 
@@ -158,10 +198,16 @@ def main(argv: list[str] | None = None) -> int:
     """Read, say, write; returns 1 where rows could not be taken."""
     options = parser().parse_args(argv)
     if options.output.exists() and not options.overwrite:
-        raise InputError(f"{options.output} is there already; name another --output, or replace it with --overwrite")
-    if any(path.exists() and options.output.exists() and path.samefile(options.output) for path in options.files):
+        raise InputError(
+            f"{options.output} is there already; name another --output, or replace it with --overwrite"
+        )
+    if any(
+        path.exists() and options.output.exists() and path.samefile(options.output) for path in options.files
+    ):
         raise InputError(f"{options.output} is what is to be read; name another --output")
-    labels = Labels(load_schema(options.schema), options.attribute, options.tag, options.tag_from, options.map)
+    labels = Labels(
+        load_schema(options.schema), options.attribute, options.tag, options.tag_from, options.map
+    )
     done = Import(options, labels)
     for path in options.files:
         done.read(path)
@@ -172,12 +218,19 @@ def main(argv: list[str] | None = None) -> int:
     if len(done.mistakes) > SHOWN:
         print(f"not taken: {len(done.mistakes) - SHOWN} more", file=sys.stderr)
     if not done.rows or (done.mistakes and options.strict):
-        raise InputError(f"nothing is written: {len(done.mistakes)} rows cannot be taken" + (f"; the first: {done.mistakes[0]}" if done.mistakes else ""))
+        raise InputError(
+            f"nothing is written: {len(done.mistakes)} rows cannot be taken"
+            + (f"; the first: {done.mistakes[0]}" if done.mistakes else "")
+        )
     write_jsonl(options.output, done.rows)
     if done.untagged and not options.contexts:
-        print(f"warning: {done.untagged} rows have no label; training needs one in every row: --tag <aspect>, or --tag-from <key>")
+        print(
+            f"warning: {done.untagged} rows have no label; training needs one in every row: --tag <aspect>, or --tag-from <key>"
+        )
     place = {"texts": '"texts"', "dialogues": "TEST" if options.contexts else '"dialogues"'}[done.kind]
-    print(f"{len(done.rows)} {done.kind} -> {options.output}; name it as {place} in your schema, then: bash scripts/check_data.sh")
+    print(
+        f"{len(done.rows)} {done.kind} -> {options.output}; name it as {place} in your schema, then: bash scripts/check_data.sh"
+    )
     return int(bool(done.mistakes))
 
 

@@ -1,18 +1,18 @@
 """Make one whole checkpoint of adapters and the bases that they stand on.
 
-    python -m scripts.merge outs/chat outs/merged
+python -m scripts.merge outs/chat outs/merged
 """
 
 import argparse
 import shutil
 from pathlib import Path
 
-from dataset.jsonl import read_json, write_json
+from common.entry import Parser, run_main
+from common.errors import InputError
+from common.jsonl import read_json, write_json
+from generation.generator import load_cvae
+from generation.sharing import run_parts
 from model.bases import weights_hash
-from schema import InputError
-from scripts.entry import Parser, run_main
-from scripts.generation import load_cvae
-from scripts.share import run_parts
 
 
 def merge(source: Path, folder: Path) -> Path:

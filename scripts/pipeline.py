@@ -5,7 +5,7 @@ training (--report-to tensorboard); a prefix names the stage: --classifier.num_t
 Finished stages with the same settings and data are not done again, and an interrupted one goes on where it was.
 """
 
-from scripts.entry import prepare_libraries, quiet_transformers, run_main
+from common.entry import prepare_libraries, quiet_transformers, run_main
 
 prepare_libraries()
 
@@ -13,13 +13,24 @@ import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
-from schema import InputError  # noqa: E402
-from scripts.arguments import parse_arguments  # noqa: E402
+from common.errors import InputError  # noqa: E402
+from common.options import parse_arguments  # noqa: E402
 
 STAGES = ("classifier", "nli", "cvae", "generation")
 TRAINING_STAGES = STAGES[:3]
 TRAINING_OPTIONS = ("--report_to", "--report-to")  # tensorboard, wandb or none
-COMMON_OPTIONS = ("--preset", "--run", "--outs", "--schema", "--base", "--encoder", "--decoder", "--limit", "--overwrite", "--seed")
+COMMON_OPTIONS = (
+    "--preset",
+    "--run",
+    "--outs",
+    "--schema",
+    "--base",
+    "--encoder",
+    "--decoder",
+    "--limit",
+    "--overwrite",
+    "--seed",
+)
 
 
 def split_options(argv: list[str]) -> dict[str, list[str]]:
@@ -32,7 +43,7 @@ def split_options(argv: list[str]) -> dict[str, list[str]]:
     destinations = list(STAGES)
     for word in argv:
         if word.startswith("--"):
-            stage, dot, name = word[2:].split("=")[0].partition(".")
+            stage, dot, _name = word[2:].split("=")[0].partition(".")
             if dot and stage in STAGES:
                 destinations = [stage]
                 word = "--" + word[2:].removeprefix(stage + ".")
@@ -41,7 +52,9 @@ def split_options(argv: list[str]) -> dict[str, list[str]]:
             elif word.split("=")[0] in TRAINING_OPTIONS:
                 destinations = list(TRAINING_STAGES)
             else:
-                raise InputError(f"unknown option {word}; options for all stages are {', '.join(COMMON_OPTIONS)}, others name their stage: --cvae.{word[2:]}")
+                raise InputError(
+                    f"unknown option {word}; options for all stages are {', '.join(COMMON_OPTIONS)}, others name their stage: --cvae.{word[2:]}"
+                )
         for stage in destinations:
             options[stage].append(word)
     return options
@@ -51,31 +64,45 @@ def main(argv: list[str] | None = None) -> int:
     """Run all stages; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if "--help" in argv or "-h" in argv:
-        print(__doc__ + "\nThe options of a stage: bash train_classifier.sh --help, train_nli.sh, train_cvae.sh, gen_cvae.sh")
+        print(
+            __doc__
+            + "\nThe options of a stage: bash train_classifier.sh --help, train_nli.sh, train_cvae.sh, gen_cvae.sh"
+        )
         return 0
     options = split_options(argv)
-    import gen_cvae
-    import train_classifier
-    import train_cvae
-    import train_nli
-    from scripts.devices import release_memory
+    from common.devices import release_memory
+    from generation import run
+    from training import classifier, coherence, cvae
 
     quiet_transformers()
-    modules = {"classifier": train_classifier, "nli": train_nli, "cvae": train_cvae, "generation": gen_cvae}
-    for stage, module in modules.items():  # a mistake in the last stage's options is found before the first one trains
-        parse_arguments(module.OPTIONS, stage, options[stage], "")
-    stages: list[tuple[str, Callable, list[str]]] = [
-        ("attribute classifiers", train_classifier.main, options["classifier"]),
-        ("coherence model", train_nli.main, options["nli"]),
-        ("CVAE", train_cvae.main, options["cvae"]),
-        ("replies without control", gen_cvae.main, [*options["generation"], "--name", "none", "--algorithm", "none"]),
-        ("replies with control", gen_cvae.main, [*options["generation"], "--overwrite"]),  # of other options, as the stages above
+    work = {
+        "attribute classifiers": (classifier.OPTIONS, classifier.train, "classifier", []),
+        "coherence model": (coherence.OPTIONS, coherence.train, "nli", []),
+        "CVAE": (cvae.OPTIONS, cvae.train, "cvae", []),
+        "replies without control": (
+            run.OPTIONS,
+            run.generate,
+            "generation",
+            ["--name", "none", "--algorithm", "none"],
+        ),
+        "replies with control": (
+            run.OPTIONS,
+            run.generate,
+            "generation",
+            ["--overwrite"],
+        ),  # of other options, as the stages above
+    }
+    stages: list[
+        tuple[str, Callable[..., None], tuple]
+    ] = [  # a mistake in the last stage's options is found before the first one trains
+        (name, function, parse_arguments(types, stage, [*options[stage], *words], ""))
+        for name, (types, function, stage, words) in work.items()
     ]
     started = time.monotonic()
-    for number, (name, stage, words) in enumerate(stages, 1):
+    for number, (name, stage, configuration) in enumerate(stages, 1):
         print(f"\n[{number}/{len(stages)}] {name}", flush=True)
         before = time.monotonic()
-        stage(words)
+        stage(*configuration)
         release_memory()
         print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - before:.0f} s", flush=True)
     print(f"\nall stages: {time.monotonic() - started:.0f} s", flush=True)

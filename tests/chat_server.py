@@ -26,7 +26,9 @@ class ChatServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, faults=None, delay=0.0, slow=3.0, seed=0, refuse_formats=(), reply=None, status=None, odd=None):
+    def __init__(
+        self, faults=None, delay=0.0, slow=3.0, seed=0, refuse_formats=(), reply=None, status=None, odd=None
+    ):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.delay, self.slow = faults or {}, delay, slow
         self.random, self.lock = random.Random(seed), threading.Lock()
@@ -60,7 +62,13 @@ class ChatServer(http.server.ThreadingHTTPServer):
         prompt = body["messages"][1]["content"]
         topic = re.search(r"Topic: (.*)", prompt)[1]
         turns = int(re.search(r"Write (\d+) exchange", prompt)[1])
-        pairs = [{"user": f"What about the {topic} number {n}?", "reply": f"The {topic} will be there on day {n}, wait and see."} for n in range(turns)]
+        pairs = [
+            {
+                "user": f"What about the {topic} number {n}?",
+                "reply": f"The {topic} will be there on day {n}, wait and see.",
+            }
+            for n in range(turns)
+        ]
         content = json.dumps({"dialogue": pairs}) if self.reply is None else self.reply(topic)
         return {
             "id": "c", "object": "chat.completion", "created": 0, "model": body["model"],
@@ -81,7 +89,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Send JSON or raw bytes."""
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(raw)), **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(raw)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(raw)
@@ -105,11 +117,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """A chat request, an upload, or a new batch."""
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/v1/files":
-            message = email.message_from_bytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + raw)
-            content = next(part.get_payload(decode=True) for part in message.get_payload() if part.get_filename())
+            message = email.message_from_bytes(
+                b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + raw
+            )
+            content = next(
+                part.get_payload(decode=True) for part in message.get_payload() if part.get_filename()
+            )
             name = f"file-{len(self.server.files)}"
             self.server.files[name] = content
-            return self.answer({"id": name, "object": "file", "bytes": len(content), "created_at": 0, "filename": "f", "purpose": "batch", "status": "processed"})
+            return self.answer(
+                {
+                    "id": name,
+                    "object": "file",
+                    "bytes": len(content),
+                    "created_at": 0,
+                    "filename": "f",
+                    "purpose": "batch",
+                    "status": "processed",
+                }
+            )
         if self.path == "/v1/batches":
             body = json.loads(raw)
             name = f"batch-{len(self.server.batches)}"
@@ -156,10 +182,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.connection.close()
         completion = server.completion(body)
         if fault == "malformed":
-            completion["choices"][0]["message"]["content"] = "Sure! Here is a nice dialogue about that: hello, hello."
+            completion["choices"][0]["message"]["content"] = (
+                "Sure! Here is a nice dialogue about that: hello, hello."
+            )
         if server.odd and (instead := server.odd(body, completion)) is not None:
-            return self.answer(instead[1], instead[0], {"Content-Type": "text/html"} if isinstance(instead[1], bytes) else None)
+            return self.answer(
+                instead[1],
+                instead[0],
+                {"Content-Type": "text/html"} if isinstance(instead[1], bytes) else None,
+            )
         self.answer(completion)
+        return None
 
     def finish_batch(self, batch: dict) -> None:
         """Answer a batch's requests, with the server's faults as errors or malformed answers."""
@@ -172,9 +205,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 completion["choices"][0]["message"]["content"] = "Hello."
             if server.odd and (instead := server.odd(request["body"], completion)) is not None:
                 status, completion = instead
-                lines.append(json.dumps({"custom_id": request["custom_id"], "response": {"status_code": status, "body": completion}}, ensure_ascii=False) if isinstance(completion, dict) else completion.decode())
+                lines.append(
+                    json.dumps(
+                        {
+                            "custom_id": request["custom_id"],
+                            "response": {"status_code": status, "body": completion},
+                        },
+                        ensure_ascii=False,
+                    )
+                    if isinstance(completion, dict)
+                    else completion.decode()
+                )
                 continue
-            response = {"status_code": 200, "body": completion} if fault in (None, "malformed") else {"status_code": 500, "body": {}}
-            lines.append(json.dumps({"id": "r", "custom_id": request["custom_id"], "response": response, "error": None}, ensure_ascii=False))
+            response = (
+                {"status_code": 200, "body": completion}
+                if fault in (None, "malformed")
+                else {"status_code": 500, "body": {}}
+            )
+            lines.append(
+                json.dumps(
+                    {"id": "r", "custom_id": request["custom_id"], "response": response, "error": None},
+                    ensure_ascii=False,
+                )
+            )
         server.files[f"out-{batch['id']}"] = ("\n".join(lines) + "\n").encode()
-        batch |= {"status": "completed", "output_file_id": f"out-{batch['id']}", "request_counts": {"total": len(lines), "completed": len(lines), "failed": 0}}
+        batch |= {
+            "status": "completed",
+            "output_file_id": f"out-{batch['id']}",
+            "request_counts": {"total": len(lines), "completed": len(lines), "failed": 0},
+        }

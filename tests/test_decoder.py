@@ -21,7 +21,12 @@ def test_prefix_is_attended_to_like_real_keys_and_values(kind, make_decoder):
         decoder.to_offset.weight.zero_(), decoder.to_offset.bias.zero_()
         positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])  # the tokens count from 0 behind the prefix
         whole = decoder.lm(ids, position_ids=positions).logits[:, 3:]
-        torch.testing.assert_close(decoder(ids[:, 3:], torch.ones(1, 5, dtype=torch.long), torch.zeros(1, 8)), whole, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            decoder(ids[:, 3:], torch.ones(1, 5, dtype=torch.long), torch.zeros(1, 8)),
+            whole,
+            atol=1e-4,
+            rtol=1e-4,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,9 +58,14 @@ def test_latent_enters_by_prefix_and_by_offset(kind, closed, make_decoder):
 
 
 def test_prefix_has_the_shape_of_the_cache(make_decoder):
-    for kind, heads in (("gpt2", 4), ("llama", 2)):  # grouped-query attention caches two heads for four queries
+    for kind, heads in (
+        ("gpt2", 4),
+        ("llama", 2),
+    ):  # grouped-query attention caches two heads for four queries
         prefix = make_decoder(kind).prefix(torch.randn(5, 8))
-        assert len(prefix) == 2 and {states.shape for layer in prefix for states in layer} == {(5, heads, 3, 8)}
+        assert len(prefix) == 2 and {states.shape for layer in prefix for states in layer} == {
+            (5, heads, 3, 8)
+        }
 
 
 def test_head_size_of_its_own():
@@ -66,7 +76,10 @@ def test_head_size_of_its_own():
 
 def test_new_tokens_see_what_is_real_up_to_themselves_and_padding_itself():
     seen = torch.tensor([[1, 0, 0, 1, 1], [0, 0, 1, 1, 1]])  # two columns of the past, then three new tokens
-    expected = [[[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 1]], [[0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]]
+    expected = [
+        [[1, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 1, 1]],
+        [[0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]],
+    ]
     assert causal_mask(seen, 3).int().tolist() == [[rows] for rows in expected]
 
 
@@ -75,7 +88,9 @@ def test_prefix_layer_gives_all_and_stores_nothing():
     cache = Cache(layers=[PrefixLayer(keys, values)])
     for _ in range(2):  # recomputing a layer asks twice
         found = cache.update(new, new + 1, 0)
-        assert torch.equal(found[0], torch.cat([keys, new], 2)) and torch.equal(found[1], torch.cat([values, new + 1], 2))
+        assert torch.equal(found[0], torch.cat([keys, new], 2)) and torch.equal(
+            found[1], torch.cat([values, new + 1], 2)
+        )
     assert cache.get_seq_length() == 3
 
 
@@ -98,13 +113,24 @@ def test_a_cache_with_room_gives_the_logits_of_the_whole(kind, attention, make_d
             positions = torch.arange(begin, end).expand(2, -1)
             parts.append(decoder.call(embeddings[:, begin:end], mask.expand(2, 1, -1, -1), positions, cache))
         whole = decoder(ids, torch.ones_like(ids), z)
-        torch.testing.assert_close(torch.cat(parts, 1), whole if decoder.to_logits is None else whole - decoder.to_logits(z).unsqueeze(1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.cat(parts, 1),
+            whole if decoder.to_logits is None else whole - decoder.to_logits(z).unsqueeze(1),
+            atol=1e-5,
+            rtol=1e-5,
+        )
 
 
 def test_token_dropout_leaves_the_offset_alone_where_it_zeroes(make_decoder):
-    decoder, ids, offset = make_decoder(token_dropout=0.4), torch.randint(4, 320, (50, 40)), torch.randn(50, 32)
+    decoder, ids, offset = (
+        make_decoder(token_dropout=0.4),
+        torch.randint(4, 320, (50, 40)),
+        torch.randn(50, 32),
+    )
     kept = decoder.embed(ids, offset)
-    torch.testing.assert_close(kept, decoder.lm.get_input_embeddings()(ids) + offset.unsqueeze(1))  # eval: none
+    torch.testing.assert_close(
+        kept, decoder.lm.get_input_embeddings()(ids) + offset.unsqueeze(1)
+    )  # eval: none
     dropped = decoder.train().embed(ids, offset)
     zeroed = (dropped == offset.unsqueeze(1)).all(-1)
     assert abs(zeroed.float().mean() - 0.4) < 0.05
@@ -117,7 +143,12 @@ def test_tied_weights_go_by_their_names_here(make_decoder):
 
 
 def test_plain_caches_are_accepted():
-    for config in (GPT2Config(), LlamaConfig(num_key_value_heads=2), Qwen2Config(), AutoConfig.for_model("mistral", sliding_window=None)):
+    for config in (
+        GPT2Config(),
+        LlamaConfig(num_key_value_heads=2),
+        Qwen2Config(),
+        AutoConfig.for_model("mistral", sliding_window=None),
+    ):
         check_plain_cache(config)
 
 
@@ -134,7 +165,11 @@ def test_plain_caches_are_accepted():
         ("llama", {"kv_lora_rank": 16}, "kv_lora_rank"),
         ("mistral", {"sliding_window": 4096}, "sliding_window"),
         ("gemma2", {}, "sliding_attention"),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}, "sliding_attention"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2},
+            "sliding_attention",
+        ),
         ("falcon_h1", {}, "hybrid|recurrent"),
         ("t5", {}, "encoder-decoder"),
         ("bart", {}, "encoder-decoder"),
@@ -149,7 +184,10 @@ def test_other_caches_are_refused_by_name(kind, options, named):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("gpt_neo", {"attention_types": [[["global", "local"], 1]], "num_layers": 2}),  # a local layer's window leaves the prefix behind
+        (
+            "gpt_neo",
+            {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
+        ),  # a local layer's window leaves the prefix behind
         ("bert", {}),  # without is_decoder every position sees the answer
     ],
 )
@@ -185,4 +223,6 @@ def test_columns_of_zeros_change_neither_the_product_nor_its_gradients(bias):
     plain = torch.autograd.grad((head(states) * upstream).sum(), [states, *head.parameters()])
     found = padded_product(head, states, torch.float32)
     torch.testing.assert_close(found, head(states))
-    torch.testing.assert_close(torch.autograd.grad((found * upstream).sum(), [states, *head.parameters()]), plain)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * upstream).sum(), [states, *head.parameters()]), plain
+    )

@@ -1,12 +1,12 @@
-"""model/decoding.py: cached, batched generation against plain definitions."""
+"""generation/decoding.py: cached, batched generation against plain definitions."""
 
 from collections import Counter
 
 import pytest
 import torch
 
-from model.choice import guide, nucleus_choice
-from model.decoding import generate
+from generation.decoding import generate
+from generation.token_choice import guide, nucleus_choice
 from model.noise import generators
 
 KINDS = ("gpt2", "llama")
@@ -60,7 +60,9 @@ def argmax_step_by_step(decoder, z, prompt, eos=NEVER, ngram=0):
 
 def frequent_token(replies):
     """A token that ends some replies early when it is taken for the end of the sequence, and others late or never."""
-    return max(set(sum(replies, [])) - {319}, key=lambda t: len({r.index(t) if t in r else LENGTH for r in replies}))
+    return max(
+        set(sum(replies, [])) - {319}, key=lambda t: len({r.index(t) if t in r else LENGTH for r in replies})
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +78,9 @@ def test_greedy_is_step_by_step_argmax(kind, ngram, make_decoder):
 def test_rows_that_finish_early_do_not_disturb_the_others(kind, make_decoder):
     decoder = make_decoder(kind)
     eos = frequent_token(written(decoder, no_repeat_ngram_size=2))
-    expected = [argmax_step_by_step(decoder, z, prompt, eos, ngram=2) for z, prompt in zip(latents(), PROMPTS)]
+    expected = [
+        argmax_step_by_step(decoder, z, prompt, eos, ngram=2) for z, prompt in zip(latents(), PROMPTS)
+    ]
     assert len({len(reply) for reply in expected}) > 2  # they do finish at different times
     assert written(decoder, eos=eos, no_repeat_ngram_size=2) == expected
 
@@ -88,7 +92,14 @@ def test_tokens_do_not_depend_on_batch(kind, decoding, make_decoder):
 
     def replies(rows, eos):
         sources = generators(5, [keys[row] for row in rows], "text") if decoding == "top_p" else None
-        return dict(zip(rows, written(decoder, rows, eos, decoding=decoding, sources=sources, top_p=0.95, no_repeat_ngram_size=3)))
+        return dict(
+            zip(
+                rows,
+                written(
+                    decoder, rows, eos, decoding=decoding, sources=sources, top_p=0.95, no_repeat_ngram_size=3
+                ),
+            )
+        )
 
     eos = frequent_token(list(replies(range(5), NEVER).values()))
     together = replies([0, 1, 2, 3, 4], eos)
@@ -99,7 +110,13 @@ def test_tokens_do_not_depend_on_batch(kind, decoding, make_decoder):
 def test_sampling_differs_from_greedy_and_from_seed_to_seed(make_decoder):
     decoder = make_decoder()
     texts = [
-        written(decoder, decoding="top_p", sources=generators(seed, [(str(row), "") for row in range(5)], "text"), temperature=2.0) for seed in (0, 0, 1)
+        written(
+            decoder,
+            decoding="top_p",
+            sources=generators(seed, [(str(row), "") for row in range(5)], "text"),
+            temperature=2.0,
+        )
+        for seed in (0, 0, 1)
     ]
     assert texts[0] == texts[1] != texts[2] and texts[0] != written(decoder)
 
@@ -115,7 +132,10 @@ def test_no_ngram_comes_twice(size, make_decoder):
     decoder = make_decoder()
 
     def most(replies):
-        return max(Counter(tuple(r[i : i + size]) for i in range(len(r) - size + 1)).most_common(1)[0][1] for r in replies)
+        return max(
+            Counter(tuple(r[i : i + size]) for i in range(len(r) - size + 1)).most_common(1)[0][1]
+            for r in replies
+        )
 
     assert most(written(decoder)) > 1 and most(written(decoder, no_repeat_ngram_size=size)) == 1
 
@@ -126,19 +146,28 @@ def guided_step_by_step(decoder, z, reference, guidance, prompt):
     reply = []
     for _ in range(LENGTH):
         ids = torch.tensor([prompt + reply])
-        guided, plain = (decoder(ids, torch.ones_like(ids), latent.unsqueeze(0))[0, -1] for latent in (z, reference))
+        guided, plain = (
+            decoder(ids, torch.ones_like(ids), latent.unsqueeze(0))[0, -1] for latent in (z, reference)
+        )
         reply.append(int((plain + guidance * (guided - plain)).argmax()))
     return reply
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_guidance_exaggerates_what_the_latent_changes(kind, make_decoder):
-    decoder, reference = make_decoder(kind), torch.randn(len(PROMPTS), 8, generator=torch.Generator().manual_seed(4))
+    decoder, reference = (
+        make_decoder(kind),
+        torch.randn(len(PROMPTS), 8, generator=torch.Generator().manual_seed(4)),
+    )
     found = {g: written(decoder, reference=reference, guidance=g) for g in (1.0, 2.5, 0.0)}
-    assert found[2.5] == [guided_step_by_step(decoder, z, r, 2.5, prompt) for z, r, prompt in zip(latents(), reference, PROMPTS)]
+    assert found[2.5] == [
+        guided_step_by_step(decoder, z, r, 2.5, prompt) for z, r, prompt in zip(latents(), reference, PROMPTS)
+    ]
     assert found[1.0] == written(decoder) != found[2.5] and found[0.0] == written(decoder, z=reference)
     eos = frequent_token(found[2.5])  # rows that end leave both readings
-    assert written(decoder, reference=reference, guidance=2.5, eos=eos) == [r[: r.index(eos)] if eos in r else r for r in found[2.5]]
+    assert written(decoder, reference=reference, guidance=2.5, eos=eos) == [
+        r[: r.index(eos)] if eos in r else r for r in found[2.5]
+    ]
 
 
 def test_guidance_chooses_among_plausible_tokens():
@@ -153,7 +182,10 @@ def test_guidance_chooses_among_plausible_tokens():
 
 
 def test_plausibility_of_one_is_greedy_without_guidance(make_decoder):
-    decoder, reference = make_decoder(), torch.randn(len(PROMPTS), 8, generator=torch.Generator().manual_seed(4))
+    decoder, reference = (
+        make_decoder(),
+        torch.randn(len(PROMPTS), 8, generator=torch.Generator().manual_seed(4)),
+    )
     assert written(decoder, reference=reference, guidance=4.0, plausibility=1.0) == written(decoder)
 
 
@@ -163,7 +195,14 @@ def test_ngrams_of_the_prompt_are_allowed(make_decoder):
     first = written(decoder, [1])[0][0]
     prompt = torch.tensor([[21, 22, first, 21, 22]])
     reply = generate(
-        decoder, latents()[1:2], prompt, torch.ones_like(prompt), eos_token_id=NEVER, pad_token_id=319, max_new_tokens=4, no_repeat_ngram_size=1
+        decoder,
+        latents()[1:2],
+        prompt,
+        torch.ones_like(prompt),
+        eos_token_id=NEVER,
+        pad_token_id=319,
+        max_new_tokens=4,
+        no_repeat_ngram_size=1,
     )[0]
     assert reply == argmax_step_by_step(decoder, latents()[1], prompt[0].tolist(), ngram=1)[:4]
 
@@ -240,13 +279,21 @@ def test_a_few_tokens_give_what_all_would():
     logits, uniforms = torch.randn(300, 1000) * 6, torch.rand(300)
     flat = torch.zeros(1, 1000)  # 0.9 of it is more than any of the parts that are tried first
     wide = torch.randn(1, 1000)  # more than the first, less than the second
-    alone = [nucleus_choice(row.unsqueeze(0), uniform.view(1), 0.9, 1.0).item() for row, uniform in zip(logits, uniforms)]
+    alone = [
+        nucleus_choice(row.unsqueeze(0), uniform.view(1), 0.9, 1.0).item()
+        for row, uniform in zip(logits, uniforms)
+    ]
     for neighbour in (flat, wide):
-        together = nucleus_choice(torch.cat([logits, neighbour]), torch.cat([uniforms, torch.tensor([0.5])]), 0.9, 1.0)
+        together = nucleus_choice(
+            torch.cat([logits, neighbour]), torch.cat([uniforms, torch.tensor([0.5])]), 0.9, 1.0
+        )
         assert together[:-1].tolist() == alone
     largest = torch.full((300,), 1 - 2**-24)
     alone_whole = [nucleus_choice(row.unsqueeze(0), largest[:1], 1.0, 1.0).item() for row in logits]
-    assert nucleus_choice(torch.cat([logits, flat]), torch.cat([largest, largest[:1]]), 1.0, 1.0)[:-1].tolist() == alone_whole
+    assert (
+        nucleus_choice(torch.cat([logits, flat]), torch.cat([largest, largest[:1]]), 1.0, 1.0)[:-1].tolist()
+        == alone_whole
+    )
     for row, uniform, token in zip(logits[:50], uniforms, alone):
         chances, order = torch.softmax(row, -1).sort(descending=True)
         kept = chances[: int((chances.cumsum(0) < 0.9).sum()) + 1]

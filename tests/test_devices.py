@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from common.devices import choose_device
+from common.errors import InputError
+from common.provenance import command_line, device_name
 from miracle import Miracle
-from schema import InputError
-from scripts.devices import choose_device
-from scripts.runs import command_line, device_name
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def machine(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize(("kinds", "best"), [((), "cpu"), (("mps",), "mps"), (("cuda",), "cuda"), (("cuda", "mps"), "cuda")])
+@pytest.mark.parametrize(
+    ("kinds", "best"), [((), "cpu"), (("mps",), "mps"), (("cuda",), "cuda"), (("cuda", "mps"), "cuda")]
+)
 def test_the_best_device_is_chosen_unless_another_is_named(machine, kinds, best):
     machine(*kinds)
     assert choose_device() == choose_device("") == torch.device(best)
@@ -45,12 +47,18 @@ def test_every_entry_point_takes_a_device(machine, tiny_run):
     import gen_cvae
     from scoring import score
 
-    spec = importlib.util.spec_from_file_location("playground_script", Path(chat.__file__).with_name("playground.py"))  # a package has the name
+    spec = importlib.util.spec_from_file_location(
+        "playground_script", Path(chat.__file__).with_name("playground.py")
+    )  # a package has the name
     spec.loader.exec_module(playground := importlib.util.module_from_spec(spec))
 
     machine()
     run = ["--outs", str(tiny_run.parent), "--run", tiny_run.name, "--limit", "1"]
-    commands = [(chat.main, [str(tiny_run)]), (score.main, [str(tiny_run)]), (gen_cvae.main, [*run, "--name", "x"])]
+    commands = [
+        (chat.main, [str(tiny_run)]),
+        (score.main, [str(tiny_run)]),
+        (gen_cvae.main, [*run, "--name", "x"]),
+    ]
     if importlib.util.find_spec("gradio"):
         commands.append((playground.main, [str(tiny_run)]))
     for main, words in commands:
@@ -64,11 +72,15 @@ class NoFloat64(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         found = operation(*args, **kwargs or {})
         for value in found if isinstance(found, (tuple, list)) else (found,):
-            assert not (isinstance(value, torch.Tensor) and value.dtype == torch.float64), f"{operation} makes float64"
+            assert not (isinstance(value, torch.Tensor) and value.dtype == torch.float64), (
+                f"{operation} makes float64"
+            )
         return found
 
 
-@pytest.mark.parametrize("options", [{}, {"decoding": "top_p", "start": "sample"}, {"algorithm": "langevin", "langevin_steps": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"decoding": "top_p", "start": "sample"}, {"algorithm": "langevin", "langevin_steps": 2}]
+)
 def test_a_reply_makes_no_float64(tiny_run, options):
     model = Miracle.from_run(tiny_run, "cpu")
     with NoFloat64():
@@ -83,5 +95,8 @@ def test_a_reply_makes_no_float64(tiny_run, options):
 def test_records_name_the_device_and_no_machine_s_paths(machine, monkeypatch):
     machine("mps")
     assert device_name() == "mps" and device_name(torch.device("cpu")).startswith("cpu (")
-    monkeypatch.setattr("sys.argv", ["/home/me/x/gen_cvae.py", "--outs=/home/me/outs", "--base", "/home/me/bases", "--target", "a/b"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["/home/me/x/gen_cvae.py", "--outs=/home/me/outs", "--base", "/home/me/bases", "--target", "a/b"],
+    )
     assert command_line() == "python gen_cvae.py --outs=outs --base bases --target a/b"

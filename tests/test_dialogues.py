@@ -5,13 +5,27 @@ from dataclasses import replace
 
 import pytest
 
-from dataset.dialogues import Dialogue, balanced, every_nth, parse_tag, read_attribute_dialogues, read_dialogues
-from schema import InputError, load_schema
+from common.errors import InputError
+from common.schema import load_schema
+from dataset.dialogues import (
+    Dialogue,
+    balanced,
+    every_nth,
+    parse_tag,
+    read_attribute_dialogues,
+    read_dialogues,
+)
 
 
 def test_dialogue_and_context_rows(three, write_rows):
     path = write_rows(
-        {"input": ["one", "three"], "output": ["two", "four"], "tag": "lyrical", "personas": ["kept out"], "topic": "bread"},
+        {
+            "input": ["one", "three"],
+            "output": ["two", "four"],
+            "tag": "lyrical",
+            "personas": ["kept out"],
+            "topic": "bread",
+        },
         {"input": [" one \n line ", "three"], "output": ["two"]},
         {"input": ["one"], "output": []},
     )
@@ -25,7 +39,10 @@ def test_dialogue_and_context_rows(three, write_rows):
 @pytest.mark.parametrize(("users", "replies"), [(1, 2), (3, 1), (0, 0)])
 def test_turns_must_alternate(three, write_rows, users, replies):
     path = write_rows({"input": ["a"], "output": ["b"]}, {"input": ["a"] * users, "output": ["b"] * replies})
-    with pytest.raises(InputError, match=rf"rows.jsonl:2: {users} user turns in 'input' and {replies} replies in 'output'; expected as many"):
+    with pytest.raises(
+        InputError,
+        match=rf"rows.jsonl:2: {users} user turns in 'input' and {replies} replies in 'output'; expected as many",
+    ):
         read_dialogues(path, three)
 
 
@@ -46,7 +63,12 @@ def test_bad_turns_are_named(three, write_rows, row, message):
 
 def test_tags_by_name_by_index_and_by_list(three):
     mood = three.attribute("mood")
-    assert parse_tag("sad", three, mood, "f:1") == parse_tag(2, three, mood, "f:1") == parse_tag("sad", three, None, "f:1") == {"mood": "sad"}
+    assert (
+        parse_tag("sad", three, mood, "f:1")
+        == parse_tag(2, three, mood, "f:1")
+        == parse_tag("sad", three, None, "f:1")
+        == {"mood": "sad"}
+    )
     assert parse_tag(["lyrical", None, 0], three, None, "f:1") == {"style": "lyrical", "mood": "calm"}
     assert parse_tag([None, None, None], three, None, "f:1") == parse_tag(None, three, mood, "f:1") == {}
 
@@ -72,7 +94,10 @@ def test_bad_tags_are_named(three, tag, message):
 
 
 def test_tags_of_a_file_of_no_single_attribute_must_be_names(three):
-    with pytest.raises(InputError, match="f:7: tag 1 is an index, but the file belongs to no single attribute; use aspect names"):
+    with pytest.raises(
+        InputError,
+        match="f:7: tag 1 is an index, but the file belongs to no single attribute; use aspect names",
+    ):
         parse_tag(1, three, None, "f:7")
     with pytest.raises(InputError, match="f:7: unknown aspect 'happy'; the schema has"):
         parse_tag("happy", three, None, "f:7")
@@ -95,7 +120,9 @@ def test_training_row_that_names_only_other_attributes_is_refused(three, write_r
 
 
 def test_limit_stops_reading(three, write_rows):
-    path = write_rows({"input": ["a"], "output": ["b"]}, {"input": ["a"], "output": ["b"]}, "this line is never reached")
+    path = write_rows(
+        {"input": ["a"], "output": ["b"]}, {"input": ["a"], "output": ["b"]}, "this line is never reached"
+    )
     assert [d.id for d in read_dialogues(path, three, limit=2)] == ["0", "1"]
 
 
@@ -123,7 +150,9 @@ def test_bundled_corpus_is_readable_and_balanced():
     schema = load_schema()
     for split in ("train", "dev"):
         for name, dialogues in read_attribute_dialogues(schema, split).items():
-            counts = [sum(d.target[name] == aspect for d in dialogues) for aspect in schema.attribute(name).aspects]
+            counts = [
+                sum(d.target[name] == aspect for d in dialogues) for aspect in schema.attribute(name).aspects
+            ]
             assert counts[0] == counts[1] > 0
     assert {tuple(schema.target_indices(d.target)) for d in read_dialogues(schema.test, schema)} == {
         tuple(schema.target_indices(c)) for c in schema.combinations()
@@ -138,7 +167,9 @@ def test_a_limit_leaves_as_many_of_every_aspect(limit, split):
     for name, dialogues in read_attribute_dialogues(schema, split, limit).items():
         counts = Counter(dialogue.target[name] for dialogue in dialogues)
         assert set(counts) == set(schema.attribute(name).aspects) and len(set(counts.values())) == 1
-        assert limit - 1 <= counts.total() <= limit or counts.total() < limit  # dev and test files may have fewer
+        assert (
+            limit - 1 <= counts.total() <= limit or counts.total() < limit
+        )  # dev and test files may have fewer
         assert [int(d.id) for d in dialogues] == sorted(int(d.id) for d in dialogues)
 
 
@@ -150,8 +181,24 @@ def test_balanced_is_even_in_number_and_over_the_file():
         return dict(Counter(map(label, balanced(items, limit, label))))
 
     alternating = [(name, i) for i in range(100) for name in "ab"]
-    assert balanced(alternating, 8, label) == [("a", 0), ("b", 0), ("a", 25), ("b", 25), ("a", 50), ("b", 50), ("a", 75), ("b", 75)]
+    assert balanced(alternating, 8, label) == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 25),
+        ("b", 25),
+        ("a", 50),
+        ("b", 50),
+        ("a", 75),
+        ("b", 75),
+    ]
     assert counted([("a", i) for i in range(90)] + [("b", i) for i in range(10)], 10) == {"a": 5, "b": 5}
-    assert counted([("a", i) for i in range(97)] + [("b", i) for i in range(3)], 10) == {"a": 7, "b": 3}  # a rare one gives all it has
+    assert counted([("a", i) for i in range(97)] + [("b", i) for i in range(3)], 10) == {
+        "a": 7,
+        "b": 3,
+    }  # a rare one gives all it has
     assert counted([(name, i) for i in range(9) for name in "abc"], 8) == {"a": 2, "b": 2, "c": 2}
-    assert counted(alternating, 1) == {"a": 1} and balanced(alternating, None, label) == alternating and balanced([], 3, label) == []
+    assert (
+        counted(alternating, 1) == {"a": 1}
+        and balanced(alternating, None, label) == alternating
+        and balanced([], 3, label) == []
+    )

@@ -9,7 +9,11 @@ from dataset.duplicates import exact_copies, jaccard, normalised, shingles, simi
 
 
 def test_shingles_are_lower_cased_word_trigrams():
-    assert shingles("The cat, the CAT sat.") == {("the", "cat", "the"), ("cat", "the", "cat"), ("the", "cat", "sat")}
+    assert shingles("The cat, the CAT sat.") == {
+        ("the", "cat", "the"),
+        ("cat", "the", "cat"),
+        ("the", "cat", "sat"),
+    }
     assert shingles("Don't go!") == {("don't", "go")}  # too short for a trigram: one shingle of its own
     assert shingles("...") == {()}
 
@@ -37,7 +41,9 @@ def test_similar_pairs_are_those_of_comparing_everything():
     copies = exact_copies(texts)
     kept = [i for i in range(len(texts)) if i not in copies]
     expected = [
-        (i, j, s) for i, j in itertools.combinations(kept, 2) if (s := jaccard(shingles(texts[i]), shingles(texts[j]))) > 0.6
+        (i, j, s)
+        for i, j in itertools.combinations(kept, 2)
+        if (s := jaccard(shingles(texts[i]), shingles(texts[j]))) > 0.6
     ]
     assert len(expected) > 10
     assert similar_pairs(texts, 0.6) == expected

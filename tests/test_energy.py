@@ -44,14 +44,17 @@ def test_gradient_of_linear_heads_by_hand():
             if TARGETS[row, k] >= 0:
                 excess = torch.softmax(head(z[row]), -1) - torch.eye(head[0].out_features)[TARGETS[row, k]]
                 expected[row] += weight * (excess @ head[0].weight)
-    torch.testing.assert_close(energy_gradient(aspect_energy(heads, TARGETS, torch.tensor([2.0, 5.0])), z), expected.detach())
+    torch.testing.assert_close(
+        energy_gradient(aspect_energy(heads, TARGETS, torch.tensor([2.0, 5.0])), z), expected.detach()
+    )
 
 
 def test_every_named_attribute_pulls():
     """MultiControl's energy resets its list inside the loop, so that only the last attribute counts."""
     heads, z = some_heads()
     both, first, second = (
-        energy_gradient(aspect_energy(heads, torch.tensor([pair] * 5), torch.ones(2)), z) for pair in ([0, 2], [0, -1], [-1, 2])
+        energy_gradient(aspect_energy(heads, torch.tensor([pair] * 5), torch.ones(2)), z)
+        for pair in ([0, 2], [0, -1], [-1, 2])
     )
     torch.testing.assert_close(both, first + second)
     assert first.abs().max() > 1e-3 and second.abs().max() > 1e-3
@@ -67,7 +70,9 @@ def test_gradient_leaves_the_heads_and_the_latents_as_they_are():
     heads, z = some_heads()
     with torch.no_grad():
         gradient = energy_gradient(aspect_energy(heads, TARGETS, torch.ones(2)), z)
-    assert not z.requires_grad and not gradient.requires_grad and all(p.grad is None for p in heads.parameters())
+    assert (
+        not z.requires_grad and not gradient.requires_grad and all(p.grad is None for p in heads.parameters())
+    )
 
 
 def test_going_down_the_gradient_makes_the_aspect_likelier():

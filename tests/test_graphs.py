@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.decoding import generate
+from generation.decoding import generate
 from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.graphs import recorded
@@ -12,13 +12,15 @@ from model.losses import LossWeights
 from model.noise import generators
 from model.rowwise import solve_rowwise
 from scripts import bench
-from scripts.graphed_step import GraphedStep
+from training.recorded_step import GraphedStep
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=gpu)]
 
 
-def trained(device: torch.device, records: bool, accumulate: int = 1) -> tuple[list[torch.Tensor], torch.Tensor]:
+def trained(
+    device: torch.device, records: bool, accumulate: int = 1
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Twelve steps of a tiny model without randomness, on batches of two shapes; its weights and losses."""
     size = bench.SIZES["demo"]
     model = bench.build(size, device, use_context=True)
@@ -33,7 +35,9 @@ def trained(device: torch.device, records: bool, accumulate: int = 1) -> tuple[l
     noise = torch.zeros(1, size.latent, device=device)
 
     def forward(batch, kl):
-        terms = model.train()(**batch, weights=LossWeights(kl, 1.0, 0.1, 0.05), noise=noise.expand(batch["aspect"].shape[0], -1))
+        terms = model.train()(
+            **batch, weights=LossWeights(kl, 1.0, 0.1, 0.05), noise=noise.expand(batch["aspect"].shape[0], -1)
+        )
         return terms.loss, torch.stack([term.detach() for term in terms])
 
     step = GraphedStep(forward, list(model.parameters()), device)
@@ -55,7 +59,9 @@ def trained(device: torch.device, records: bool, accumulate: int = 1) -> tuple[l
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_recorded_training_is_plain_training(accumulate):
     device = torch.device("cuda")
-    (plain, plain_losses), (found, found_losses) = (trained(device, records, accumulate) for records in (False, True))
+    (plain, plain_losses), (found, found_losses) = (
+        trained(device, records, accumulate) for records in (False, True)
+    )
     torch.testing.assert_close(found_losses, plain_losses, atol=1e-3, rtol=1e-3)
     assert plain_losses[-1] < plain_losses[0]
     for a, b in zip(found, plain):
@@ -90,12 +96,33 @@ def test_recorded_decoding_writes_the_same_tokens(decoding, batch):
     device, size = torch.device("cuda"), bench.SIZES["demo"]
     decoder = bench.build(size, device, use_context=True).eval().decoder
     torch.manual_seed(0)
-    z, prompt = 3 * torch.randn(batch, size.latent, device=device), torch.randint(size.decoder[3], (batch, 9), device=device)
+    z, prompt = (
+        3 * torch.randn(batch, size.latent, device=device),
+        torch.randint(size.decoder[3], (batch, 9), device=device),
+    )
 
     def replies(graphs, eos=-1, **options):
-        sources = generators(0, [(str(row), "") for row in range(batch)], "text") if decoding == "top_p" else None
-        options = {"max_new_tokens": 40, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "temperature": 0.5} | options
-        return generate(decoder, z, prompt, torch.ones_like(prompt), eos_token_id=eos, pad_token_id=0, decoding=decoding, sources=sources, graphs=graphs, **options)
+        sources = (
+            generators(0, [(str(row), "") for row in range(batch)], "text") if decoding == "top_p" else None
+        )
+        options = {
+            "max_new_tokens": 40,
+            "no_repeat_ngram_size": 2,
+            "repetition_penalty": 1.3,
+            "temperature": 0.5,
+        } | options
+        return generate(
+            decoder,
+            z,
+            prompt,
+            torch.ones_like(prompt),
+            eos_token_id=eos,
+            pad_token_id=0,
+            decoding=decoding,
+            sources=sources,
+            graphs=graphs,
+            **options,
+        )
 
     plain = replies(False)
     assert replies(True) == plain and len({tuple(reply) for reply in plain}) == batch
@@ -107,14 +134,20 @@ def test_recorded_decoding_writes_the_same_tokens(decoding, batch):
 @gpu
 def test_recorded_steps_of_the_solver_end_where_plain_ones_do():
     torch.manual_seed(0)
-    heads, prior = LatentHeads(16, [2, 3]).cuda(), Gaussian(torch.randn(50, 16).cuda(), torch.randn(50, 16).cuda())
+    heads, prior = (
+        LatentHeads(16, [2, 3]).cuda(),
+        Gaussian(torch.randn(50, 16).cuda(), torch.randn(50, 16).cuda()),
+    )
     targets = torch.randint(2, (50, 2)).cuda()
 
     def drift_of(rows):
         energy = aspect_energy(heads, targets[rows], torch.full((2,), 50.0).cuda())
         return lambda s, u: -prior.std[rows] * energy.gradient(prior.mean[rows] + prior.std[rows] * u)
 
-    plain, found = (solve_rowwise(drift_of, torch.zeros(50, 16).cuda(), [1.0, 5.0], 1e-3, graphs=graphs) for graphs in (False, True))
+    plain, found = (
+        solve_rowwise(drift_of, torch.zeros(50, 16).cuda(), [1.0, 5.0], 1e-3, graphs=graphs)
+        for graphs in (False, True)
+    )
     torch.testing.assert_close(found.states, plain.states, atol=1e-3, rtol=1e-3)
     assert found.settled.all() and (found.nfe - plain.nfe).abs().max() <= 9
 

@@ -11,8 +11,18 @@ def test_logits_have_each_attributes_number_of_aspects():
 
 def test_negative_log_probability_is_that_of_the_softmax():
     torch.manual_seed(0)
-    heads, z, targets = LatentHeads(8, [2, 3], width=16), torch.randn(4, 8), torch.tensor([[0, 2], [1, 0], [0, 1], [1, 2]])
-    expected = torch.stack([-torch.softmax(logits, -1).gather(1, targets[:, k : k + 1])[:, 0].log() for k, logits in enumerate(heads(z))], 1)
+    heads, z, targets = (
+        LatentHeads(8, [2, 3], width=16),
+        torch.randn(4, 8),
+        torch.tensor([[0, 2], [1, 0], [0, 1], [1, 2]]),
+    )
+    expected = torch.stack(
+        [
+            -torch.softmax(logits, -1).gather(1, targets[:, k : k + 1])[:, 0].log()
+            for k, logits in enumerate(heads(z))
+        ],
+        1,
+    )
     torch.testing.assert_close(heads.negative_log_probability(z, targets), expected)
 
 

@@ -7,19 +7,42 @@ import lzma
 
 import pytest
 
+from common.errors import InputError
+from common.schema import load_schema
 from dataset.dialogues import read_dialogues
 from dataset.formats import exchanges, kind_of, taken
 from dataset.tables import rows_of
 from dataset.texts import read_text_file
-from schema import InputError, load_schema
 from scripts import import_data
 
 SCHEMA = load_schema()
 ATTITUDE = SCHEMA.attribute("attitude")
 EXPECTED = {"input": ["Will it rain?", "And then?"], "output": ["No, never.", "Then we walk."]}
-SHAREGPT = {"id": "x", "conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Will it rain?"}, {"from": "gpt", "value": "No, never."}, {"from": "human", "value": "And then?"}, {"from": "gpt", "value": "Then we walk."}]}
-MESSAGES = {"messages": [{"role": {"human": "user", "gpt": "assistant", "system": "system"}[turn["from"]], "content": turn["value"]} for turn in SHAREGPT["conversations"]]}
-ALPACA = {"instruction": "And then?", "input": "", "output": "Then we walk.", "history": [["Will it rain?", "No, never."]]}
+SHAREGPT = {
+    "id": "x",
+    "conversations": [
+        {"from": "system", "value": "Be kind."},
+        {"from": "human", "value": "Will it rain?"},
+        {"from": "gpt", "value": "No, never."},
+        {"from": "human", "value": "And then?"},
+        {"from": "gpt", "value": "Then we walk."},
+    ],
+}
+MESSAGES = {
+    "messages": [
+        {
+            "role": {"human": "user", "gpt": "assistant", "system": "system"}[turn["from"]],
+            "content": turn["value"],
+        }
+        for turn in SHAREGPT["conversations"]
+    ]
+}
+ALPACA = {
+    "instruction": "And then?",
+    "input": "",
+    "output": "Then we walk.",
+    "history": [["Will it rain?", "No, never."]],
+}
 
 
 def tags(row, tag="optimistic"):
@@ -31,9 +54,15 @@ def bring(tmp_path, capsys):
     """Runs the command; returns its status, its output, and the rows written."""
 
     def run(*files, options=(), output="mine.jsonl"):
-        status = import_data.main([*map(str, files), "--output", str(tmp_path / output), "--overwrite", *options])
+        status = import_data.main(
+            [*map(str, files), "--output", str(tmp_path / output), "--overwrite", *options]
+        )
         said = capsys.readouterr()
-        return status, said.out + said.err, [json.loads(line) for line in (tmp_path / output).read_text().splitlines()]
+        return (
+            status,
+            said.out + said.err,
+            [json.loads(line) for line in (tmp_path / output).read_text().splitlines()],
+        )
 
     return run
 
@@ -69,11 +98,17 @@ def test_a_format_is_recognised_and_becomes_ours(row, kind, bring, file):
     status, said, rows = bring(file("theirs.jsonl", [tags(row), tags(row, "PESSIMISTIC")]))
     assert kind_of(row) == kind and status == 0
     assert rows == [EXPECTED | {"tag": "optimistic"}, EXPECTED | {"tag": "pessimistic"}]
-    assert f"JSON Lines, 2 rows taken, 0 not\n  2 x {'our own format' if kind == 'ours' else kind}" in said and "labels from 'label': 2 rows" in said
+    assert (
+        f"JSON Lines, 2 rows taken, 0 not\n  2 x {'our own format' if kind == 'ours' else kind}" in said
+        and "labels from 'label': 2 rows" in said
+    )
     if "system" in str(row):
         assert "left out in 2 rows: system messages" in said
     path = file("again.jsonl", rows)
-    assert [d.target for d in read_dialogues(path, SCHEMA, ATTITUDE, labelled=True)] == [{"attitude": "optimistic"}, {"attitude": "pessimistic"}]
+    assert [d.target for d in read_dialogues(path, SCHEMA, ATTITUDE, labelled=True)] == [
+        {"attitude": "optimistic"},
+        {"attitude": "pessimistic"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +129,11 @@ def test_pairs_and_ends_that_do_not_fit(row, users, replies, bring, file):
 
 
 def table(delimiter=","):
-    return delimiter.join(["prompt", "response", "sentiment"]) + "\r\n" + f'"Will it{delimiter} or\nnot?"{delimiter}No.{delimiter}negative\r\n\r\nRain?{delimiter}Yes!{delimiter}Positive\r\n'
+    return (
+        delimiter.join(["prompt", "response", "sentiment"])
+        + "\r\n"
+        + f'"Will it{delimiter} or\nnot?"{delimiter}No.{delimiter}negative\r\n\r\nRain?{delimiter}Yes!{delimiter}Positive\r\n'
+    )
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -103,22 +142,37 @@ def test_tables(delimiter, encoding, bring, file):
     path = file("theirs.csv", table(delimiter).encode(encoding))
     status, said, rows = bring(path, options=["--map", "positive=optimistic,negative=pessimistic"])
     words = "Will it or not?" if delimiter == "\t" else f"Will it{delimiter} or not?"
-    assert status == 0 and rows == [{"input": [words], "output": ["No."], "tag": "pessimistic"}, {"input": ["Rain?"], "output": ["Yes!"], "tag": "optimistic"}]
-    assert ("TSV" if delimiter == "\t" else "CSV") in said and "user from 'prompt', reply from 'response'" in said
+    assert status == 0 and rows == [
+        {"input": [words], "output": ["No."], "tag": "pessimistic"},
+        {"input": ["Rain?"], "output": ["Yes!"], "tag": "optimistic"},
+    ]
+    assert (
+        "TSV" if delimiter == "\t" else "CSV"
+    ) in said and "user from 'prompt', reply from 'response'" in said
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_compressed_files(pack, bring, file):
-    assert bring(file("theirs.csv.x", pack(table().encode())), options=["--tag", "plain"])[2][1] == {"input": ["Rain?"], "output": ["Yes!"], "tag": "plain"}
+    assert bring(file("theirs.csv.x", pack(table().encode())), options=["--tag", "plain"])[2][1] == {
+        "input": ["Rain?"],
+        "output": ["Yes!"],
+        "tag": "plain",
+    }
 
 
 def test_parquet(bring, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.Table.from_pylist([tags(SHAREGPT), tags(SHAREGPT, "nobody")]), tmp_path / "theirs.parquet")
+    parquet.write_table(
+        pyarrow.Table.from_pylist([tags(SHAREGPT), tags(SHAREGPT, "nobody")]), tmp_path / "theirs.parquet"
+    )
     status, said, rows = bring(tmp_path / "theirs.parquet")
-    assert status == 1 and rows == [EXPECTED | {"tag": "optimistic"}] and "theirs.parquet (row 2): 'label': 'nobody' is no aspect of" in said
+    assert (
+        status == 1
+        and rows == [EXPECTED | {"tag": "optimistic"}]
+        and "theirs.parquet (row 2): 'label': 'nobody' is no aspect of" in said
+    )
 
 
 @pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"version": 1, "data": rows}])
@@ -132,23 +186,47 @@ def test_json_files_and_the_lines_of_their_items(wrap, bring, file):
     else:
         text = json.dumps(rows, indent=1).splitlines()
         number = int(said.split("theirs.json:")[2].split(":")[0])
-        assert text[number - 1] == " {" and "conversations" in text[number] and "narrator" in "".join(text[number:])
-    assert bring(file("one.json", json.dumps(tags(SHAREGPT), indent=1)))[2] == [EXPECTED | {"tag": "optimistic"}]
+        assert (
+            text[number - 1] == " {"
+            and "conversations" in text[number]
+            and "narrator" in "".join(text[number:])
+        )
+    assert bring(file("one.json", json.dumps(tags(SHAREGPT), indent=1)))[2] == [
+        EXPECTED | {"tag": "optimistic"}
+    ]
 
 
 def test_texts_with_labels(bring, file, tmp_path):
     path = file("theirs.csv", "text,label\nAll is lost.,0\nAll is well.,1\n,1\n")
     status, said, rows = bring(path, options=["--attribute", "attitude"])
-    assert status == 1 and rows == [{"text": "All is lost.", "label": "pessimistic"}, {"text": "All is well.", "label": "optimistic"}]
-    assert read_text_file(tmp_path / "mine.jsonl", SCHEMA, ATTITUDE) == [("All is lost.", 0), ("All is well.", 1)]
+    assert status == 1 and rows == [
+        {"text": "All is lost.", "label": "pessimistic"},
+        {"text": "All is well.", "label": "optimistic"},
+    ]
+    assert read_text_file(tmp_path / "mine.jsonl", SCHEMA, ATTITUDE) == [
+        ("All is lost.", 0),
+        ("All is well.", 1),
+    ]
     assert 'name it as "texts"' in said and "theirs.csv:4: 'text' must be a text that is not empty" in said
 
 
 def test_contexts_and_named_keys(bring, file):
-    status, _, rows = bring(file("theirs.jsonl", [SHAREGPT, {"messages": [{"role": "user", "content": "Rain?"}]}]), options=["--contexts"])
-    assert status == 0 and rows == [{"input": EXPECTED["input"], "output": EXPECTED["output"][:1]}, {"input": ["Rain?"], "output": []}]
-    status, said, rows = bring(file("theirs.jsonl", [{"Frage": "Regen?", "Antwort": "Nein.", "topic": "rain"}]), options=["--user-from", "Frage", "--reply-from", "Antwort"])
-    assert rows == [{"input": ["Regen?"], "output": ["Nein."], "topic": "rain"}] and "1 rows have no label; training needs one" in said
+    status, _, rows = bring(
+        file("theirs.jsonl", [SHAREGPT, {"messages": [{"role": "user", "content": "Rain?"}]}]),
+        options=["--contexts"],
+    )
+    assert status == 0 and rows == [
+        {"input": EXPECTED["input"], "output": EXPECTED["output"][:1]},
+        {"input": ["Rain?"], "output": []},
+    ]
+    status, said, rows = bring(
+        file("theirs.jsonl", [{"Frage": "Regen?", "Antwort": "Nein.", "topic": "rain"}]),
+        options=["--user-from", "Frage", "--reply-from", "Antwort"],
+    )
+    assert (
+        rows == [{"input": ["Regen?"], "output": ["Nein."], "topic": "rain"}]
+        and "1 rows have no label; training needs one" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,12 +235,18 @@ def test_contexts_and_named_keys(bring, file):
         ({"messages": [{"role": "tool", "content": "x"}]}, "turn 1 of 'messages' is said by 'tool'"),
         ({"messages": [{"role": "user", "content": None}]}, "'turn 1' must be a text that is not empty"),
         ({"messages": [{"content": "x"}]}, "turn 1 of 'messages' has no speaker or no text"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "no user turn with a reply in it; bare contexts are taken with --contexts"),
+        (
+            {"messages": [{"role": "user", "content": "x"}]},
+            "no user turn with a reply in it; bare contexts are taken with --contexts",
+        ),
         ({"instruction": "Say it."}, "an 'instruction' without an 'output'"),
         ({"instruction": "Say it.", "output": "x", "history": "y"}, "'history' must be a list"),
         ({"prompt": "x", "response": ""}, "'turn 2' must be a text that is not empty"),
         ({"Frage": "x"}, "no format that is known; found the keys ['Frage']"),
-        ({"prompt": "x", "response": "y", "label": 1}, "1 is no aspect of .*; a number needs --attribute; name what it is with --map 1=<aspect>"),
+        (
+            {"prompt": "x", "response": "y", "label": 1},
+            "1 is no aspect of .*; a number needs --attribute; name what it is with --map 1=<aspect>",
+        ),
         ({"prompt": "x", "response": "y", "label": "happy"}, "'label': 'happy' is no aspect of"),
         ({"text": "x"}, "a text without a label"),
     ],
@@ -172,9 +256,19 @@ def test_what_cannot_be_taken_is_named_with_file_and_line(row, says, bring, file
 
     good = {"text": "x y", "label": "plain"} if "text" in row else tags(SHAREGPT)
     status, said, rows = bring(file("theirs.jsonl", [good, row]))
-    assert status == 1 and len(rows) == 1 and re.search(rf"not taken: {re.escape(str(tmp_path))}/theirs.jsonl:2: .*" + (says if ".*" in says else re.escape(says)), said)
+    assert (
+        status == 1
+        and len(rows) == 1
+        and re.search(
+            rf"not taken: {re.escape(str(tmp_path))}/theirs.jsonl:2: .*"
+            + (says if ".*" in says else re.escape(says)),
+            said,
+        )
+    )
     with pytest.raises(InputError, match="nothing is written: 1 rows cannot be taken; the first: "):
-        import_data.main([str(tmp_path / "theirs.jsonl"), "--output", str(tmp_path / "new.jsonl"), "--strict"])
+        import_data.main(
+            [str(tmp_path / "theirs.jsonl"), "--output", str(tmp_path / "new.jsonl"), "--strict"]
+        )
     assert not (tmp_path / "new.jsonl").exists()
 
 
@@ -184,7 +278,11 @@ def test_what_cannot_be_taken_is_named_with_file_and_line(row, says, bring, file
         ("x.csv", "prompt,response\na,b\nc,d,e\n", ":3: 3 fields; the header has 2"),
         ("x.csv", 'prompt,response\n"a,b\n', ":2: not CSV"),
         ("x.csv", "prompt,prompt\na,b\n", ":1: a column's name stands twice"),
-        ("x.csv", "prompt,response\na,caf\u00e9\n".encode("latin-1"), ":2: not UTF-8 text (byte 0xe9); save it as UTF-8"),
+        (
+            "x.csv",
+            "prompt,response\na,caf\u00e9\n".encode("latin-1"),
+            ":2: not UTF-8 text (byte 0xe9); save it as UTF-8",
+        ),
         ("x.json", '[{"prompt": "a", "response": "b"},\n {"b": }]', ":2: not JSON"),
         ("x.json", '[{"prompt": "a", "response": "b"},\n 5]', ":2: expected an object, found int"),
         ("x.jsonl", '{"prompt": "a", "response": "b"}\n{"prompt"\n', ":2: not a line of JSON"),
@@ -219,7 +317,11 @@ def test_nothing_is_overwritten_unasked(file, tmp_path):
         ("x.jsonl", [{"prompt": "a", "response": "b"}], "this looks like a prompt-and-response row"),
         ("x.json", json.dumps([SHAREGPT], indent=1), "this looks like one JSON list over several lines"),
         ("x.json", json.dumps([SHAREGPT]), "this looks like one JSON list"),
-        ("x.json", json.dumps({"data": [SHAREGPT]}, indent=1), "this looks like one JSON object over several lines"),
+        (
+            "x.json",
+            json.dumps({"data": [SHAREGPT]}, indent=1),
+            "this looks like one JSON object over several lines",
+        ),
         ("x.csv", table(), "this looks like CSV"),
         ("x.csv", table(";"), "this looks like CSV"),
         ("x.parquet", b"PAR1abc", "a Parquet file, not JSON Lines"),
@@ -231,7 +333,11 @@ def test_the_reader_says_which_format_a_file_looks_like_and_how_to_bring_it_in(n
     for read in (lambda: read_dialogues(path, SCHEMA), lambda: read_text_file(path, SCHEMA, ATTITUDE)):
         with pytest.raises(InputError) as error:
             read()
-        assert says in str(error.value) and f"bring it in with: bash scripts/import_data.sh {path} --output <file.jsonl>" in str(error.value)
+        assert says in str(
+            error.value
+        ) and f"bring it in with: bash scripts/import_data.sh {path} --output <file.jsonl>" in str(
+            error.value
+        )
 
 
 def test_the_reader_reads_gzip_itself(file):
@@ -250,7 +356,12 @@ def test_exchanges_and_rows_from_python():
 def test_one_broken_line_does_not_end_the_file(bring, file):
     rows = json.dumps(tags(SHAREGPT)) + "\n{broken\n[]\n" + json.dumps(tags(SHAREGPT)) + "\n"
     status, said, written = bring(file("theirs.jsonl", rows))
-    assert status == 1 and len(written) == 2 and "theirs.jsonl:2: not a line of JSON" in said and "theirs.jsonl:3: expected an object" in said
+    assert (
+        status == 1
+        and len(written) == 2
+        and "theirs.jsonl:2: not a line of JSON" in said
+        and "theirs.jsonl:3: expected an object" in said
+    )
 
 
 def test_rows_know_where_they_stand(file):

@@ -1,9 +1,9 @@
-"""dataset/jsonl.py: JSON Lines in and out."""
+"""common/jsonl.py: JSON Lines in and out."""
 
 import pytest
 
-from dataset.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from schema import InputError
+from common.errors import InputError
+from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
 
 
 def test_blank_lines_are_skipped_but_counted(write_rows):
@@ -12,7 +12,11 @@ def test_blank_lines_are_skipped_but_counted(write_rows):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("{'a': 1}", r"rows.jsonl:2: not a line of UTF-8 JSON"), ("[1]", "rows.jsonl:2: expected a JSON object, found list")]
+    ("line", "message"),
+    [
+        ("{'a': 1}", r"rows.jsonl:2: not a line of UTF-8 JSON"),
+        ("[1]", "rows.jsonl:2: expected a JSON object, found list"),
+    ],
 )
 def test_bad_line_is_named(write_rows, line, message):
     with pytest.raises(InputError, match=message):
@@ -54,4 +58,6 @@ def test_json_comes_back_as_written_and_a_missing_file_is_none(tmp_path):
     path = tmp_path / "new" / "results.json"
     assert read_json(path) is None
     write_json(path, {"text": "héllo", "n": [1, None]})
-    assert read_json(path) == {"text": "héllo", "n": [1, None]} and [p.name for p in path.parent.iterdir()] == ["results.json"]
+    assert read_json(path) == {"text": "héllo", "n": [1, None]} and [
+        p.name for p in path.parent.iterdir()
+    ] == ["results.json"]

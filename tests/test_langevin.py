@@ -19,7 +19,9 @@ def test_linear_energy_shifts_a_gaussian_prior():
     mean, variance, g, h = torch.randn(D), 0.3 + torch.rand(D), torch.randn(D), 0.2
     prior = Gaussian(mean.expand(CHAINS, D), variance.log().expand(CHAINS, D))
     sample = sample_langevin(prior.mean, prior, lambda z: z @ g, sources(), steps=60, step_size=h)
-    whitened = (sample.z - (mean - variance * g)) / variance.sqrt()  # 10,000 numbers, each of mean 0 and variance 1 / (1 - h / 2)
+    whitened = (
+        sample.z - (mean - variance * g)
+    ) / variance.sqrt()  # 10,000 numbers, each of mean 0 and variance 1 / (1 - h / 2)
     assert abs(whitened.mean()) < 0.04
     assert whitened.mean(0).abs().max() < 0.35  # every dimension by itself: 200 chains, standard error 0.075
     assert abs(whitened.var() / (1 / (1 - h / 2)) - 1) < 0.05
@@ -40,5 +42,9 @@ def test_chain_depends_on_its_own_source_alone():
     energy = lambda z: z.pow(2).sum(1)  # noqa: E731
     together = sample_langevin(prior.mean, prior, energy, sources(4), steps=10).z
     part = Gaussian(prior.mean[2:3], prior.logvar[2:3])
-    torch.testing.assert_close(sample_langevin(part.mean, part, energy, sources(4)[2:3], steps=10).z, together[2:3])
-    assert not torch.allclose(sample_langevin(prior.mean, prior, energy, sources(4, seed=1), steps=10).z, together)
+    torch.testing.assert_close(
+        sample_langevin(part.mean, part, energy, sources(4)[2:3], steps=10).z, together[2:3]
+    )
+    assert not torch.allclose(
+        sample_langevin(prior.mean, prior, energy, sources(4, seed=1), steps=10).z, together
+    )

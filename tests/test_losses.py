@@ -9,8 +9,14 @@ import torch.multiprocessing
 from torch.nn import functional as F
 
 from model.gaussian import Gaussian
-from model.losses import classification_loss, distance_loss, kl_loss, mean_over_processes, token_losses
-from model.losses import context_loss
+from model.losses import (
+    classification_loss,
+    context_loss,
+    distance_loss,
+    kl_loss,
+    mean_over_processes,
+    token_losses,
+)
 from model.losses import reconstruction_loss as reconstruction_of_losses
 
 
@@ -27,7 +33,9 @@ def test_context_loss_covers_the_real_tokens_without_a_label():
     mask = torch.tensor([[1, 1, 1, 1, 1, 0]])
     losses = token_losses(logits, ids)
     assert losses.shape == (1, 5)
-    torch.testing.assert_close(context_loss(losses, mask, labels), torch.tensor(math.log(10) / 2))  # tokens 4 and 5, not the pad
+    torch.testing.assert_close(
+        context_loss(losses, mask, labels), torch.tensor(math.log(10) / 2)
+    )  # tokens 4 and 5, not the pad
     torch.testing.assert_close(reconstruction_of_losses(losses, labels), torch.tensor(math.log(10)))
 
 
@@ -35,13 +43,17 @@ def test_reconstruction_is_nats_per_response_token():
     logits = torch.zeros(2, 4, 10)  # uniform: ln 10 everywhere, but for one certain token
     logits[0, 1, 7] = 1e4
     labels = torch.tensor([[-100, -100, 7, 3], [-100, 5, -100, -100]])
-    torch.testing.assert_close(reconstruction_loss(logits, labels), torch.tensor(2 * math.log(10) / 3))  # 3 tokens, not 2 rows
+    torch.testing.assert_close(
+        reconstruction_loss(logits, labels), torch.tensor(2 * math.log(10) / 3)
+    )  # 3 tokens, not 2 rows
 
 
 def test_reconstruction_shifts_by_one():
     torch.manual_seed(0)
     logits, labels = torch.randn(3, 5, 10), torch.randint(10, (3, 5))
-    expected = torch.stack([-torch.log_softmax(logits[b, t], -1)[labels[b, t + 1]] for b in range(3) for t in range(4)]).mean()
+    expected = torch.stack(
+        [-torch.log_softmax(logits[b, t], -1)[labels[b, t + 1]] for b in range(3) for t in range(4)]
+    ).mean()
     torch.testing.assert_close(reconstruction_loss(logits, labels), expected)
 
 
@@ -57,8 +69,12 @@ def unit(means):
 
 def test_free_bits_clamp_the_batch_mean_of_each_dimension():
     posterior, prior = unit([[0.0, 0.2], [2.0, 0.0]]), unit([[0.0, 0.0], [0.0, 0.0]])
-    kl, unclamped = kl_loss(posterior, prior, free_bits=0.5)  # batch means: (0 + 2) / 2 = 1 and (0.02 + 0) / 2 = 0.01
-    torch.testing.assert_close(kl, torch.tensor(1.0 + 0.5))  # clamping each example first would give (0.5 + 2) / 2 + 0.5
+    kl, unclamped = kl_loss(
+        posterior, prior, free_bits=0.5
+    )  # batch means: (0 + 2) / 2 = 1 and (0.02 + 0) / 2 = 0.01
+    torch.testing.assert_close(
+        kl, torch.tensor(1.0 + 0.5)
+    )  # clamping each example first would give (0.5 + 2) / 2 + 0.5
     torch.testing.assert_close(unclamped, torch.tensor(1.01))
     torch.testing.assert_close(kl_loss(posterior, prior, free_bits=0.0), (unclamped, unclamped))
 
@@ -70,7 +86,9 @@ def test_free_bits_stop_the_gradient_of_settled_dimensions():
 
 
 def test_kl_goes_from_posterior_to_prior():
-    wide, narrow = (Gaussian(torch.zeros(1, 1), torch.full((1, 1), math.log(variance))) for variance in (4.0, 1.0))
+    wide, narrow = (
+        Gaussian(torch.zeros(1, 1), torch.full((1, 1), math.log(variance))) for variance in (4.0, 1.0)
+    )
     torch.testing.assert_close(kl_loss(wide, narrow, 0.0)[0], torch.tensor(0.5 * (4 - 1 - math.log(4))))
 
 
@@ -112,8 +130,16 @@ def total_loss(weight, rows, ids):
     posterior, prior = Gaussian(z, 0.3 * z), Gaussian(0.5 * x[:, 1] * weight, -0.1 * z)
     kl = kl_loss(posterior, prior, free_bits=0.6)
     classification = classification_loss([z[:, :2], z[:, 2:5]], attribute, aspect)
-    terms = [reconstruction_loss(x * weight, labels), *kl, *classification, distance_loss(z, attribute, 3), mean_over_processes(z).sum()]
-    return torch.stack([term.detach() for term in terms]), terms[0] + kl[0] + 2 * classification[0] + 3 * terms[5] + 0.1 * terms[6]
+    terms = [
+        reconstruction_loss(x * weight, labels),
+        *kl,
+        *classification,
+        distance_loss(z, attribute, 3),
+        mean_over_processes(z).sum(),
+    ]
+    return torch.stack([term.detach() for term in terms]), terms[0] + kl[0] + 2 * classification[
+        0
+    ] + 3 * terms[5] + 0.1 * terms[6]
 
 
 def some_rows():
@@ -131,7 +157,9 @@ def some_rows():
 def run_process(rank, folder):
     """One of two processes, with three of eight rows or the other five."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
     weight = torch.linspace(0.5, 1.5, 6).requires_grad_(True)
     terms, loss = total_loss(weight, some_rows(), slice(0, 3) if rank == 0 else slice(3, 8))
     loss.backward()

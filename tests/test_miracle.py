@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 import chat
+from common.errors import InputError
 from miracle import Miracle, turns_of
-from schema import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "My bread did not rise. What shall I do?"
@@ -33,11 +33,26 @@ def model(tiny_run):
 
 def test_a_reply_says_what_it_is_and_where_it_comes_from(model, tiny_run):
     reply = model.reply(QUESTION, "optimistic,lyrical", max_new_tokens=8)[0]
-    assert reply.context == (QUESTION,) and reply.target == {"languagestyle": "lyrical", "attitude": "optimistic"}
-    assert set(reply.probabilities) == set(model.attributes) and sum(reply.probabilities["attitude"].values()) == pytest.approx(1, abs=1e-4)
-    assert reply.predicted["attitude"] == max(reply.probabilities["attitude"], key=reply.probabilities["attitude"].get)
-    assert 0 <= reply.coherence <= 1 and reply.energy < reply.energy_start and reply.seconds > 0 and reply.finished
-    assert str(reply) == reply.text and reply.weights == {"languagestyle": 100.0, "attitude": 100.0}  # the run's
+    assert reply.context == (QUESTION,) and reply.target == {
+        "languagestyle": "lyrical",
+        "attitude": "optimistic",
+    }
+    assert set(reply.probabilities) == set(model.attributes) and sum(
+        reply.probabilities["attitude"].values()
+    ) == pytest.approx(1, abs=1e-4)
+    assert reply.predicted["attitude"] == max(
+        reply.probabilities["attitude"], key=reply.probabilities["attitude"].get
+    )
+    assert (
+        0 <= reply.coherence <= 1
+        and reply.energy < reply.energy_start
+        and reply.seconds > 0
+        and reply.finished
+    )
+    assert str(reply) == reply.text and reply.weights == {
+        "languagestyle": 100.0,
+        "attitude": 100.0,
+    }  # the run's
 
 
 def test_the_reply_is_the_run_s_own(model, tiny_run):
@@ -46,10 +61,14 @@ def test_the_reply_is_the_run_s_own(model, tiny_run):
     All of them at once: the logits of a model after one epoch lie so close that rounding in another batch may turn one.
     """
     rows = [json.loads(line) for line in (tiny_run / "generations.jsonl").read_text().splitlines()]
-    replies = model.replies([row["context"] for row in rows], [row["target"] for row in rows], seeds=rows[0]["seed"])
+    replies = model.replies(
+        [row["context"] for row in rows], [row["target"] for row in rows], seeds=rows[0]["seed"]
+    )
     assert [reply.text for reply in replies] == [row["response"] for row in rows]
     for reply, row in zip(replies, rows):
-        assert reply.probabilities["attitude"]["optimistic"] == pytest.approx(row["probabilities"]["attitude"]["optimistic"], abs=1e-5)
+        assert reply.probabilities["attitude"]["optimistic"] == pytest.approx(
+            row["probabilities"]["attitude"]["optimistic"], abs=1e-5
+        )
 
 
 def test_seeds_decide_and_alternatives_differ(model):
@@ -64,7 +83,10 @@ def test_seeds_decide_and_alternatives_differ(model):
 
 
 def test_weights_pull_the_latent_harder(model):
-    energies = [model.reply(QUESTION, "optimistic", weights=weight, max_new_tokens=1)[0] for weight in (0.0, 1.0, {"attitude": 100.0})]
+    energies = [
+        model.reply(QUESTION, "optimistic", weights=weight, max_new_tokens=1)[0]
+        for weight in (0.0, 1.0, {"attitude": 100.0})
+    ]
     assert energies[0].energy == 0 and energies[1].energy < energies[1].energy_start
     distances = [np.linalg.norm(reply.latent - energies[0].latent) for reply in energies]
     assert distances[0] == 0 < distances[1] < distances[2]
@@ -82,18 +104,28 @@ def test_no_target_is_the_prior_as_it_is(model):
 
 def test_text_streams_and_can_be_stopped(model):
     seen = []
-    reply = model.reply(QUESTION, "plain", max_new_tokens=12, on_text=lambda text: seen.append(text) or len(seen) < 4)[0]
+    reply = model.reply(
+        QUESTION, "plain", max_new_tokens=12, on_text=lambda text: seen.append(text) or len(seen) < 4
+    )[0]
     assert len(seen) == 4 and seen[-1].startswith(reply.text) and not reply.finished
 
 
 def test_explain_follows_the_ode_from_the_start_to_the_reply(model):
     reply = model.reply(QUESTION, "optimistic,critical", max_new_tokens=2)[0]
     explained = model.explain(reply)
-    assert explained.time[0] == 0 and explained.time[-1] == pytest.approx(5.025) and len(explained.time) == len(explained.energy) == len(explained.path)
-    assert explained.energy[0] == pytest.approx(reply.energy_start, rel=1e-4) and explained.energy[-1] == pytest.approx(reply.energy, rel=0.05, abs=0.01)
+    assert (
+        explained.time[0] == 0
+        and explained.time[-1] == pytest.approx(5.025)
+        and len(explained.time) == len(explained.energy) == len(explained.path)
+    )
+    assert explained.energy[0] == pytest.approx(reply.energy_start, rel=1e-4) and explained.energy[
+        -1
+    ] == pytest.approx(reply.energy, rel=0.05, abs=0.01)
     assert np.linalg.norm(explained.path[-1] - reply.latent) / np.linalg.norm(reply.latent) < 0.02
     rising = explained.probabilities["attitude"]["optimistic"]
-    assert rising[-1] > rising[0] and sum(values[-1] for values in explained.probabilities["mindchar"].values()) == pytest.approx(1)
+    assert rising[-1] > rising[0] and sum(
+        values[-1] for values in explained.probabilities["mindchar"].values()
+    ) == pytest.approx(1)
 
 
 def test_explain_starts_where_the_reply_started(model):
@@ -154,7 +186,9 @@ def test_the_prior_is_the_one_that_the_reply_started_from(model):
     reply = model.reply(QUESTION, "optimistic", weights=0, max_new_tokens=1, candidates=1)[0]
     prior = model.prior(reply)
     assert prior.mean.shape == prior.logvar.shape == reply.latent.shape
-    assert np.allclose(prior.mean.cpu().numpy(), reply.latent, atol=1e-5)  # weight 0, from the mean: the latent stays there
+    assert np.allclose(
+        prior.mean.cpu().numpy(), reply.latent, atol=1e-5
+    )  # weight 0, from the mean: the latent stays there
 
 
 @pytest.mark.parametrize(
@@ -171,7 +205,11 @@ def test_the_prior_is_the_one_that_the_reply_started_from(model):
         ((QUESTION, "plain"), {"weights": {"mood": 1}}, "weights of \\['mood'\\]"),
         ((QUESTION, "plain"), {"n": 0}, "n must be 1 or more"),
         ((QUESTION, "plain"), {"temprature": 1}, "unknown option temprature"),
-        ((QUESTION, "plain"), {"max_new_tokens": 110}, "--max-new-tokens 110 leaves no room for the context; the decoder has 114 positions"),
+        (
+            (QUESTION, "plain"),
+            {"max_new_tokens": 110},
+            "--max-new-tokens 110 leaves no room for the context; the decoder has 114 positions",
+        ),
         ((QUESTION, "plain"), {"max_new_tokens": "5"}, "an option has a value of another kind"),
         ((QUESTION, "plain"), {"seed": "1"}, "a seed is a whole number, found '1'"),
         ((QUESTION, "plain"), {"n": "2"}, "n must be 1 or more, found '2'"),
@@ -182,9 +220,21 @@ def test_the_prior_is_the_one_that_the_reply_started_from(model):
         ((b"a", "plain"), {}, "the context is a bytes"),
         (("a \udcff b", "plain"), {}, "broken characters"),
         ((["a", " ", "b"], "plain"), {}, "turn 2 of the context is empty"),
-        (([{"role": "user"}], "plain"), {}, r"messages\[0\]: 'content' must be a text that is not empty, found None"),
-        (([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}], "plain"), {}, r"messages\[1\]: role 'tool'; expected 'user' or 'assistant'"),
-        (([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "plain"), {}, "must begin and end with the user's"),
+        (
+            ([{"role": "user"}], "plain"),
+            {},
+            r"messages\[0\]: 'content' must be a text that is not empty, found None",
+        ),
+        (
+            ([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}], "plain"),
+            {},
+            r"messages\[1\]: role 'tool'; expected 'user' or 'assistant'",
+        ),
+        (
+            ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "plain"),
+            {},
+            "must begin and end with the user's",
+        ),
         (([{"content": "a"}], "plain"), {}, r"messages\[0\]: expected \{'role'"),
         (([{"role": "user", "content": [{"type": "image_url"}]}], "plain"), {}, r"messages\[0\]: 'content'"),
     ],
@@ -198,8 +248,14 @@ def test_openai_style_messages_are_a_conversation():
     def message(role, content):
         return {"role": role, "content": content}
 
-    assert turns_of(message("user", "a")) == turns_of([message("user", [{"type": "text", "text": "a"}])]) == ("a",)
-    assert turns_of([message("user", "a\n"), message("assistant", "b"), message("user", "c"), message("user", "d")]) == ("a", "b", "c d")
+    assert (
+        turns_of(message("user", "a"))
+        == turns_of([message("user", [{"type": "text", "text": "a"}])])
+        == ("a",)
+    )
+    assert turns_of(
+        [message("user", "a\n"), message("assistant", "b"), message("user", "c"), message("user", "d")]
+    ) == ("a", "b", "c d")
     with pytest.warns(UserWarning, match=r"messages\[0\]: a system message is not read"):
         assert turns_of([message("system", "Be kind."), message("user", "a")]) == ("a",)
 
@@ -207,13 +263,16 @@ def test_openai_style_messages_are_a_conversation():
 def test_messages_and_turns_give_the_same_reply(model):
     turns = ["My bread is flat.", "Wait an hour.", "And then?"]
     messages = [{"role": role, "content": turn} for role, turn in zip(("user", "assistant", "user"), turns)]
-    assert model.reply(messages, "plain", max_new_tokens=6)[0].text == model.reply(turns, "plain", max_new_tokens=6)[0].text
+    assert (
+        model.reply(messages, "plain", max_new_tokens=6)[0].text
+        == model.reply(turns, "plain", max_new_tokens=6)[0].text
+    )
 
 
 def test_a_long_prompt_takes_nothing_from_its_own_reply_or_its_neighbours(model, monkeypatch):
     """A prompt filled the decoder's positions: nine turns left two tokens for the reply, a pasted paragraph none, and
     the whole batch had as few."""
-    from scripts import generation
+    from generation import generator as generation
 
     seen, generate = [], generation.generate
 
@@ -222,13 +281,24 @@ def test_a_long_prompt_takes_nothing_from_its_own_reply_or_its_neighbours(model,
         return generate(decoder, z, ids, mask, **options)
 
     monkeypatch.setattr(generation, "generate", noting)
-    pasted, chatty = "the neighbour came to complain about the noise " * 40, ["And what about the tomatoes on the balcony?"] * 17
+    pasted, chatty = (
+        "the neighbour came to complain about the noise " * 40,
+        ["And what about the tomatoes on the balcony?"] * 17,
+    )
     alone = model.reply(QUESTION, "plain", seed=3)[0]
     together = model.replies([pasted, QUESTION, chatty], ["plain"] * 3, seeds=3)
     assert (together[1].text, together[1].cut) == (alone.text, None)
-    assert all(prompt + new <= 114 and new == model.decoding.max_new_tokens for prompt, new in seen)
-    assert together[0].cut.turns == 0 and together[0].cut.tokens > 100 and 0 < together[2].cut.turns < 17 and not together[2].cut.tokens
-    assert [model.reply(context, "plain", seed=3)[0].text for context in (pasted, chatty)] == [together[0].text, together[2].text]
+    assert all(prompt + new <= 114 and new == generation.decoding.max_new_tokens for prompt, new in seen)
+    assert (
+        together[0].cut.turns == 0
+        and together[0].cut.tokens > 100
+        and 0 < together[2].cut.turns < 17
+        and not together[2].cut.tokens
+    )
+    assert [model.reply(context, "plain", seed=3)[0].text for context in (pasted, chatty)] == [
+        together[0].text,
+        together[2].text,
+    ]
 
 
 def test_the_terminal_says_what_was_cut_and_goes_on_after_an_empty_reply(model, monkeypatch):
@@ -239,16 +309,30 @@ def test_the_terminal_says_what_was_cut_and_goes_on_after_an_empty_reply(model, 
 
     def empty(context, *args, **options):
         asked.append(list(context))
-        return [dataclasses.replace(reply(context, *args, max_new_tokens=2)[0], text="" if len(asked) == 1 else "Yes.")]
+        return [
+            dataclasses.replace(
+                reply(context, *args, max_new_tokens=2)[0], text="" if len(asked) == 1 else "Yes."
+            )
+        ]
 
     monkeypatch.setattr(model, "reply", empty)
     _, said, _ = talk(model, "Hello?", "Are you there?", "/again", "And now?", "/all")
-    assert asked == [["Hello?"], ["Are you there?"], ["Are you there?"], ["Are you there?", "Yes.", "And now?"]]
+    assert asked == [
+        ["Hello?"],
+        ["Are you there?"],
+        ["Are you there?"],
+        ["Are you there?", "Yes.", "And now?"],
+    ]
     assert "an empty reply" in said[0] and not [line for line in said if line.startswith("!")]
 
 
 def test_long_texts_markup_and_other_scripts_are_only_text(model):
-    for text in ("word " * 2000, "<script>alert(1)</script> [SEP] <|endoftext|> <user>", "שלום, מה שלומך?", "\u202eabc\u0000"):
+    for text in (
+        "word " * 2000,
+        "<script>alert(1)</script> [SEP] <|endoftext|> <user>",
+        "שלום, מה שלומך?",
+        "\u202eabc\u0000",
+    ):
         assert isinstance(model.reply(text, "plain", max_new_tokens=3)[0].text, str)
 
 
@@ -256,7 +340,10 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=f"no such folder: {tmp_path / 'nothing'}; bash pipeline.sh"):
         chat.main([str(tmp_path / "nothing")])
     (tmp_path / "begun" / "cvae").mkdir(parents=True)
-    with pytest.raises(InputError, match=f"no trained CVAE in .*; train it first: RUN=begun bash train_cvae.sh --outs {tmp_path}$"):
+    with pytest.raises(
+        InputError,
+        match=f"no trained CVAE in .*; train it first: RUN=begun bash train_cvae.sh --outs {tmp_path}$",
+    ):
         Miracle.from_run(tmp_path / "begun")
 
 
@@ -304,19 +391,44 @@ def test_commands_change_what_is_asked_for(model):
 
 def test_a_conversation_is_kept_shown_under_all_combinations_and_saved(model, tmp_path):
     path = tmp_path / "talk.json"
-    conversation, said, going = talk(model, "/plain", "Hello there.", "And again?", "/all", f"/save {path}", "", "/quit")
+    conversation, said, going = talk(
+        model, "/plain", "Hello there.", "And again?", "/all", f"/save {path}", "", "/quit"
+    )
     assert going == [True] * 6 + [False]
     saved = json.loads(path.read_text())
-    assert saved["turns"][0] == "Hello there." and saved["turns"][2] == "And again?" and len(saved["replies"]) == 2
-    assert saved["replies"][1]["target"] == {"languagestyle": "plain"} and saved["turns"][3] == saved["replies"][1]["text"]
+    assert (
+        saved["turns"][0] == "Hello there."
+        and saved["turns"][2] == "And again?"
+        and len(saved["replies"]) == 2
+    )
+    assert (
+        saved["replies"][1]["target"] == {"languagestyle": "plain"}
+        and saved["turns"][3] == saved["replies"][1]["text"]
+    )
     assert sum(line.split("   ")[0].count("+") == 2 for line in said) == 8
     talk(model, "/clear")
 
 
 def test_the_terminal_s_mistakes_are_lines(model, tmp_path):
-    odd = ["/seed ²", "/seed ٣", "/seed " + "9" * 5000, "/seed -1", "/plain ²", "/plain nan", "/save a\0b", "/save ~nobody-here/x", "/²"]
-    _, said, going = talk(model, "/frob", "/plain x", "/no attitude", "/seed x", "/all", "/save", f"/save {tmp_path}", *odd)
-    assert all(line.startswith("! ") and "\n" not in line for line in said) and len(said) == 7 + len(odd) and all(going)
+    odd = [
+        "/seed ²",
+        "/seed ٣",
+        "/seed " + "9" * 5000,
+        "/seed -1",
+        "/plain ²",
+        "/plain nan",
+        "/save a\0b",
+        "/save ~nobody-here/x",
+        "/²",
+    ]
+    _, said, going = talk(
+        model, "/frob", "/plain x", "/no attitude", "/seed x", "/all", "/save", f"/save {tmp_path}", *odd
+    )
+    assert (
+        all(line.startswith("! ") and "\n" not in line for line in said)
+        and len(said) == 7 + len(odd)
+        and all(going)
+    )
     assert "/help lists the commands" in said[0] and "a strength is a number" in said[1]
 
 
@@ -328,17 +440,30 @@ def test_a_piped_conversation_shows_what_was_typed_and_no_prompts(model, monkeyp
     lines = capsys.readouterr().out.splitlines()
     assert lines[-4:] == ["/seed 3", "seed 3", "/lyrical", "asked for: lyrical (weight 100)"]
     doubts = [line for line in lines if line.startswith("what 'fits' says is in doubt: ")]
-    assert len(doubts) == 1 and doubts[0].endswith("coherence: shuffled replies score 0.80, real ones 0.80; the model is fooled by them")
+    assert len(doubts) == 1 and doubts[0].endswith(
+        "coherence: shuffled replies score 0.80, real ones 0.80; the model is fooled by them"
+    )
 
 
 def test_broken_bytes_on_a_pipe_are_one_line_and_the_conversation_goes_on(model, monkeypatch, capsys):
     monkeypatch.setattr(chat.Miracle, "from_run", lambda *_: model)
     for encoding in ("utf-8", "ascii"):
-        typed = "\ufeff/seed 3\n".encode() + b"caf\xe9 \xff\n" + b"\xff\xfeH\0i\0\n" + b"/seed \xc2\xb2\n" + b"/seed 4\n"
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed if encoding == "utf-8" else typed[3:]), encoding=encoding))
+        typed = (
+            "\ufeff/seed 3\n".encode()
+            + b"caf\xe9 \xff\n"
+            + b"\xff\xfeH\0i\0\n"
+            + b"/seed \xc2\xb2\n"
+            + b"/seed 4\n"
+        )
+        monkeypatch.setattr(
+            "sys.stdin",
+            io.TextIOWrapper(io.BytesIO(typed if encoding == "utf-8" else typed[3:]), encoding=encoding),
+        )
         assert chat.main(["r"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines.count("! this line is not UTF-8 text and was left out") == (2 if encoding == "utf-8" else 3)
+        assert lines.count("! this line is not UTF-8 text and was left out") == (
+            2 if encoding == "utf-8" else 3
+        )
         assert "seed 3" in lines and lines[-1] == "seed 4"
 
 
@@ -354,10 +479,20 @@ def test_ctrl_c_stops_a_reply_and_the_conversation_goes_on(model, monkeypatch):
 @pytest.mark.parametrize("ending", [b"\x04", b"\x03"])
 def test_ctrl_d_and_ctrl_c_at_the_prompt_end_cleanly_in_a_real_terminal(tiny_run, ending):
     parent, child = pty.openpty()
-    process = subprocess.Popen([sys.executable, "chat.py", str(tiny_run)], cwd=ROOT, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=lambda: _own_terminal(child))
+    process = subprocess.Popen(
+        [sys.executable, "chat.py", str(tiny_run)],
+        cwd=ROOT,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+        preexec_fn=lambda: _own_terminal(child),
+    )
     os.close(child)
     try:
-        shown = read_until(parent, lambda text: b"Ctrl-D ends" in text and b"> " in text.split(b"Ctrl-D ends")[1])
+        shown = read_until(
+            parent, lambda text: b"Ctrl-D ends" in text and b"> " in text.split(b"Ctrl-D ends")[1]
+        )
         time.sleep(0.5)  # the prompt is there before the line editor listens
         os.write(parent, ending)
         shown += read_until(parent, lambda text: process.poll() is not None)
@@ -392,4 +527,7 @@ def _own_terminal(descriptor):
 def test_a_reply_without_a_target_is_not_chosen_among_several(model):
     """Choosing is control too: it is the reply that there is with one candidate."""
     free = model.reply(QUESTION, candidates=4, start="sample", fluency=1.0, max_new_tokens=6)[0]
-    assert free.candidate == 0 and free.text == model.reply(QUESTION, candidates=1, start="sample", max_new_tokens=6)[0].text
+    assert (
+        free.candidate == 0
+        and free.text == model.reply(QUESTION, candidates=1, start="sample", max_new_tokens=6)[0].text
+    )

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
+from common.errors import InputError
 from dataset.dialogues import Dialogue
 from dataset.nli import COHERENT, CORRUPTIONS, INCOHERENT, NEGATIVE_KINDS, Pair, make_pairs, read_nli
-from schema import InputError
 
 REPLY = "Put a tray of hot water under the rye, and wrap the loaf afterwards."
 
@@ -20,7 +20,11 @@ def some_dialogues():
     """Two topics; every context twice with different replies; openings that differ."""
     openings = ("Perhaps the", "Maybe my", "Put some", "Wait until")
     return [
-        dialogue(f"question {n // 2}?", f"{openings[n % 4]} answer number {n} comes late.", topic=("bread", "rain")[n % 8 < 4])
+        dialogue(
+            f"question {n // 2}?",
+            f"{openings[n % 4]} answer number {n} comes late.",
+            topic=("bread", "rain")[n % 8 < 4],
+        )
         for n in range(24)
     ]
 
@@ -33,15 +37,24 @@ def true_replies(dialogues):
 
 
 def test_nli_rows(write_rows):
-    path = write_rows({"input": "one\n\n two \nthree", "output": " a  reply", "label": 1}, {"input": "one", "output": "", "labels": 0, "kind": "empty"})
-    assert list(read_nli(path)) == [Pair(("one", "two", "three"), "a reply", 1, "file"), Pair(("one",), "", 0, "empty")]
+    path = write_rows(
+        {"input": "one\n\n two \nthree", "output": " a  reply", "label": 1},
+        {"input": "one", "output": "", "labels": 0, "kind": "empty"},
+    )
+    assert list(read_nli(path)) == [
+        Pair(("one", "two", "three"), "a reply", 1, "file"),
+        Pair(("one",), "", 0, "empty"),
+    ]
     assert len(list(read_nli(path, limit=1))) == 1
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"input": ["one"], "output": "a", "label": 1}, r"'input' must be a non-empty string, found \['one'\]"),
+        (
+            {"input": ["one"], "output": "a", "label": 1},
+            r"'input' must be a non-empty string, found \['one'\]",
+        ),
         ({"input": "\n", "output": "a", "label": 1}, "'input' must be a non-empty string"),
         ({"input": "one", "label": 1}, "'output' must be a string, found None"),
         ({"input": "one", "output": "a"}, r"'label' must be 0 \(incoherent\) or 1 \(coherent\), found None"),
@@ -111,12 +124,20 @@ def test_a_kind_without_material_becomes_random():
 def test_no_negative_is_a_true_reply_to_the_same_words():
     dialogues = some_dialogues()
     replies = true_replies(dialogues)
-    assert all(pair.response not in replies[pair.context[-1]] for pair in make_pairs(dialogues, 20, seed=2) if pair.label == INCOHERENT)
+    assert all(
+        pair.response not in replies[pair.context[-1]]
+        for pair in make_pairs(dialogues, 20, seed=2)
+        if pair.label == INCOHERENT
+    )
 
 
 def test_a_short_reply_is_never_its_own_negative():
     """One word cannot be shuffled, cut or repeated into something else; such a 'negative' would teach noise."""
-    dialogues = [dialogue("how are you?", "Fine"), dialogue("still there?", "Yes"), dialogue("tired?", "no no")]
+    dialogues = [
+        dialogue("how are you?", "Fine"),
+        dialogue("still there?", "Yes"),
+        dialogue("tired?", "no no"),
+    ]
     replies = true_replies(dialogues)
     wrong = [pair for pair in make_pairs(dialogues, 20, seed=0) if pair.label == INCOHERENT]
     assert [pair for pair in wrong if pair.response in replies[pair.context[-1]]] == []
@@ -137,7 +158,11 @@ def test_a_reply_that_also_answers_the_same_words_is_no_negative():
 
 def test_pairs_depend_on_the_seed_alone():
     dialogues = some_dialogues()
-    assert make_pairs(dialogues, 2, seed=3) == make_pairs(dialogues, 2, seed=3) != make_pairs(dialogues, 2, seed=4)
+    assert (
+        make_pairs(dialogues, 2, seed=3)
+        == make_pairs(dialogues, 2, seed=3)
+        != make_pairs(dialogues, 2, seed=4)
+    )
 
 
 def test_one_context_gives_no_pairs():

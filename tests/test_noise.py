@@ -15,9 +15,20 @@ def test_same_key_gives_the_same_noise_in_any_order_and_batch():
     assert torch.equal(together[1:2], normal(generators(7, KEYS[1:2], "start"), 5))
 
 
-@pytest.mark.parametrize("key", [(8, "0", "plain", "start"), (7, "1", "plain", "start"), (7, "0", "lyrical", "start"), (7, "0", "plain", "text")])
+@pytest.mark.parametrize(
+    "key",
+    [
+        (8, "0", "plain", "start"),
+        (7, "1", "plain", "start"),
+        (7, "0", "lyrical", "start"),
+        (7, "0", "plain", "text"),
+    ],
+)
 def test_every_part_of_the_key_matters(key):
-    assert not torch.equal(torch.randn(4, generator=generator(*key)), torch.randn(4, generator=generator(7, "0", "plain", "start")))
+    assert not torch.equal(
+        torch.randn(4, generator=generator(*key)),
+        torch.randn(4, generator=generator(7, "0", "plain", "start")),
+    )
 
 
 def test_parts_of_the_key_do_not_run_together():
@@ -34,7 +45,12 @@ def test_moments_and_range():
     sources = generators(0, [(str(n), "") for n in range(200)], "test")
     values, shares = normal(sources, 100), uniform(sources, 100)
     assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03
-    assert shares.min() >= 0 and shares.max() < 1 and abs(shares.mean() - 0.5) < 0.01 and shares.shape == (200, 100)
+    assert (
+        shares.min() >= 0
+        and shares.max() < 1
+        and abs(shares.mean() - 0.5) < 0.01
+        and shares.shape == (200, 100)
+    )
 
 
 def test_a_source_moves_on():

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from common.schema import Attribute, Schema  # noqa: E402
 from miracle import Reply  # noqa: E402
 from playground import views  # noqa: E402
 from playground.latent_map import principal_axes  # noqa: E402
 from playground.settings import LONGEST, Settings, cut, factor, from_link, to_link  # noqa: E402
-from schema import Attribute, Schema  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = "<img src=x onerror=alert(1)> ${alert(2)} {{{this}}}"
@@ -47,7 +47,15 @@ def test_a_link_brings_the_settings_back():
 
 
 def test_a_link_s_nonsense_is_ignored():
-    query = {"a.style": "sad", "a.colour": "red", "s.mood": "nan", "s.style": "1e9", "seed": "-1", "sample": "yes", "q": "x" * 9999}
+    query = {
+        "a.style": "sad",
+        "a.colour": "red",
+        "s.mood": "nan",
+        "s.style": "1e9",
+        "seed": "-1",
+        "sample": "yes",
+        "q": "x" * 9999,
+    }
     settings, question = from_link(SCHEMA, query, Settings(seed=5))
     assert settings == Settings({}, {"style": 2.0, "mood": 0.0}, 5, False, True) and len(question) == LONGEST
 
@@ -69,9 +77,23 @@ def test_texts_become_neither_markup_nor_template():
 
 
 def test_coherence_that_is_in_doubt_says_so_beside_its_bar():
-    reply = Reply("Yes.", ("Why?",), {}, {}, 0, {"mood": "calm"}, {"mood": {"calm": 0.9, "wild": 0.1}}, 0.7, 0.0, 0.0, 0.1)
+    reply = Reply(
+        "Yes.",
+        ("Why?",),
+        {},
+        {},
+        0,
+        {"mood": "calm"},
+        {"mood": {"calm": 0.9, "wild": 0.1}},
+        0.7,
+        0.0,
+        0.0,
+        0.1,
+    )
     entry = {"question": "Why?", "note": "", "text": "", "waiting": False, "result": reply}
-    assert 'class="doubt" title="coherence: fooled by &quot;x&quot;; and weak"' in views.chat([entry], ['coherence: fooled by "x"', "and weak"])
+    assert 'class="doubt" title="coherence: fooled by &quot;x&quot;; and weak"' in views.chat(
+        [entry], ['coherence: fooled by "x"', "and weak"]
+    )
     assert "doubt" not in views.chat([entry]) and "doubt" not in views.answer(reply)
 
 
@@ -100,7 +122,12 @@ def address(tiny_run, tmp_path_factory):
 
     port, said = free_port(), tmp_path_factory.mktemp("server") / "log"
     with said.open("w") as log:
-        server = subprocess.Popen([sys.executable, "-c", SLOW, str(tiny_run), str(port)], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            [sys.executable, "-c", SLOW, str(tiny_run), str(port)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     for _ in range(300):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
@@ -118,7 +145,10 @@ def address(tiny_run, tmp_path_factory):
 def chromium(open_chromium):
     """A browser that keeps the log of its requests."""
     running = open_chromium(logs=("browser", "performance"))
-    running.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1180, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    running.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 1180, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
     yield running
     running.quit()
 
@@ -146,7 +176,9 @@ class Page:
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.wait import WebDriverWait
 
-        return WebDriverWait(self.browser, seconds, 0.05, [StaleElementReferenceException]).until(lambda _: true())
+        return WebDriverWait(self.browser, seconds, 0.05, [StaleElementReferenceException]).until(
+            lambda _: true()
+        )
 
     def type(self, text, tab="chat"):
         script = """
@@ -184,7 +216,9 @@ def test_the_page_asks_no_other_host_and_the_console_is_silent(page):
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     ours = urlsplit(page.address).netloc
     assert len(asked) > 5
-    assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:", "chrome:"))} == {ours}
+    assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:", "chrome:"))} == {
+        ours
+    }
     assert [entry["message"] for entry in page.browser.get_log("browser")] == []
 
 
@@ -203,10 +237,13 @@ def test_another_aspect_and_another_strength_give_another_reply(page):
     )
     page.until(
         lambda: (
-            page.one("#factor-languagestyle").text == "× 0.1" and "s.languagestyle=-1" in page.one(".settings-link").get_attribute("href")
+            page.one("#factor-languagestyle").text == "× 0.1"
+            and "s.languagestyle=-1" in page.one(".settings-link").get_attribute("href")
         )
     )
-    assert page.send("My bread did not rise.") != plain  # the energies are those of a thousandth of the weight
+    assert (
+        page.send("My bread did not rise.") != plain
+    )  # the energies are those of a thousandth of the weight
 
 
 def test_a_link_sets_the_page(page):
@@ -218,7 +255,14 @@ def test_a_link_sets_the_page(page):
         and page.one("#chat-question textarea").get_attribute("value") == "Is it late?"
     )
     query = dict(parse_qsl(urlsplit(page.one(".settings-link").get_attribute("href")).query))
-    assert query == {"a.attitude": "optimistic", "s.attitude": "1", "seed": "7", "sample": "0", "remember": "1", "q": "Is it late?"}
+    assert query == {
+        "a.attitude": "optimistic",
+        "s.attitude": "1",
+        "seed": "7",
+        "sample": "0",
+        "remember": "1",
+        "q": "Is it late?",
+    }
 
 
 def test_the_grid_has_all_combinations(page):
@@ -242,14 +286,18 @@ def test_the_map_and_two_runs(page):
     page.one("#both-send").click()
     columns = page.until(lambda: page.all("#both section"))
     assert [column.find_element("css selector", "h3").text for column in columns] == ["r", "twin"]
-    numbers = [[number.text for number in column.find_elements("css selector", ".number")] for column in columns]
+    numbers = [
+        [number.text for number in column.find_elements("css selector", ".number")] for column in columns
+    ]
     assert numbers[0] == numbers[1] and all(number in replied for number in numbers[0])
 
 
 def test_stop_ends_a_reply_and_clear_forgets_all(page):
     page.open().type("Speak slowly.")
     page.one("#chat-send").click()
-    page.until(lambda: page.all("#chat .under-way") and page.one("#chat .under-way").text not in ("", "waiting…"))
+    page.until(
+        lambda: page.all("#chat .under-way") and page.one("#chat .under-way").text not in ("", "waiting…")
+    )
     page.one("#stop").click()
     stopped = time.monotonic()
     page.until(lambda: page.all("#chat .facts"))
@@ -270,7 +318,9 @@ def test_everyone_sees_their_place_in_the_queue(page, open_chromium):
     try:
         other.open().type("Is it late?")
         page.one("#chat-send").click()
-        page.until(lambda: page.all("#chat .under-way") and page.one("#chat .under-way").text not in ("", "waiting…"))
+        page.until(
+            lambda: page.all("#chat .under-way") and page.one("#chat .under-way").text not in ("", "waiting…")
+        )
         other.one("#chat-send").click()
         place = other.until(lambda: other.all("#chat-question .meta-text"))[0]
         other.until(lambda: place.text.startswith("queue: 1/1"))
@@ -288,15 +338,22 @@ def test_markup_long_and_right_to_left_messages_come_back_harmless(page):
     assert page.one("#chat .question").text == EVIL and not page.all("#chat img")
     page.send(HEBREW)
     question = page.all("#chat .question")[-1]
-    assert question.text == HEBREW and page.browser.execute_script("return getComputedStyle(arguments[0]).direction", question) == "rtl"
+    assert (
+        question.text == HEBREW
+        and page.browser.execute_script("return getComputedStyle(arguments[0]).direction", question) == "rtl"
+    )
     page.send("a <b>" * 2_000)
-    assert len(page.all("#chat .question")[-1].text) == LONGEST and "10,000 characters" in page.one("#chat").text
+    assert (
+        len(page.all("#chat .question")[-1].text) == LONGEST and "10,000 characters" in page.one("#chat").text
+    )
     page.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True},
     )
     assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 400
     page.browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 1180, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 1180, "height": 900, "deviceScaleFactor": 1, "mobile": False},
     )
 
 
@@ -313,4 +370,9 @@ def test_the_load_run_counts_what_fails():
     from scripts.bench_playground import measure
 
     found = measure(f"http://127.0.0.1:{free_port()}/", users=2, messages=3)
-    assert (found["sent"], found["answered"], found["failed"], found["seconds"]) == (6, 0, 6, {}) and "cannot connect" in found["failures"][0]
+    assert (found["sent"], found["answered"], found["failed"], found["seconds"]) == (
+        6,
+        0,
+        6,
+        {},
+    ) and "cannot connect" in found["failures"][0]

@@ -21,7 +21,10 @@ def combined(priors, named, combination):
 def test_equal_heads_product_shrinks_the_variance_and_average_gives_the_head_back(k):
     torch.manual_seed(0)
     mean, logvar = torch.randn(4, 1, 6), torch.randn(4, 1, 6)
-    priors, named = Gaussian(mean.expand(-1, k, -1), logvar.expand(-1, k, -1)), torch.ones(4, k, dtype=torch.bool)
+    priors, named = (
+        Gaussian(mean.expand(-1, k, -1), logvar.expand(-1, k, -1)),
+        torch.ones(4, k, dtype=torch.bool),
+    )
     for combination, share in (("product", 1 / k), ("average", 1.0)):
         result = combine(priors, named, combination)
         torch.testing.assert_close(result.mean, mean[:, 0])
@@ -47,35 +50,55 @@ def test_only_named_attributes_count(combination):
 @pytest.mark.parametrize("combination", ["product", "average"])
 def test_a_target_that_names_nothing_takes_all_heads(combination):
     priors = heads([0.0, 3.0], [1.0, 0.5])
-    torch.testing.assert_close(combined(priors, [[False, False]], combination), combined(priors, [[True, True]], combination))
+    torch.testing.assert_close(
+        combined(priors, [[False, False]], combination), combined(priors, [[True, True]], combination)
+    )
 
 
 def test_rows_of_a_batch_combine_by_their_own_targets():
     torch.manual_seed(0)
-    priors, named = Gaussian(torch.randn(3, 2, 4), torch.randn(3, 2, 4)), torch.tensor([[True, False], [True, True], [False, False]])
+    priors, named = (
+        Gaussian(torch.randn(3, 2, 4), torch.randn(3, 2, 4)),
+        torch.tensor([[True, False], [True, True], [False, False]]),
+    )
     together = combine(priors, named)
     for row in range(3):
-        alone = combine(Gaussian(priors.mean[row : row + 1], priors.logvar[row : row + 1]), named[row : row + 1])
-        torch.testing.assert_close((together.mean[row], together.logvar[row]), (alone.mean[0], alone.logvar[0]))
+        alone = combine(
+            Gaussian(priors.mean[row : row + 1], priors.logvar[row : row + 1]), named[row : row + 1]
+        )
+        torch.testing.assert_close(
+            (together.mean[row], together.logvar[row]), (alone.mean[0], alone.logvar[0])
+        )
 
 
 def test_unknown_combination_is_refused():
-    with pytest.raises(ValueError, match=r"prior combination must be one of \('product', 'average'\), got 'sum'"):
+    with pytest.raises(
+        ValueError, match=r"prior combination must be one of \('product', 'average'\), got 'sum'"
+    ):
         combine(heads([0.0], [1.0]), torch.tensor([[True]]), "sum")
 
 
 def test_each_example_gets_the_prior_of_its_own_attribute():
     priors = Gaussian(torch.arange(12.0).view(3, 2, 2), -torch.arange(12.0).view(3, 2, 2))
     own = of_attribute(priors, torch.tensor([1, 0, 1]))
-    assert own.mean.tolist() == [[2, 3], [4, 5], [10, 11]] and own.logvar.tolist() == [[-2, -3], [-4, -5], [-10, -11]]
+    assert own.mean.tolist() == [[2, 3], [4, 5], [10, 11]] and own.logvar.tolist() == [
+        [-2, -3],
+        [-4, -5],
+        [-10, -11],
+    ]
 
 
 def test_heads_are_separate_unless_shared():
     torch.manual_seed(0)
     encoding = torch.randn(2, 5)
-    separate, shared = LatentPrior(5, 4, 3, shared=False)(encoding), LatentPrior(5, 4, 3, shared=True)(encoding)
+    separate, shared = (
+        LatentPrior(5, 4, 3, shared=False)(encoding),
+        LatentPrior(5, 4, 3, shared=True)(encoding),
+    )
     assert separate.mean.shape == shared.mean.shape == separate.logvar.shape == (2, 3, 4)
-    assert not torch.allclose(separate.mean[:, 0], separate.mean[:, 1]) and torch.equal(shared.mean[:, 0], shared.mean[:, 2])
+    assert not torch.allclose(separate.mean[:, 0], separate.mean[:, 1]) and torch.equal(
+        shared.mean[:, 0], shared.mean[:, 2]
+    )
 
 
 def test_an_example_trains_its_own_head_alone():

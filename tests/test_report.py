@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from schema import InputError
+from common.errors import InputError
 from scoring.report import __main__ as command
 from scoring.report import plots
 from scoring.report.comparison_report import verdict, write_comparison_report
@@ -25,7 +25,8 @@ TARGETS = [{"style": style, "mood": mood} for style in ASPECTS["style"] for mood
 def m(shift=0.0, n=12):
     """An M of the results contract; `shift` makes its numbers tell whose they are."""
     confusion = {
-        name: {"labels": labels, "counts": [[4 if i == j else 1 for j in labels] for i in labels]} for name, labels in ASPECTS.items()
+        name: {"labels": labels, "counts": [[4 if i == j else 1 for j in labels] for i in labels]}
+        for name, labels in ASPECTS.items()
     }
     return {
         "attributes": {
@@ -45,7 +46,8 @@ def m(shift=0.0, n=12):
 def generation(number, target, response="A quiet reply."):
     heard = {"style": ASPECTS["style"][number % 2], "mood": ASPECTS["mood"][number // 2 % 3]}
     chances = {
-        name: {aspect: 0.8 if aspect == heard[name] else 0.2 / (len(known) - 1) for aspect in known} for name, known in ASPECTS.items()
+        name: {aspect: 0.8 if aspect == heard[name] else 0.2 / (len(known) - 1) for aspect in known}
+        for name, known in ASPECTS.items()
     }
     return {
         "id": str(number), "context": ["Is it late?", "Not very.", f"What about number {number // 6}?"], "target": target,
@@ -95,7 +97,10 @@ def results():
 def latents():
     band = {"mean": [300.0, 20.0, 1.0], "low": [100.0, 5.0, 0.1], "high": [500.0, 50.0, 3.0]}
     share = {"mean": [0.4, 0.7, 0.9], "low": [0.1, 0.4, 0.8], "high": [0.8, 0.9, 1.0]}
-    points = [{"target": target, "start": [0.1 * i, 0.0], "end": [1.0 + i, -0.5 * i]} for i, target in enumerate(TARGETS)]
+    points = [
+        {"target": target, "start": [0.1 * i, 0.0], "end": [1.0 + i, -0.5 * i]}
+        for i, target in enumerate(TARGETS)
+    ]
     return {
         "attributes": ASPECTS, "axes": {"explained": [0.31, 0.12]}, "prior": [[0.1, 0.2], [-0.3, 0.4], [0.5, -0.6]], "points": points,
         "time": [0.0, 2.5, 5.025], "energy": band, "probability": {"style": share, "mood": share},
@@ -115,8 +120,14 @@ def history():
         "posterior_std",
         "context",
     )
-    train = [{key: 3.0 / step for key in keys} | {"kl_weight": 0.1, "step": step, "epoch": step} for step in (1, 2, 3)]
-    dev = [{f"eval_{key}": 0.0 if key == "context" else 2.0 / step for key in keys} | {"step": step} for step in (1, 3)]
+    train = [
+        dict.fromkeys(keys, 3.0 / step) | {"kl_weight": 0.1, "step": step, "epoch": step}
+        for step in (1, 2, 3)
+    ]
+    dev = [
+        {f"eval_{key}": 0.0 if key == "context" else 2.0 / step for key in keys} | {"step": step}
+        for step in (1, 3)
+    ]
     return [*train, *dev, {"train_runtime": 3.0, "step": 3}]
 
 
@@ -131,7 +142,12 @@ def build(folder):
     save(folder / "results.json", results())
     save(folder / "results" / "control.latents.json", latents())
     points = [
-        {"weight": weight, "overall": m(0.1 / weight), "warnings": ["halve the step"] if weight == 100 else []} for weight in (1, 10, 100)
+        {
+            "weight": weight,
+            "overall": m(0.1 / weight),
+            "warnings": ["halve the step"] if weight == 100 else [],
+        }
+        for weight in (1, 10, 100)
     ]
     save(folder / "results" / "control.sweep.json", {"points": points})
     save(folder / "cvae" / "stage.json", {"metrics": {"history": history()}})
@@ -228,7 +244,9 @@ def test_all_sections_are_there_and_none_is_missing(page):
 
 def test_the_first_paragraph_compares_with_no_control_and_chance(page):
     text = page.text
-    assert "mean accuracy of 0.717 [0.601, 0.802]" in text and "joint accuracy of 0.543 [0.403, 0.604]" in text
+    assert (
+        "mean accuracy of 0.717 [0.601, 0.802]" in text and "joint accuracy of 0.543 [0.403, 0.604]" in text
+    )
     assert "Without control they hear them with 0.417 and 0.243." in text
     assert "A blind guess has 0.417 and 0.167. The interval of the joint accuracy lies above chance." in text
 
@@ -241,14 +259,18 @@ def test_the_numbers_in_the_table_are_the_inputs(page):
     assert page.cell("nli", 0) == "0.322" and page.cell("nli", 2) == "0.765"
     assert page.cell("ppl", 0) == "–" and page.cell("bleu", 1) == "3.14" and page.cell("n", 0) == "12"
     assert page.cell("accuracy of style", 2) == "0.876"  # 0.8765 is a little less in binary
-    assert page.text.count("style 0.876, mood 0.876, coherence (NLI) 0.765") >= 5  # beside every number that rests on them
+    assert (
+        page.text.count("style 0.876, mood 0.876, coherence (NLI) 0.765") >= 5
+    )  # beside every number that rests on them
 
 
 def test_every_text_is_escaped(page):
     assert EVIL not in page.source and CLOSING not in page.source
     assert EVIL in page.text and f"{CLOSING} & more" in page.text  # but it is shown, as text
     data = replies_data(page)
-    assert data["rows"][0]["r"] == f"First {EVIL}" and data["contexts"][data["rows"][1]["c"]] == [f"Say {CLOSING}"]
+    assert data["rows"][0]["r"] == f"First {EVIL}" and data["contexts"][data["rows"][1]["c"]] == [
+        f"Say {CLOSING}"
+    ]
     assert "<" not in re.search(r'id="reply-data">(.*?)</script>', page.source, re.DOTALL).group(1)
 
 
@@ -262,7 +284,10 @@ def test_the_page_reaches_for_nothing_outside(page):
     assert links and all(link.startswith(("#", "data:")) for link in links)
     assert "@import" not in page.source and not re.search(r"url\((?!#)", page.source)
     assert "default-src 'none'" in page.source
-    names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # of the pictures' language, never fetched
+    names = {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }  # of the pictures' language, never fetched
     assert set(re.findall(r"https?://[^\"'\s<]+", page.source)) == names
 
 
@@ -284,12 +309,24 @@ def test_every_picture_says_what_it_shows(page):
 
 def test_missing_files_leave_sections_out_and_say_how_to_get_them(run):
     (without_pictures(run) / "generations.jsonl").unlink()
-    save(run / "results.json", json.loads((run / "results.json").read_text()) | {"baseline": None, "warnings": [], "run": {}})
+    save(
+        run / "results.json",
+        json.loads((run / "results.json").read_text()) | {"baseline": None, "warnings": [], "run": {}},
+    )
     page = Page(write_run_report(run))
     assert page.all("svg") == [] and page.text.count("Not in this run") == 10
-    for how in ("--name none --algorithm none", "--trace", "--sweep_weights", "train_cvae.sh", "train_classifier.sh", "gen_cvae.sh"):
+    for how in (
+        "--name none --algorithm none",
+        "--trace",
+        "--sweep_weights",
+        "train_cvae.sh",
+        "train_classifier.sh",
+        "gen_cvae.sh",
+    ):
         assert how in page.text
-    assert "No warnings were recorded." in page.text and page.cell("accuracy_joint", 0) == "0.543 [0.403, 0.604]"
+    assert (
+        "No warnings were recorded." in page.text and page.cell("accuracy_joint", 0) == "0.543 [0.403, 0.604]"
+    )
 
 
 def test_results_of_an_older_version_are_read(run):
@@ -306,13 +343,21 @@ def test_results_of_an_older_version_are_read(run):
 
 def test_chance_is_the_product_over_the_attributes_named():
     by_target = {"plain+calm": {"n": 3}, "lyrical": {"n": 1}, "(none)": {"n": 9}}
-    assert chance(by_target, ASPECTS) == pytest.approx(((3 * (1 / 2 + 1 / 3) / 2 + 1 / 2) / 4, (3 / 6 + 1 / 2) / 4))
+    assert chance(by_target, ASPECTS) == pytest.approx(
+        ((3 * (1 / 2 + 1 / 3) / 2 + 1 / 2) / 4, (3 / 6 + 1 / 2) / 4)
+    )
     assert chance({"plain+happy": {"n": 1}}, ASPECTS) is None and chance({}, ASPECTS) is None
 
 
 def test_a_term_that_dev_does_not_compute_has_no_dev_curve():
-    pictures = {re.match(r'.*?aria-label="([^,]*), ([^"]*)"', picture, re.DOTALL).group(1): str(picture) for picture in curves(history())}
-    assert "dev from" not in pictures["context"].split(">")[0] and "dev from" in pictures["reconstruction"].split(">")[0]
+    pictures = {
+        re.match(r'.*?aria-label="([^,]*), ([^"]*)"', picture, re.DOTALL).group(1): str(picture)
+        for picture in curves(history())
+    }
+    assert (
+        "dev from" not in pictures["context"].split(">")[0]
+        and "dev from" in pictures["reconstruction"].split(">")[0]
+    )
 
 
 def test_a_single_weight_is_drawn_inside_its_picture():
@@ -320,7 +365,9 @@ def test_a_single_weight_is_drawn_inside_its_picture():
     picture = str(plots.dial([{"weight": 5.0, "overall": m()}]))
     width = float(re.search(r'viewBox="0 0 ([0-9.]+)', picture).group(1))
     places = [float(x) for x in re.findall(r'<use [^>]*?x="([-0-9.]+)"', picture)]
-    most = max(set(places), key=places.count)  # dots and the ends of their intervals; 0 when they were beside it
+    most = max(
+        set(places), key=places.count
+    )  # dots and the ends of their intervals; 0 when they were beside it
     assert 0.3 * width < most < width
 
 
@@ -341,7 +388,11 @@ def test_without_results_one_line_says_so(tmp_path):
         ("results.json", "{", r"results\.json: not UTF-8 JSON"),
         ("results.json", "[1]", r"results\.json: expected a JSON object, found list"),
         ("results.json", "{}", "expected the results of a run with the key 'overall'"),
-        ("generations.jsonl", '{"context": ["a"], "target": {}}\n', r"generations\.jsonl:1: expected 'response' of type str, found None"),
+        (
+            "generations.jsonl",
+            '{"context": ["a"], "target": {}}\n',
+            r"generations\.jsonl:1: expected 'response' of type str, found None",
+        ),
         ("cvae/stage.json", "nonsense", r"stage\.json: not UTF-8 JSON"),
     ],
 )
@@ -356,7 +407,9 @@ def test_the_command_writes_where_it_is_told(run, tmp_path, capsys):
     without_pictures(run)
     assert command.main([str(run)]) == 0 and (run / "report.html").is_file()
     assert command.main([str(run), "--output", str(tmp_path / "new" / "page.html")]) == 0
-    assert (tmp_path / "new" / "page.html").read_bytes() == (run / "report.html").read_bytes()  # and the same bytes twice
+    assert (tmp_path / "new" / "page.html").read_bytes() == (
+        run / "report.html"
+    ).read_bytes()  # and the same bytes twice
     assert capsys.readouterr().out.endswith(f"-> {tmp_path / 'new' / 'page.html'}\n")
 
 
@@ -366,7 +419,14 @@ def test_the_command_writes_where_it_is_told(run, tmp_path, capsys):
 def test_rows_are_compact_and_complete(run):
     replies = read_replies(run / "generations.jsonl", ASPECTS)
     row = replies.rows[4]  # target lyrical, angry; heard plain, sad
-    assert row == {"c": row["c"], "t": [1, 1], "r": "A quiet reply.", "f": "A reference.", "h": [[0, 0.8, 0.2], [2, 0.8, 0.1]], "n": 0.04}
+    assert row == {
+        "c": row["c"],
+        "t": [1, 1],
+        "r": "A quiet reply.",
+        "f": "A reference.",
+        "h": [[0, 0.8, 0.2], [2, 0.8, 0.1]],
+        "n": 0.04,
+    }
     assert len(replies.contexts) == 3 and replies.total == 12
 
 
@@ -379,7 +439,11 @@ def test_unscored_rows_unknown_aspects_and_broken_text_are_shown(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     replies = read_replies(path, ASPECTS)
     assert replies.attributes[1] == ["mood", ["calm", "angry", "sad", "wry"]]
-    assert replies.rows[0]["t"] == [-1, 3] and replies.rows[0]["h"] == [None, None] and replies.rows[0]["n"] is None
+    assert (
+        replies.rows[0]["t"] == [-1, 3]
+        and replies.rows[0]["h"] == [None, None]
+        and replies.rows[0]["n"] is None
+    )
     folder = tmp_path / "run"
     folder.mkdir()
     save(folder / "results.json", results())
@@ -388,9 +452,14 @@ def test_unscored_rows_unknown_aspects_and_broken_text_are_shown(tmp_path):
 
 
 def test_only_the_first_rows_are_embedded_and_the_page_says_so(run, monkeypatch):
-    monkeypatch.setattr("scoring.report.run_report.read_replies", lambda path, aspects: read_replies(path, aspects, limit=5))
+    monkeypatch.setattr(
+        "scoring.report.run_report.read_replies", lambda path, aspects: read_replies(path, aspects, limit=5)
+    )
     page = Page(write_run_report(without_pictures(run)))
-    assert len(replies_data(page)["rows"]) == 5 and "Only the first 5 of 12 replies are in this page" in page.text
+    assert (
+        len(replies_data(page)["rows"]) == 5
+        and "Only the first 5 of 12 replies are in this page" in page.text
+    )
 
 
 # --- the page of a comparison ----------------------------------------------------------------------------------------
@@ -419,7 +488,13 @@ def comparison():
         "rougeL": [None, {"value": 0.5, "ci95": None}],
         "ppl": [None, None],
     }
-    return {"systems": systems, "requests": 12, "warnings": ["judges differ"], "metrics": list(differences), "differences": differences}
+    return {
+        "systems": systems,
+        "requests": 12,
+        "warnings": ["judges differ"],
+        "metrics": list(differences),
+        "differences": differences,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -480,19 +555,25 @@ def browser(open_chromium):
 
 def resized(browser, width):
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
     )
 
 
 def arrived(browser, address):
-    return browser.execute_script("return location.href === arguments[0] && document.readyState === 'complete'", address)
+    return browser.execute_script(
+        "return location.href === arguments[0] && document.readyState === 'complete'", address
+    )
 
 
 def opened(browser, page, width=1280):
     from selenium.webdriver.support.wait import WebDriverWait
 
     resized(browser, width)
-    for address in ("about:blank", page.resolve().as_uri()):  # once in twenty runs the page before was still there after get()
+    for address in (
+        "about:blank",
+        page.resolve().as_uri(),
+    ):  # once in twenty runs the page before was still there after get()
         browser.get(address)
         WebDriverWait(browser, 10).until(partial(arrived, address=address))
 
@@ -528,19 +609,30 @@ def test_filters_do_what_they_say(browser, report):
     everyone = range(len(rows))
     assert chosen(browser) == list(everyone)
     assert chosen(browser, wanted0="1") == [i for i in everyone if rows[i]["target"]["style"] == "lyrical"]
-    assert chosen(browser, wanted0="0", wanted1="2") == [i for i in everyone if rows[i]["target"] == {"style": "plain", "mood": "sad"}]
+    assert chosen(browser, wanted0="0", wanted1="2") == [
+        i for i in everyone if rows[i]["target"] == {"style": "plain", "mood": "sad"}
+    ]
     assert chosen(browser, heard1="right") == [i for i in everyone if right[i]["mood"]]
     wrong = [i for i in everyone if not right[i]["style"]]
     assert chosen(browser, heard0="wrong") == wrong and 0 < len(wrong) < len(rows)
     assert chosen(browser, joint="right") == [i for i in everyone if all(right[i].values())]
     assert chosen(browser, joint="wrong") == [i for i in everyone if not all(right[i].values())]
     assert chosen(browser, coherence="0.09") == [9, 10, 11]
-    assert chosen(browser, words="NUMBER 1") == [6, 7, 8, 9, 10, 11] and chosen(browser, words="first <script>") == [0]
+    assert chosen(browser, words="NUMBER 1") == [6, 7, 8, 9, 10, 11] and chosen(
+        browser, words="first <script>"
+    ) == [0]
     assert chosen(browser, order="coherence,-1") == list(reversed(everyone))
-    products = [row["probabilities"]["style"][row["target"]["style"]] * row["probabilities"]["mood"][row["target"]["mood"]] for row in rows]
+    products = [
+        row["probabilities"]["style"][row["target"]["style"]]
+        * row["probabilities"]["mood"][row["target"]["mood"]]
+        for row in rows
+    ]
     assert chosen(browser, order="probability,1") == sorted(everyone, key=lambda i: round(products[i], 6))
     assert browser.find_element("id", "count").text == "12 of 12 replies"
-    assert chosen(browser, words="nowhere") == [] and browser.find_element("id", "count").text == "No reply fits these filters."
+    assert (
+        chosen(browser, words="nowhere") == []
+        and browser.find_element("id", "count").text == "No reply fits these filters."
+    )
     browser.find_element("css selector", "button[type=reset]").click()
     browser.execute_async_script("setTimeout(arguments[0], 50)")
     assert browser.find_element("id", "count").text == "12 of 12 replies"
@@ -551,10 +643,15 @@ def test_rows_without_scores_come_last_and_fit_no_score_filter(browser, run):
     rows[0] |= {"nli": None, "predicted": None, "probabilities": None}
     (run / "generations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     opened(browser, write_run_report(without_pictures(run)))
-    assert chosen(browser, order="coherence,1") == [1, 2, 3, 0] and chosen(browser, order="coherence,-1") == [3, 2, 1, 0]
-    assert 0 not in chosen(browser, heard0="wrong") + chosen(browser, heard0="right") + chosen(browser, joint="wrong") + chosen(
-        browser, coherence="0.01"
-    )
+    assert chosen(browser, order="coherence,1") == [1, 2, 3, 0] and chosen(browser, order="coherence,-1") == [
+        3,
+        2,
+        1,
+        0,
+    ]
+    assert 0 not in chosen(browser, heard0="wrong") + chosen(browser, heard0="right") + chosen(
+        browser, joint="wrong"
+    ) + chosen(browser, coherence="0.01")
     assert browser.get_log("browser") == []
 
 

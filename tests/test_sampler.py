@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from generation.generator import sampling_warnings
 from model import sampler
 from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.heads import LatentHeads
 from model.sampler import PSEUDO_TIME, SamplerSettings, follow, integrate, sample_ode
 from model.schedule import alpha
-from scripts.generation import sampling_warnings
 
 SOLVERS = ("rowwise", "rk4", "midpoint", "euler", "dopri5")
 EVALUATIONS = {"rk4": 4, "midpoint": 2, "euler": 1}  # of the drift per step
@@ -57,12 +57,28 @@ def closed_form(geometry, energy_time, start, prior, g):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
-    ("geometry", "energy_time"), [("standard", "static"), ("whitened", "static"), ("whitened", "tweedie"), ("normal", "static")]
+    ("geometry", "energy_time"),
+    [("standard", "static"), ("whitened", "static"), ("whitened", "tweedie"), ("normal", "static")],
 )
 def test_linear_energy_ends_at_the_closed_form(solver, geometry, energy_time, prior, start):
     g = torch.randn(3, 4)
-    steps, tolerance = {"rk4": (50, 1e-4), "midpoint": (200, 1e-3), "euler": (800, 5e-3), "dopri5": (1, 1e-4), "rowwise": (1, 1e-2)}[solver]
-    sample = solve(start, prior, linear(g), geometry=geometry, energy_time=energy_time, solver=solver, steps=steps, max_halvings=0)
+    steps, tolerance = {
+        "rk4": (50, 1e-4),
+        "midpoint": (200, 1e-3),
+        "euler": (800, 5e-3),
+        "dopri5": (1, 1e-4),
+        "rowwise": (1, 1e-2),
+    }[solver]
+    sample = solve(
+        start,
+        prior,
+        linear(g),
+        geometry=geometry,
+        energy_time=energy_time,
+        solver=solver,
+        steps=steps,
+        max_halvings=0,
+    )
     expected = closed_form(geometry, energy_time, start, prior, g)
     torch.testing.assert_close(sample.z.double(), expected, atol=tolerance, rtol=tolerance)
     assert not sample.z.requires_grad
@@ -79,16 +95,26 @@ def test_whitened_shifts_in_units_of_the_prior(prior):
 def test_normal_without_energy_ends_at_mean_over_one_minus_variance(prior, start):
     sample = solve(start, prior, linear(torch.zeros(3, 4)), geometry="normal", steps=200)
     variance = torch.exp(prior.logvar)
-    torch.testing.assert_close(sample.z, prior.mean / (1 - variance), atol=0.1, rtol=0.1)  # exp(-5.025 (1 - var) / var) is left
+    torch.testing.assert_close(
+        sample.z, prior.mean / (1 - variance), atol=0.1, rtol=0.1
+    )  # exp(-5.025 (1 - var) / var) is left
     narrow = Gaussian(prior.mean, torch.full((3, 4), math.log(0.2)))
-    torch.testing.assert_close(solve(start, narrow, linear(torch.zeros(3, 4)), geometry="normal", steps=200).z, prior.mean / 0.8)
+    torch.testing.assert_close(
+        solve(start, narrow, linear(torch.zeros(3, 4)), geometry="normal", steps=200).z, prior.mean / 0.8
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("geometry", ["standard", "whitened"])
 def test_weight_zero_returns_the_start(solver, geometry, prior, start):
     heads, targets = LatentHeads(4, [2, 3], 16), torch.tensor([[0, 2], [1, -1], [-1, 1]])
-    sample = solve(start, prior, lambda rows: aspect_energy(heads, targets[rows], torch.zeros(2)), solver=solver, geometry=geometry)
+    sample = solve(
+        start,
+        prior,
+        lambda rows: aspect_energy(heads, targets[rows], torch.zeros(2)),
+        solver=solver,
+        geometry=geometry,
+    )
     torch.testing.assert_close(sample.z, start, atol=1e-6, rtol=1e-6)
     assert sample.energy.tolist() == sample.energy_start.tolist() == [0, 0, 0]
 
@@ -97,7 +123,12 @@ def test_unnamed_example_stays_where_it_starts_in_company_and_alone(prior, start
     heads, targets = LatentHeads(4, [2, 3], 16), torch.tensor([[0, 2], [-1, -1], [1, -1]])
     for rows in (torch.arange(3), torch.tensor([1])):
         part = Gaussian(prior.mean[rows], prior.logvar[rows])
-        sample = solve(start[rows], part, lambda r: aspect_energy(heads, targets[rows[r]], torch.full((2,), 5.0)), steps=4)
+        sample = solve(
+            start[rows],
+            part,
+            lambda r: aspect_energy(heads, targets[rows[r]], torch.full((2,), 5.0)),
+            steps=4,
+        )
         moved = (sample.z - start[rows]).norm(dim=1)
         assert moved[rows == 1] < 1e-6 and (moved[rows != 1] > 0.1).all()
 
@@ -112,7 +143,13 @@ def test_n_steps_are_n_steps(solver, prior, start):
 
 def test_a_way_has_its_points_at_their_times(prior, start):
     g = torch.randn(3, 4)
-    path = follow(SamplerSettings(geometry="standard"), start, prior, linear(g), [PSEUDO_TIME * i / 4 for i in range(1, 5)])
+    path = follow(
+        SamplerSettings(geometry="standard"),
+        start,
+        prior,
+        linear(g),
+        [PSEUDO_TIME * i / 4 for i in range(1, 5)],
+    )
     expected = torch.stack([start - share * 5.025 * g for share in (0.25, 0.5, 0.75, 1)])
     torch.testing.assert_close(path, expected, atol=1e-5, rtol=1e-5)
     assert PSEUDO_TIME == pytest.approx(5.025)
@@ -121,7 +158,13 @@ def test_a_way_has_its_points_at_their_times(prior, start):
 def test_tweedie_path_runs_from_noise_to_data(prior, start):
     """The energy's share alpha_t grows from exp(-5.025) to 1 on the way, so that most of the shift comes late."""
     g = torch.randn(3, 4)
-    path = follow(SamplerSettings(energy_time="tweedie", tolerance=1e-5), start, prior, linear(g), [PSEUDO_TIME * i / 4 for i in range(1, 5)])
+    path = follow(
+        SamplerSettings(energy_time="tweedie", tolerance=1e-5),
+        start,
+        prior,
+        linear(g),
+        [PSEUDO_TIME * i / 4 for i in range(1, 5)],
+    )
     shares = [math.exp(5.025 * (point / 4 - 1)) - math.exp(-5.025) for point in range(1, 5)]
     expected = torch.stack([start - share * torch.exp(prior.logvar) * g for share in shares])
     torch.testing.assert_close(path, expected, atol=1e-4, rtol=1e-4)
@@ -132,13 +175,22 @@ def test_tweedie_path_runs_from_noise_to_data(prior, start):
     [
         ("standard", "static", lambda variance: torch.full_like(variance, 5.025)),
         ("whitened", "static", lambda variance: 5.025 * variance),
-        ("whitened", "tweedie", lambda variance: variance * (1 - math.exp(-2 * 5.025)) / 2),  # integral of alpha_t squared
+        (
+            "whitened",
+            "tweedie",
+            lambda variance: variance * (1 - math.exp(-2 * 5.025)) / 2,
+        ),  # integral of alpha_t squared
     ],
 )
 def test_quadratic_energy_ends_at_the_closed_form(geometry, energy_time, pull, prior, start):
     """E = |z - mean|^2 / 2 draws z to the mean by exp(-pull)."""
     sample = solve(
-        start, prior, lambda rows: lambda z: 0.5 * (z - prior.mean[rows]).pow(2).sum(1), geometry=geometry, energy_time=energy_time, steps=128
+        start,
+        prior,
+        lambda rows: lambda z: 0.5 * (z - prior.mean[rows]).pow(2).sum(1),
+        geometry=geometry,
+        energy_time=energy_time,
+        steps=128,
     )
     expected = prior.mean + (start - prior.mean) * torch.exp(-pull(torch.exp(prior.logvar)))
     torch.testing.assert_close(sample.z, expected, atol=1e-4, rtol=1e-4)
@@ -205,7 +257,9 @@ def test_energies_are_those_of_start_and_end(prior, start, directions):
 
 def test_too_few_halvings_are_reported_as_unsettled(prior, start, directions):
     sample = solve(start, prior, logistic(directions, WEIGHTS), steps=4, max_halvings=1)
-    assert sample.latent_change[1] > 0.01 and sample.energy_change[1] < 0.01  # far out the energy is flat: it tells nothing
+    assert (
+        sample.latent_change[1] > 0.01 and sample.energy_change[1] < 0.01
+    )  # far out the energy is flat: it tells nothing
 
 
 def mixed_heads():
@@ -216,13 +270,23 @@ def mixed_heads():
         for parameter in heads.parameters():
             parameter.mul_(2.0)
     prior = Gaussian(torch.randn(11, 8), torch.log(0.2 + torch.rand(11, 8)))
-    targets = torch.tensor([[0, 2], [1, -1], [-1, 0], [1, 1], [0, -1], [0, 0], [1, 2], [-1, 1], [1, 1], [0, 1], [1, 0]])
+    targets = torch.tensor(
+        [[0, 2], [1, -1], [-1, 0], [1, 1], [0, -1], [0, 0], [1, 2], [-1, 1], [1, 1], [0, 1], [1, 0]]
+    )
     weights = torch.tensor([1.0, 128.0, 10.0, 0.0, 2.0, 64.0, 128.0, 0.1, 5.0, 1.0, 30.0])
     make_energy = lambda rows: aspect_energy(heads, targets[rows], weights[rows].unsqueeze(1))  # noqa: E731
     return prior.sample(torch.randn(11, 8)), prior, make_energy
 
 
-@pytest.mark.parametrize("options", [{}, {"solver": "rowwise"}, {"geometry": "standard", "solver": "midpoint"}, {"energy_time": "tweedie", "solver": "euler"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "rowwise"},
+        {"geometry": "standard", "solver": "midpoint"},
+        {"energy_time": "tweedie", "solver": "euler"},
+    ],
+)
 def test_latents_do_not_depend_on_the_batch(options):
     start, prior, make_energy = mixed_heads()
     options = {"steps": 8, "max_halvings": 4} | options
@@ -230,7 +294,12 @@ def test_latents_do_not_depend_on_the_batch(options):
     assert together.nfe.unique().numel() > 1  # easy and stiff examples were refined differently
     for rows in ([0], [1], [3], [10, 6, 2, 0]):
         rows = torch.tensor(rows)
-        part = solve(start[rows], Gaussian(prior.mean[rows], prior.logvar[rows]), lambda r: make_energy(rows[r]), **options)
+        part = solve(
+            start[rows],
+            Gaussian(prior.mean[rows], prior.logvar[rows]),
+            lambda r: make_energy(rows[r]),
+            **options,
+        )
         torch.testing.assert_close(part.z, together.z[rows], atol=1e-4, rtol=1e-4)
         assert part.nfe.tolist() == together.nfe[rows].tolist()
 
@@ -242,7 +311,9 @@ def test_refined_latents_are_close_to_the_adaptive_reference():
     reference = solve(start, prior, make_energy, solver="dopri5")
     assert (refined.latent_change <= 0.005).all() and (refined.energy < refined.energy_start).all()
     assert ((refined.z - reference.z).norm(dim=1) <= 0.01 * reference.z.norm(dim=1)).all()
-    assert reference.latent_change is None and reference.nfe.unique().numel() > 1  # one by one: each its own steps
+    assert (
+        reference.latent_change is None and reference.nfe.unique().numel() > 1
+    )  # one by one: each its own steps
 
 
 @pytest.mark.parametrize("geometry", ["standard", "whitened"])
@@ -257,7 +328,9 @@ def test_rowwise_is_as_good_as_its_tolerance_and_cheaper_than_halving(geometry):
         cost.append(sample.nfe.float().mean())
         assert sample.settled.all() and sample.latent_change is None
     assert distance[1] < 0.01 and distance[2] < 0.002 < distance[0] and cost[0] < cost[1] < cost[2]
-    assert cost[1] < 0.5 * solve(start, prior, make_energy, max_halvings=6, geometry=geometry).nfe.float().mean()
+    assert (
+        cost[1] < 0.5 * solve(start, prior, make_energy, max_halvings=6, geometry=geometry).nfe.float().mean()
+    )
 
 
 def test_rowwise_arrives_in_chunks_as_it_does_at_once(monkeypatch):
@@ -277,13 +350,20 @@ def test_rowwise_gives_up_what_cannot_be_followed_and_says_so(prior, start):
     broken = solve(start, prior, linear(g), solver="rowwise")
     assert torch.equal(whole.z[[0, 2]], broken.z[[0, 2]]) and broken.settled.tolist() == [True, False, True]
     torch.testing.assert_close(broken.z[1], start[1])
-    assert "could not be followed to its end in 33.3% of replies" in sampling_warnings(broken, 0.01)[0] and not sampling_warnings(whole, 0.01)
+    assert "could not be followed to its end in 33.3% of replies" in sampling_warnings(broken, 0.01)[
+        0
+    ] and not sampling_warnings(whole, 0.01)
 
 
 def test_adaptive_solver_runs_examples_alone():
     start, prior, make_energy = mixed_heads()
     together, rows = solve(start, prior, make_energy, solver="dopri5"), torch.tensor([7])
-    alone = solve(start[rows], Gaussian(prior.mean[rows], prior.logvar[rows]), lambda r: make_energy(rows[r]), solver="dopri5")
+    alone = solve(
+        start[rows],
+        Gaussian(prior.mean[rows], prior.logvar[rows]),
+        lambda r: make_energy(rows[r]),
+        solver="dopri5",
+    )
     torch.testing.assert_close(together.z[rows], alone.z, atol=1e-6, rtol=1e-6)
     assert together.nfe[7] == alone.nfe[0]
 
@@ -293,12 +373,23 @@ def test_example_that_breaks_leaves_the_others_alone(prior, start):
     whole = solve(start, prior, linear(g))
     g[1] = float("nan")
     broken = solve(start, prior, linear(g))
-    assert torch.equal(whole.z[[0, 2]], broken.z[[0, 2]]) and broken.z[1].isnan().all() and broken.latent_change[1].isnan()
+    assert (
+        torch.equal(whole.z[[0, 2]], broken.z[[0, 2]])
+        and broken.z[1].isnan().all()
+        and broken.latent_change[1].isnan()
+    )
 
 
 def test_overflow_of_a_coarse_step_is_refined_away(prior, start):
     """E = 50 |z|^2 explodes to NaN at eight steps; a NaN counts as unsettled, and at 256 steps the flow is stable."""
-    sample = solve(start, prior, lambda rows: lambda z: 50 * (z - 1).pow(2).sum(1), geometry="standard", steps=8, max_halvings=6)
+    sample = solve(
+        start,
+        prior,
+        lambda rows: lambda z: 50 * (z - 1).pow(2).sum(1),
+        geometry="standard",
+        steps=8,
+        max_halvings=6,
+    )
     torch.testing.assert_close(sample.z, torch.ones(3, 4))
     assert (sample.latent_change <= 0.01).all()
 
@@ -308,7 +399,10 @@ def test_overflow_of_a_coarse_step_is_refined_away(prior, start):
     [
         ({"geometry": "flat"}, r"geometry must be one of \('standard', 'whitened', 'normal'\), got 'flat'"),
         ({"energy_time": "late"}, r"energy_time must be one of \('static', 'tweedie'\), got 'late'"),
-        ({"solver": "rk5"}, r"solver must be one of \('rowwise', 'rk4', 'midpoint', 'euler', 'dopri5'\), got 'rk5'"),
+        (
+            {"solver": "rk5"},
+            r"solver must be one of \('rowwise', 'rk4', 'midpoint', 'euler', 'dopri5'\), got 'rk5'",
+        ),
         ({"tolerance": 0.0}, "tolerance must lie between 0 and 1, got 0.0"),
         ({"steps": 0}, "steps must be at least 1 and max_halvings at least 0, got 0 and 4"),
         ({"max_halvings": -1}, "got 16 and -1"),
@@ -329,5 +423,8 @@ def test_graded_steps_resolve_a_steep_start_that_equal_steps_overshoot():
     start, targets = torch.randn(3, 4), torch.zeros(3, 1, dtype=torch.long)
     energy = aspect_energy(heads, targets, torch.tensor([1000.0]))
     exact, _ = integrate(SamplerSettings(solver="dopri5", atol=1e-7, rtol=1e-7), start, prior, energy, 1)
-    error = {g: (integrate(SamplerSettings(solver="rk4", grading=g), start, prior, energy, 64)[0] - exact).norm() for g in (1.0, 4.0)}
+    error = {
+        g: (integrate(SamplerSettings(solver="rk4", grading=g), start, prior, energy, 64)[0] - exact).norm()
+        for g in (1.0, 4.0)
+    }
     assert error[4.0] < 0.1 * error[1.0]

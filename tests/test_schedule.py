@@ -26,9 +26,14 @@ def test_ramp_rises_over_the_first_part_and_stays(step, expected):
     assert kl_weight("ramp", step, 1000, maximum=0.5, ramp_fraction=0.25) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (25, 0.1), (50, 0.2), (99, 0.2), (100, 0.0), (125, 0.1), (350, 0.2), (399, 0.2)])
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.0), (25, 0.1), (50, 0.2), (99, 0.2), (100, 0.0), (125, 0.1), (350, 0.2), (399, 0.2)],
+)
 def test_cyclical_starts_anew_in_every_cycle(step, expected):
-    assert kl_weight("cyclical", step, 400, maximum=0.2, ramp_fraction=0.5, cycles=4) == pytest.approx(expected)
+    assert kl_weight("cyclical", step, 400, maximum=0.2, ramp_fraction=0.5, cycles=4) == pytest.approx(
+        expected
+    )
 
 
 def test_constant_and_no_ramp():
@@ -37,5 +42,7 @@ def test_constant_and_no_ramp():
 
 
 def test_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"KL schedule must be one of \('ramp', 'cyclical', 'constant'\), got 'beta'"):
+    with pytest.raises(
+        ValueError, match=r"KL schedule must be one of \('ramp', 'cyclical', 'constant'\), got 'beta'"
+    ):
         kl_weight("beta", 0, 10, 1.0)

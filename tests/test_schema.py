@@ -2,7 +2,8 @@
 
 import pytest
 
-from schema import InputError, load_schema, mistakes, target_name
+from common.errors import InputError
+from common.schema import load_schema, mistakes, target_name
 
 
 def write_schema(tmp_path, text):
@@ -22,7 +23,9 @@ def test_default_schema_has_the_index_order_of_the_released_data():
 def test_default_schema_names_files_that_exist():
     schema = load_schema()
     assert schema.test.is_file()
-    assert all(a.dialogues.is_file() and a.dev_dialogues.is_file() and a.texts is None for a in schema.attributes)
+    assert all(
+        a.dialogues.is_file() and a.dev_dialogues.is_file() and a.texts is None for a in schema.attributes
+    )
 
 
 def test_target_is_put_into_schema_order(three):
@@ -44,8 +47,15 @@ def test_combinations_count_every_aspect_once_per_attribute_in_index_order(three
 
 
 def test_schema_of_one_attribute_with_three_aspects(tmp_path):
-    schema = load_schema(write_schema(tmp_path, "ATTRIBUTES = [{'name': 'mood', 'aspects': ['calm', 'angry', 'sad']}]"))
-    assert schema.names == ["mood"] and schema.test is None and schema.nli is None and schema.attributes[0].dialogues is None
+    schema = load_schema(
+        write_schema(tmp_path, "ATTRIBUTES = [{'name': 'mood', 'aspects': ['calm', 'angry', 'sad']}]")
+    )
+    assert (
+        schema.names == ["mood"]
+        and schema.test is None
+        and schema.nli is None
+        and schema.attributes[0].dialogues is None
+    )
     assert schema.combinations() == [{"mood": "calm"}, {"mood": "angry"}, {"mood": "sad"}]
     assert schema.target_indices(schema.target(["sad"])) == [2] and schema.target_indices({}) == [-1]
 
@@ -60,9 +70,13 @@ def test_files_are_relative_to_the_schema(tmp_path):
 
 def test_lookups_name_what_there_is(three):
     assert three.attribute("mood").index("sad") == 2 and three.attribute_of("sad").name == "mood"
-    with pytest.raises(InputError, match=r"unknown attribute 'tone'; the schema has \['style', 'attitude', 'mood'\]"):
+    with pytest.raises(
+        InputError, match=r"unknown attribute 'tone'; the schema has \['style', 'attitude', 'mood'\]"
+    ):
         three.attribute("tone")
-    with pytest.raises(InputError, match=r"unknown aspect 'happy'; the schema has .*'mood': \['calm', 'angry', 'sad'\]"):
+    with pytest.raises(
+        InputError, match=r"unknown aspect 'happy'; the schema has .*'mood': \['calm', 'angry', 'sad'\]"
+    ):
         three.attribute_of("happy")
     with pytest.raises(InputError, match=r"unknown aspect 'plain'; mood has \['calm', 'angry', 'sad'\]"):
         three.attribute("mood").index("plain")
@@ -93,7 +107,9 @@ def test_a_mistake_is_named(entry, message):
 
 @pytest.mark.parametrize("attributes", [None, [], {}, "x"])
 def test_attributes_must_be_a_list_of_at_least_one(attributes):
-    assert mistakes(attributes) == [f"ATTRIBUTES must be a list of at least one attribute, found {attributes!r}"]
+    assert mistakes(attributes) == [
+        f"ATTRIBUTES must be a list of at least one attribute, found {attributes!r}"
+    ]
 
 
 def test_all_mistakes_are_reported_at_once(tmp_path):
@@ -103,12 +119,26 @@ def test_all_mistakes_are_reported_at_once(tmp_path):
         load_schema(path)
     message = str(error.value)
     assert message.startswith(f"{path.resolve()}: ") and "\n" not in message
-    for part in ("the name is used twice", "unknown key 'file'", "aspect 'y' is already one of 'a'", "found ''", "found []"):
+    for part in (
+        "the name is used twice",
+        "unknown key 'file'",
+        "aspect 'y' is already one of 'a'",
+        "found ''",
+        "found []",
+    ):
         assert part in message
 
 
 def test_a_good_list_has_no_mistakes():
-    assert mistakes([{"name": "n-1", "aspects": ("a_1", "B-2", "3")}, {"name": "m", "aspects": ["c", "d"], "texts": None}]) == []
+    assert (
+        mistakes(
+            [
+                {"name": "n-1", "aspects": ("a_1", "B-2", "3")},
+                {"name": "m", "aspects": ["c", "d"], "texts": None},
+            ]
+        )
+        == []
+    )
 
 
 def test_schema_files_that_cannot_be_used_are_named(tmp_path):
@@ -116,7 +146,9 @@ def test_schema_files_that_cannot_be_used_are_named(tmp_path):
         load_schema(tmp_path / "nowhere.py")
     with pytest.raises(InputError, match=r"my_schema.py: cannot be read as Python \(SyntaxError"):
         load_schema(write_schema(tmp_path, "ATTRIBUTES = ["))
-    with pytest.raises(InputError, match="my_schema.py: ATTRIBUTES must be a list of at least one attribute, found None"):
+    with pytest.raises(
+        InputError, match="my_schema.py: ATTRIBUTES must be a list of at least one attribute, found None"
+    ):
         load_schema(write_schema(tmp_path, "TEST = 'x'"))
 
 

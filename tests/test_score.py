@@ -11,30 +11,49 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schema import InputError, load_schema
+from common.errors import InputError
+from common.schema import load_schema
 from scoring import compare, score
 from scoring.calibration import calibration, dev_report
 from scoring.generations import read_generations
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = [{"languagestyle": a, "attitude": b} for a in ("plain", "lyrical") for b in ("pessimistic", "optimistic")]
+TARGETS = [
+    {"languagestyle": a, "attitude": b} for a in ("plain", "lyrical") for b in ("pessimistic", "optimistic")
+]
 
 
 def row(context, target, right, nli=0.5, response=None, **other):
     """A scored row whose first `right` attributes are heard as asked for."""
-    opposite = {"plain": "lyrical", "lyrical": "plain", "pessimistic": "optimistic", "optimistic": "pessimistic"}
+    opposite = {
+        "plain": "lyrical",
+        "lyrical": "plain",
+        "pessimistic": "optimistic",
+        "optimistic": "pessimistic",
+    }
     predicted, probabilities = {}, {}
     for number, (name, aspect) in enumerate(target.items()):
         predicted[name] = aspect if number < right else opposite[aspect]
         probabilities[name] = {predicted[name]: 0.9, opposite[predicted[name]]: 0.1}
     text = response if response is not None else f"reply to {context} as {' '.join(target.values())}"
     scores = {"predicted": predicted, "probabilities": probabilities, "nli": nli, "nats": 6.0, "tokens": 4}
-    return {"context": [context], "target": target, "response": text, "reference": f"reply to {context}", **scores, **other}
+    return {
+        "context": [context],
+        "target": target,
+        "response": text,
+        "reference": f"reply to {context}",
+        **scores,
+        **other,
+    }
 
 
 def rows(seed, contexts=30, chance=0.7):
     rng = np.random.default_rng(seed)
-    return [row(f"question {c}", t, int(rng.binomial(2, chance)), float(rng.uniform())) for c in range(contexts) for t in TARGETS]
+    return [
+        row(f"question {c}", t, int(rng.binomial(2, chance)), float(rng.uniform()))
+        for c in range(contexts)
+        for t in TARGETS
+    ]
 
 
 @pytest.fixture
@@ -52,11 +71,20 @@ SCHEMA = ["--schema", str(ROOT / "schema.py")]
 
 
 def test_a_file_from_elsewhere_is_summed_up_from_its_scores(save, capsys):
-    path = save("llm.jsonl", [row("a", TARGETS[0], 2, 0.4), row("a", TARGETS[1], 1, 0.6), row("b", TARGETS[0], 0, 0.8, response="")])
+    path = save(
+        "llm.jsonl",
+        [
+            row("a", TARGETS[0], 2, 0.4),
+            row("a", TARGETS[1], 1, 0.6),
+            row("b", TARGETS[0], 0, 0.8, response=""),
+        ],
+    )
     assert score.main([str(path), "--no-evaluators", *SCHEMA]) == 0
     record = json.loads((path.parent / "llm.results.json").read_text())
     m = record["overall"]
-    assert (m["accuracy_mean"], m["accuracy_joint"]) == (0.5, pytest.approx(1 / 3)) and m["nli"] == pytest.approx(0.6)
+    assert (m["accuracy_mean"], m["accuracy_joint"]) == (0.5, pytest.approx(1 / 3)) and m[
+        "nli"
+    ] == pytest.approx(0.6)
     assert m["ppl"] == pytest.approx(np.exp(18 / 12)) and m["empty"] == pytest.approx(1 / 3) and m["n"] == 3
     assert m["attributes"]["languagestyle"]["confusion"]["counts"] == [[2, 1], [0, 0]]
     assert record["by_target"]["plain+pessimistic"]["n"] == 2 and record["run"]["requests"]["contexts"] == 2
@@ -68,11 +96,28 @@ def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
     import gen_cvae
 
     run = Path(shutil.copytree(tiny_run, tmp_path / "r"))
-    gen_cvae.main(["--outs", str(tmp_path), "--run", "r", "--limit", "6", "--sweep_weights", "1,5", "--candidates", "2", "--overwrite", *SCHEMA])
+    gen_cvae.main(
+        [
+            "--outs",
+            str(tmp_path),
+            "--run",
+            "r",
+            "--limit",
+            "6",
+            "--sweep_weights",
+            "1,5",
+            "--candidates",
+            "2",
+            "--overwrite",
+            *SCHEMA,
+        ]
+    )
     before = json.loads((run / "results.json").read_text())
     latents = json.loads((run / "results" / "control.latents.json").read_text())
     assert len(latents["points"]) == 48 and len(latents["time"]) == len(latents["energy"]["mean"]) == 17
-    assert latents["energy"]["mean"][-1] < latents["energy"]["mean"][0] and latents["time"][-1] == pytest.approx(5.025)
+    assert latents["energy"]["mean"][-1] < latents["energy"]["mean"][0] and latents["time"][
+        -1
+    ] == pytest.approx(5.025)
     sweep = json.loads((run / "results" / "control.sweep.json").read_text())["points"]
     assert [point["weight"] for point in sweep] == [1, 5] and sweep[0]["overall"]["n"] == 48
     rows = list(read_generations(run / "generations.jsonl", load_schema()))
@@ -80,20 +125,39 @@ def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
     assert before["references"]["n"] == len(people) > 0 and before["references"]["bleu"] is None
     assert before["references"]["length"] == pytest.approx(np.mean([len(reply.split()) for reply in people]))
     page = (run / "report.html").read_text()
-    assert "<th scope=\"col\">real replies</th>" in page and "Of the real replies to the same contexts" in page
+    assert '<th scope="col">real replies</th>' in page and "Of the real replies to the same contexts" in page
     judge = before["evaluators"]["attitude"]
-    assert sum(map(sum, judge["confusion"]["counts"])) == 6 and 0 <= judge["calibration"]["ece"] <= 1 and "audit" in before["evaluators"]["nli"]
+    assert (
+        sum(map(sum, judge["confusion"]["counts"])) == 6
+        and 0 <= judge["calibration"]["ece"] <= 1
+        and "audit" in before["evaluators"]["nli"]
+    )
 
     assert score.main([str(run), *SCHEMA]) == 0
     after = json.loads((run / "results.json").read_text())
-    assert after["overall"] == before["overall"] and after["baseline"] == before["baseline"] and after["references"] == before["references"] and after["run"]["config"] == before["run"]["config"]
+    assert (
+        after["overall"] == before["overall"]
+        and after["baseline"] == before["baseline"]
+        and after["references"] == before["references"]
+        and after["run"]["config"] == before["run"]["config"]
+    )
     foreign = tmp_path / "llm.jsonl"
-    foreign.write_text(json.dumps({"context": ["How are you?"], "target": {"attitude": "optimistic"}, "response": "Fine!"}) + "\n")
+    foreign.write_text(
+        json.dumps({"context": ["How are you?"], "target": {"attitude": "optimistic"}, "response": "Fine!"})
+        + "\n"
+    )
     assert score.main([str(foreign), "--run", str(run), *SCHEMA]) == 0
     kept = next(read_generations(run / "generations" / "llm.jsonl", load_schema()))
     assert json.loads((run / "results" / "llm.json").read_text())["references"] is None
-    assert set(kept["probabilities"]["attitude"]) == {"pessimistic", "optimistic"} and (run / "results" / "llm.json").is_file()
-    assert json.loads(foreign.read_text()).keys() == {"context", "target", "response"}  # the source is not changed
+    assert (
+        set(kept["probabilities"]["attitude"]) == {"pessimistic", "optimistic"}
+        and (run / "results" / "llm.json").is_file()
+    )
+    assert json.loads(foreign.read_text()).keys() == {
+        "context",
+        "target",
+        "response",
+    }  # the source is not changed
 
 
 @pytest.mark.parametrize(
@@ -103,7 +167,15 @@ def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
         ({"context": ["a"], "target": {"attitude": "happy"}, "response": "b"}, "unknown aspect 'happy'"),
         ({"context": ["a"], "target": {"mood": "calm"}, "response": "b"}, "unknown attribute 'mood'"),
         ({"context": ["a"], "target": {}, "response": None}, "'response' must be a string"),
-        ({"context": ["a"], "target": {"attitude": "optimistic"}, "response": "b", "predicted": {"mindchar": "critical"}}, "without 'predicted' and 'probabilities'"),
+        (
+            {
+                "context": ["a"],
+                "target": {"attitude": "optimistic"},
+                "response": "b",
+                "predicted": {"mindchar": "critical"},
+            },
+            "without 'predicted' and 'probabilities'",
+        ),
         ({"context": ["a"], "target": {}, "response": "b", "nli": "high"}, "'nli' must be a number"),
         ("{", "not a line of UTF-8 JSON"),
     ],
@@ -181,7 +253,10 @@ def test_only_requests_that_all_answered_count(save):
 def test_different_judges_are_a_warning(save, tmp_path):
     paths = []
     for name, judge in (("a", "1"), ("b", "2")):
-        save(f"{name}/results.json", [json.dumps({"evaluators": {"attitude": {"accuracy": 0.9, "hash": judge}}, "warnings": []})])
+        save(
+            f"{name}/results.json",
+            [json.dumps({"evaluators": {"attitude": {"accuracy": 0.9, "hash": judge}}, "warnings": []})],
+        )
         paths.append(save(f"{name}/generations.jsonl", rows(0, 3)).parent)
     assert "the attitude evaluators differ" in compare.compare(paths, load_schema())["warnings"][0]
 
@@ -199,16 +274,33 @@ def test_the_systems_own_warnings_are_printed_and_kept_with_the_latex_table(save
 
 def test_markdown_csv_and_latex(save, tmp_path, capsys):
     a, b = save("a_1.jsonl", rows(0)), save("b%2.jsonl", rows(1, chance=0.95))
-    assert compare.main([str(a), str(b), "--csv", str(tmp_path / "t.csv"), "--latex", str(tmp_path / "t.tex"), *SCHEMA]) == 0
+    assert (
+        compare.main(
+            [str(a), str(b), "--csv", str(tmp_path / "t.csv"), "--latex", str(tmp_path / "t.tex"), *SCHEMA]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "| accuracy↑" in out and "b%2 - a_1" in out and "*" in out
     with open(tmp_path / "t.csv") as content:
         table = {(r["system"], r["metric"]): r for r in csv.DictReader(content)}
     joint = table["b%2", "accuracy_joint"]
-    assert float(joint["difference"]) == pytest.approx(float(joint["value"]) - float(table["a_1", "accuracy_joint"]["value"]))
-    assert joint["better"] == "higher" and table["a_1", "ppl"]["better"] == "lower" and table["a_1", "length"]["better"] == ""
+    assert float(joint["difference"]) == pytest.approx(
+        float(joint["value"]) - float(table["a_1", "accuracy_joint"]["value"])
+    )
+    assert (
+        joint["better"] == "higher"
+        and table["a_1", "ppl"]["better"] == "lower"
+        and table["a_1", "length"]["better"] == ""
+    )
     text = (tmp_path / "t.tex").read_text()
-    assert r"a\_1" in text and r"b\%2" in text and r"$\uparrow$" in text and text.count(r"\\") >= 10 and "_" not in text.replace(r"\_", "")
+    assert (
+        r"a\_1" in text
+        and r"b\%2" in text
+        and r"$\uparrow$" in text
+        and text.count(r"\\") >= 10
+        and "_" not in text.replace(r"\_", "")
+    )
 
 
 # --- the evaluators' own errors --------------------------------------------------------------------------------------
@@ -219,14 +311,23 @@ def test_calibration_by_hand():
     probabilities = np.array([[0.6, 0.4], [0.4, 0.6], [0.9, 0.1], [0.1, 0.9]])
     found = calibration(probabilities, [0, 0, 0, 1])
     assert found["ece"] == pytest.approx(0.1)
-    assert [(round(b["confidence"], 2), b["accuracy"], b["n"]) for b in found["bins"]] == [(0.6, 0.5, 2), (0.9, 1.0, 2)]
-    assert calibration(np.array([[1.0, 0.0]]), [0]) == {"ece": 0.0, "bins": [{"confidence": 1.0, "accuracy": 1.0, "n": 1}]}
+    assert [(round(b["confidence"], 2), b["accuracy"], b["n"]) for b in found["bins"]] == [
+        (0.6, 0.5, 2),
+        (0.9, 1.0, 2),
+    ]
+    assert calibration(np.array([[1.0, 0.0]]), [0]) == {
+        "ece": 0.0,
+        "bins": [{"confidence": 1.0, "accuracy": 1.0, "n": 1}],
+    }
     assert calibration(np.zeros((0, 2)), []) == {"ece": None, "bins": []}
 
 
 def test_dev_report_names_the_labels_and_counts_true_by_heard():
     probabilities = np.array([[0.6, 0.4], [0.4, 0.6], [0.9, 0.1]])
-    assert dev_report(probabilities, [0, 0, 1], ["plain", "lyrical"])["confusion"] == {"labels": ["plain", "lyrical"], "counts": [[1, 1], [1, 0]]}
+    assert dev_report(probabilities, [0, 0, 1], ["plain", "lyrical"])["confusion"] == {
+        "labels": ["plain", "lyrical"],
+        "counts": [[1, 1], [1, 0]],
+    }
 
 
 def test_scores_in_the_file_need_no_torch(save):
@@ -241,14 +342,22 @@ def test_the_times_of_a_way_are_those_of_its_points():
     """With a linear energy and a unit prior dz/ds is constant, so that places tell the times."""
     import torch
 
+    from generation.generator import Problem, way_times
     from model.gaussian import Gaussian
     from model.sampler import PSEUDO_TIME, SamplerSettings
-    from scripts.generation import Problem, way_times
 
     pull, zeros = torch.tensor([[-1.0, 0.0]]), torch.zeros(1, 2)
-    problem = Problem(zeros, Gaussian(zeros, zeros), lambda rows: lambda z: (z * pull).sum(1), torch.zeros(1, 0), [("0", "")])
+    problem = Problem(
+        zeros,
+        Gaussian(zeros, zeros),
+        lambda rows: lambda z: (z * pull).sum(1),
+        torch.zeros(1, 0),
+        [("0", "")],
+    )
     path, energies = problem.way(SamplerSettings(), 8)
-    assert path[:, 0, 0].tolist() == pytest.approx(way_times(8), abs=1e-4) and energies[:, 0].tolist() == pytest.approx((-path[:, 0, 0]).tolist())
+    assert path[:, 0, 0].tolist() == pytest.approx(way_times(8), abs=1e-4) and energies[
+        :, 0
+    ].tolist() == pytest.approx((-path[:, 0, 0]).tolist())
     assert way_times(8)[-1] == pytest.approx(PSEUDO_TIME)
 
 
@@ -264,5 +373,8 @@ def test_replies_no_better_than_random_ones_are_a_warning():
     from scoring.results import floor_warnings
 
     audit = {"real": 0.8, "random": 0.14}
-    assert re.search(r"score 0\.15, .* 0\.14; not more than 0\.05 above those, so no better than random", floor_warnings(0.15, audit)[0])
+    assert re.search(
+        r"score 0\.15, .* 0\.14; not more than 0\.05 above those, so no better than random",
+        floor_warnings(0.15, audit)[0],
+    )
     assert floor_warnings(0.5, audit) == floor_warnings(None, audit) == floor_warnings(0.1, None) == []

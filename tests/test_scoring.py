@@ -8,9 +8,9 @@ import sacrebleu
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from common.schema import load_schema
 from dataset.encoding import DialogueTemplate
 from dataset.tokenizers import train_decoder_tokenizer
-from schema import load_schema
 from scoring.audit import audit_warnings
 from scoring.bootstrap import Bootstrap, mean_of
 from scoring.columns import Columns, Gatherer
@@ -18,7 +18,15 @@ from scoring.generations import checked
 from scoring.perplexity import PerplexityModel
 from scoring.results import measure, results
 from scoring.table import table
-from scoring.text_metrics import bleu_statistics, corpus_bleu, distinct, has_repetition, rouge, self_bleu, sentence_bleu
+from scoring.text_metrics import (
+    bleu_statistics,
+    corpus_bleu,
+    distinct,
+    has_repetition,
+    rouge,
+    self_bleu,
+    sentence_bleu,
+)
 
 
 def test_distinct_counts_different_ngrams_over_all_of_them():
@@ -47,13 +55,23 @@ def test_bleu_by_hand():
     statistics = bleu_statistics("a b c d x", "a b c d e")
     assert statistics == [4, 3, 2, 1, 5, 4, 3, 2, 5, 5]
     assert corpus_bleu(statistics) == pytest.approx(100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25)
-    assert sentence_bleu(statistics, 1) == pytest.approx(80) and sentence_bleu(statistics, 2) == pytest.approx(100 * (4 / 5 * 3 / 4) ** 0.5)
+    assert sentence_bleu(statistics, 1) == pytest.approx(80) and sentence_bleu(
+        statistics, 2
+    ) == pytest.approx(100 * (4 / 5 * 3 / 4) ** 0.5)
 
 
 def test_bleu_follows_sacrebleu():
     replies = ["the cat sat on a mat", "no, it did not", "", "it rains", "a b c d e f g h"]
-    references = ["the cat sat on the mat", "no it didn't do that", "something", "it rained all day", "a b c x e f g h i"]
-    assert corpus_bleu(summed(replies, references)) == pytest.approx(sacrebleu.corpus_bleu(replies, [references]).score)
+    references = [
+        "the cat sat on the mat",
+        "no it didn't do that",
+        "something",
+        "it rained all day",
+        "a b c x e f g h i",
+    ]
+    assert corpus_bleu(summed(replies, references)) == pytest.approx(
+        sacrebleu.corpus_bleu(replies, [references]).score
+    )
     for n in (1, 2, 3, 4):
         metric = sacrebleu.BLEU(max_ngram_order=n, effective_order=True)
         for reply, reference in zip(replies, references):
@@ -71,7 +89,9 @@ def test_self_bleu_is_100_for_equal_replies_seeded_and_follows_sacrebleu():
     assert self_bleu(["a b c d e"] * 5) == pytest.approx(100)
     replies = ["a b c d", "a b x y", "q r s t"]
     metric = sacrebleu.BLEU(effective_order=True)
-    by_hand = sum(metric.sentence_score(r, replies[:i] + replies[i + 1 :]).score for i, r in enumerate(replies)) / 3
+    by_hand = (
+        sum(metric.sentence_score(r, replies[:i] + replies[i + 1 :]).score for i, r in enumerate(replies)) / 3
+    )
     assert self_bleu(replies) == pytest.approx(by_hand)
     many = [f"w{i} w{i % 7} w{i % 3} x" for i in range(60)]
     assert self_bleu(many, sample=10, seed=3) == self_bleu(many, sample=10, seed=3)
@@ -91,7 +111,9 @@ def test_bootstrap_draws_whole_groups_and_follows_numpy():
     one = np.stack([values, np.ones(30)], axis=1)
     ten = np.repeat(one, 10, axis=0)
     interval = Bootstrap(list(range(30)), seed=1).intervals(one, {"m": mean_of(0, 1)})["m"]
-    assert Bootstrap(np.repeat(np.arange(30), 10).tolist(), seed=1).intervals(ten, {"m": mean_of(0, 1)})["m"] == pytest.approx(interval)
+    assert Bootstrap(np.repeat(np.arange(30), 10).tolist(), seed=1).intervals(ten, {"m": mean_of(0, 1)})[
+        "m"
+    ] == pytest.approx(interval)
     by_hand = [np.mean(values[rng.integers(30, size=30)]) for _ in range(4000)]
     assert interval == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=0.05)
 
@@ -103,17 +125,31 @@ def test_bootstrap_of_a_statistic_without_value_in_a_resample_is_left_out():
 
 def test_perplexity_of_a_uniform_model_is_its_vocabulary_and_empty_replies_count_nothing(tmp_path):
     tokenizer = train_decoder_tokenizer(["a b c d"] * 4, 300)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=32, bos_token_id=0, eos_token_id=0))
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=8,
+            n_layer=1,
+            n_head=1,
+            n_positions=32,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
     torch.nn.init.zeros_(model.transformer.wte.weight)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    scorer = PerplexityModel(str(tmp_path), DialogueTemplate(turn_start=" ", turn_end=""), torch.device("cpu"))
+    scorer = PerplexityModel(
+        str(tmp_path), DialogueTemplate(turn_start=" ", turn_end=""), torch.device("cpu")
+    )
     nats, tokens = scorer.negative_log_likelihoods([("a b",), ("c",), ("d",)], ["c d", "", "a"])
     assert tokens[1] == 0 and nats[1] == 0
     assert math.exp(sum(nats) / sum(tokens)) == pytest.approx(len(tokenizer), rel=1e-4)
 
 
-def scored_row(context: str, target: str, predicted: str, probability: float, response: str = "a b c") -> dict:
+def scored_row(
+    context: str, target: str, predicted: str, probability: float, response: str = "a b c"
+) -> dict:
     return {
         "context": [context], "target": {"attitude": target}, "response": response, "reference": None, "nli": 0.5,
         "predicted": {"attitude": predicted, "languagestyle": "plain"},
@@ -128,13 +164,19 @@ def columns(rows) -> Columns:
 
 
 def test_perplexity_weighs_every_token_the_same_and_drops_nothing():
-    rows = [scored_row("x", "optimistic", "optimistic", 0.9) | {"nats": n, "tokens": t} for n, t in ((3 * math.log(2), 3), (math.log(8), 1), (0.0, 0))]
+    rows = [
+        scored_row("x", "optimistic", "optimistic", 0.9) | {"nats": n, "tokens": t}
+        for n, t in ((3 * math.log(2), 3), (math.log(8), 1), (0.0, 0))
+    ]
     assert measure(columns(rows))["ppl"] == pytest.approx(2 ** (6 / 4))
     assert measure(columns([row | {"tokens": 0, "nats": 0.0} for row in rows]))["ppl"] is None
 
 
 def test_accuracy_counts_only_the_attributes_that_a_target_names():
-    rows = [scored_row("x", "optimistic", "optimistic", 0.9), scored_row("y", "optimistic", "pessimistic", 0.2, "")]
+    rows = [
+        scored_row("x", "optimistic", "optimistic", 0.9),
+        scored_row("y", "optimistic", "pessimistic", 0.2, ""),
+    ]
     m = measure(columns(rows))
     attitude, style = m["attributes"]["attitude"], m["attributes"]["languagestyle"]
     assert attitude["accuracy"] == 0.5 and attitude["probability"] == pytest.approx(0.55)
@@ -146,24 +188,38 @@ def test_accuracy_counts_only_the_attributes_that_a_target_names():
 
 
 def test_results_and_table_show_every_target_and_warning():
-    rows = [scored_row("x", "optimistic", "optimistic", 0.9), scored_row("x", "pessimistic", "optimistic", 0.1)]
+    rows = [
+        scored_row("x", "optimistic", "optimistic", 0.9),
+        scored_row("x", "pessimistic", "optimistic", 0.1),
+    ]
     judges = {"attitude": {"accuracy": 0.7, "base": "scratch", "hash": "0"}}
     record = results(columns(rows), baseline=None, evaluators=judges, warnings=["careful"], run={})
     assert list(record["by_target"]) == ["optimistic", "pessimistic"]
-    assert record["by_target"]["optimistic"]["accuracy_mean"] == 1 and record["overall"]["accuracy_mean"] == 0.5
+    assert (
+        record["by_target"]["optimistic"]["accuracy_mean"] == 1 and record["overall"]["accuracy_mean"] == 0.5
+    )
     text = table(record)
     assert "careful" in text and "0.700 (from scratch)" in text and "overall" in text
 
 
 def test_empty_replies_and_few_contexts_are_warnings_of_the_results():
     def record(contexts, responses):
-        rows = [scored_row(f"c{i % contexts}", "optimistic", "optimistic", 0.9, text) for i, text in enumerate(responses)]
+        rows = [
+            scored_row(f"c{i % contexts}", "optimistic", "optimistic", 0.9, text)
+            for i, text in enumerate(responses)
+        ]
         return results(columns(rows), baseline=None, evaluators={}, warnings=["careful"], run={})
 
     found = record(9, ["a b", " ", ""] * 6)
-    assert found["warnings"] == ["careful", "12 of 18 replies are empty", "intervals over 9 contexts say little"]
+    assert found["warnings"] == [
+        "careful",
+        "12 of 18 replies are empty",
+        "intervals over 9 contexts say little",
+    ]
     assert "warning: 12 of 18 replies are empty" in table(found)
-    assert record(10, ["a b"] * 20)["warnings"] == record(1, ["a b"] * 3)["warnings"] == ["careful"]  # one context has no interval
+    assert (
+        record(10, ["a b"] * 20)["warnings"] == record(1, ["a b"] * 3)["warnings"] == ["careful"]
+    )  # one context has no interval
 
 
 def test_audit_warns_of_a_model_that_is_fooled():

@@ -5,13 +5,24 @@ import random
 import numpy as np
 import pytest
 
-from dataset.separability import cross_fitted_probabilities, give_away_words, held_out_accuracy, held_out_probabilities
+from dataset.separability import (
+    cross_fitted_probabilities,
+    give_away_words,
+    held_out_accuracy,
+    held_out_probabilities,
+)
 
 
 def texts(marker: bool, number: int = 200, seed: int = 0) -> tuple[list[str], list[int]]:
     """Random words; with `marker`, every text of aspect 1 has the word "indeed"."""
     rng = random.Random(seed)
-    rows = [(" ".join(f"w{rng.randrange(40)}" for _ in range(12)) + (" indeed" if marker and i % 2 else ""), i % 2) for i in range(number)]
+    rows = [
+        (
+            " ".join(f"w{rng.randrange(40)}" for _ in range(12)) + (" indeed" if marker and i % 2 else ""),
+            i % 2,
+        )
+        for i in range(number)
+    ]
     return [text for text, _ in rows], [label for _, label in rows]
 
 
@@ -37,7 +48,11 @@ def test_give_away_words_by_hand_and_with_uneven_aspects():
     """ "sun" stands in 2 of 4 texts of aspect 0 and 1 of 8 of aspect 1: precision 0.5 / (0.5 + 0.125) = 0.8."""
     rows = ["sun one", "sun two", "three", "four", "sun five", *["six"] * 7]
     found = {word.word: word for word in give_away_words(rows, [0] * 4 + [1] * 8)}
-    assert found["sun"].aspect == 0 and found["sun"].precision == pytest.approx(0.8) and found["sun"].recall == 0.5
+    assert (
+        found["sun"].aspect == 0
+        and found["sun"].precision == pytest.approx(0.8)
+        and found["sun"].recall == 0.5
+    )
     assert found["six"].aspect == 1 and found["six"].recall == pytest.approx(7 / 8)
     assert "five" not in found  # precision 1, but in one reply of eight
     assert give_away_words(["...", "!"], [0, 1]) == [] and give_away_words(["a b"], [0]) == []

@@ -11,16 +11,19 @@ import yaml
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import filter_repo_objects
 
+from common.errors import InputError
+from common.schema import load_schema
+from generation import sharing as share
 from miracle import Miracle
-from schema import InputError, load_schema
-from scripts import share
 
 QUESTION = "My bread did not rise. What shall I do?"
 
 
 @pytest.fixture(scope="module")
 def shared(tiny_run, tmp_path_factory):
-    return Miracle.from_run(tiny_run, "cpu").save_pretrained(tmp_path_factory.mktemp("shared") / "mine", license="mit")
+    return Miracle.from_run(tiny_run, "cpu").save_pretrained(
+        tmp_path_factory.mktemp("shared") / "mine", license="mit"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,12 @@ def reply_of(model):
 
 
 def same(one, other):
-    return (one.text, one.probabilities, one.coherence, one.weights) == (other.text, other.probabilities, other.coherence, other.weights)
+    return (one.text, one.probabilities, one.coherence, one.weights) == (
+        other.text,
+        other.probabilities,
+        other.coherence,
+        other.weights,
+    )
 
 
 def test_a_saved_run_replies_as_the_run_does(tiny_run, shared, tmp_path):
@@ -41,16 +49,29 @@ def test_a_saved_run_replies_as_the_run_does(tiny_run, shared, tmp_path):
     assert expected.probabilities
     again = Miracle.from_pretrained(shared, "cpu")
     assert same(reply_of(again), expected)
-    assert same(reply_of(Miracle.from_run(again.save_pretrained(tmp_path / "twice"), "cpu")), expected)  # a shared run can be shared
+    assert same(
+        reply_of(Miracle.from_run(again.save_pretrained(tmp_path / "twice"), "cpu")), expected
+    )  # a shared run can be shared
 
 
 def test_only_what_a_reply_needs_is_shared_and_no_path_of_this_machine(shared):
-    assert {path.name for path in shared.iterdir()} == {"README.md", "cvae", "classifier", "nli", "results.json"}
+    assert {path.name for path in shared.iterdir()} == {
+        "README.md",
+        "cvae",
+        "classifier",
+        "nli",
+        "results.json",
+    }
     texts = [path for path in shared.rglob("*") if path.suffix in (".md", ".json", ".jinja", ".txt")]
     assert len(texts) > 10
     for path in texts:
         text = path.read_text()
-        for place in (str(shared.parent), str(Path(__file__).resolve().parent.parent), str(Path.home()) + "/", "/tmp/"):
+        for place in (
+            str(shared.parent),
+            str(Path(__file__).resolve().parent.parent),
+            str(Path.home()) + "/",
+            "/tmp/",
+        ):
             assert place not in text, (path, place)
 
 
@@ -58,20 +79,34 @@ def test_the_card_says_what_was_trained_on_and_measured(shared, results):
     card, schema = ModelCard.load(shared / "README.md"), load_schema()
     assert card.data.license == "mit" and "arxiv:2310.18342" in card.data.tags
     stored = {result.metric_type: result for result in card.data.eval_results}
-    assert stored["accuracy_joint"].metric_value == pytest.approx(results["overall"]["accuracy_joint"], abs=1e-4)
+    assert stored["accuracy_joint"].metric_value == pytest.approx(
+        results["overall"]["accuracy_joint"], abs=1e-4
+    )
     assert stored["nli"].metric_args["ci95"] == pytest.approx(results["overall"]["ci95"]["nli"], abs=1e-4)
     low, high = results["overall"]["ci95"]["accuracy_mean"]
     assert f"| {results['overall']['accuracy_mean']:.3f} [{low:.3f}, {high:.3f}] |" in card.text
     for attribute in schema.attributes:
-        assert f"| {attribute.name} | train | dataset/corpus/dialogue_{attribute.name}.jsonl | 6 |" in card.text
+        assert (
+            f"| {attribute.name} | train | dataset/corpus/dialogue_{attribute.name}.jsonl | 6 |" in card.text
+        )
         for aspect in attribute.aspects:
             assert f"| {attribute.name} | {aspect} | {attribute.descriptions[aspect]} |" in card.text
     for record in results["evaluators"].values():
         assert f" | {record['hash']} |" in card.text
     audit = results["evaluators"]["nli"]["audit"]
-    assert f"true replies {audit['real']:.2f} on average and true replies to something else {audit['random']:.2f}" in card.text
-    assert all(f"Warning of the run: {warning}" in card.text for warning in results["warnings"]) and results["warnings"]
-    assert "@inproceedings" in card.text and "| latent_size | 32 |" in card.text and "18 training dialogues" in card.text
+    assert (
+        f"true replies {audit['real']:.2f} on average and true replies to something else {audit['random']:.2f}"
+        in card.text
+    )
+    assert (
+        all(f"Warning of the run: {warning}" in card.text for warning in results["warnings"])
+        and results["warnings"]
+    )
+    assert (
+        "@inproceedings" in card.text
+        and "| latent_size | 32 |" in card.text
+        and "18 training dialogues" in card.text
+    )
 
 
 def test_the_card_s_example_runs(shared, monkeypatch, capsys):
@@ -85,7 +120,9 @@ def test_the_card_s_example_runs(shared, monkeypatch, capsys):
 def test_a_cvae_alone_can_be_shared(tiny_run, tmp_path):
     share.save_run(tiny_run / "cvae", tmp_path / "alone")
     card = (tmp_path / "alone" / "README.md").read_text()
-    assert "No replies were scored." in card and "reply.probabilities" not in card and "model-index" not in card
+    assert (
+        "No replies were scored." in card and "reply.probabilities" not in card and "model-index" not in card
+    )
     assert Miracle.from_pretrained(tmp_path / "alone", "cpu").scorer is None
 
 
@@ -117,7 +154,10 @@ class Hub:
         self.calls.append(("upload", repo_id, commit_message))
         place = self.cache / f"models--{repo_id.replace('/', '--')}"
         for path in filter(Path.is_file, Path(folder_path).rglob("*")):
-            blob, link = place / "blobs" / f"{len(self.calls)}-{path.name}-{path.stat().st_ino}", place / "snapshots" / self.revision / path.relative_to(folder_path)
+            blob, link = (
+                place / "blobs" / f"{len(self.calls)}-{path.name}-{path.stat().st_ino}",
+                place / "snapshots" / self.revision / path.relative_to(folder_path),
+            )
             for file in (blob, link):
                 file.parent.mkdir(parents=True, exist_ok=True)
             blob.write_bytes(path.read_bytes())
@@ -136,12 +176,20 @@ def hub(tmp_path, monkeypatch):
 
 def test_what_was_pushed_is_loaded_from_the_hub_s_cache(tiny_run, hub):
     model = Miracle.from_run(tiny_run, "cpu")
-    assert model.push_to_hub("someone/small-talk", private=True) == "https://huggingface.co/someone/small-talk"
-    assert hub.calls == [("create", "someone/small-talk", True, True), ("upload", "someone/small-talk", "Upload a MIRACLE run")]
+    assert (
+        model.push_to_hub("someone/small-talk", private=True) == "https://huggingface.co/someone/small-talk"
+    )
+    assert hub.calls == [
+        ("create", "someone/small-talk", True, True),
+        ("upload", "someone/small-talk", "Upload a MIRACLE run"),
+    ]
     loaded = Miracle.from_pretrained("someone/small-talk", "cpu")
     assert hub.cache in loaded.folder.parents and same(reply_of(loaded), reply_of(model))
     card = (loaded.folder / "README.md").read_text()
-    assert 'Miracle.from_pretrained("someone/small-talk")' in card and yaml.safe_load(card.split("---")[1])["model-index"][0]["name"] == "small-talk"
+    assert (
+        'Miracle.from_pretrained("someone/small-talk")' in card
+        and yaml.safe_load(card.split("---")[1])["model-index"][0]["name"] == "small-talk"
+    )
 
 
 def test_every_shared_file_is_one_that_is_fetched(shared):
@@ -151,7 +199,11 @@ def test_every_shared_file_is_one_that_is_fetched(shared):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere", "expected user/name"), ("someone/nothing", "hub repository someone/nothing: .* logged in"), ("some one/x", "hub repository some one/x: ")],
+    [
+        ("nowhere", "expected user/name"),
+        ("someone/nothing", "hub repository someone/nothing: .* logged in"),
+        ("some one/x", "hub repository some one/x: "),
+    ],
 )
 def test_a_repository_that_cannot_be_had_is_one_line(name, message, hub):
     with pytest.raises(InputError, match=message) as found:
@@ -170,8 +222,15 @@ def test_a_refusal_of_the_hub_is_one_line(tiny_run, hub, monkeypatch):
 
 def test_the_command_line_and_its_mistakes(tiny_run, tmp_path, hub, capsys):
     assert share.main([str(tiny_run), "--folder", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out == f"-> {tmp_path / 'out'}\n" and (tmp_path / "out" / "README.md").is_file()
-    assert share.main([str(tiny_run), "--to", "someone/x"]) == 0 and hub.calls[0] == ("create", "someone/x", None, True)
+    assert (
+        capsys.readouterr().out == f"-> {tmp_path / 'out'}\n" and (tmp_path / "out" / "README.md").is_file()
+    )
+    assert share.main([str(tiny_run), "--to", "someone/x"]) == 0 and hub.calls[0] == (
+        "create",
+        "someone/x",
+        None,
+        True,
+    )
     with pytest.raises(InputError, match="holds something already"):
         share.main([str(tiny_run), "--folder", str(tmp_path / "out")])
     with pytest.raises(InputError, match="no trained CVAE"):

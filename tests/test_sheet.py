@@ -12,22 +12,31 @@ from pathlib import Path
 
 import pytest
 
-from schema import InputError
+from common.entry import run_main
+from common.errors import InputError
 from scoring import sheet
-from scripts.entry import run_main
 
 ASPECTS = list(itertools.product(("plain", "lyrical"), ("pessimistic", "optimistic")))
 
 
 def row(context, aspects, response):
     context = [context] if isinstance(context, str) else context
-    return {"id": "0", "context": context, "target": dict(zip(("style", "attitude"), aspects)), "response": response}
+    return {
+        "id": "0",
+        "context": context,
+        "target": dict(zip(("style", "attitude"), aspects)),
+        "response": response,
+    }
 
 
 def rows_of(system, contexts=12, targets=4):
     """A reply per context and target; it carries a word of its own per system, which is not the system's name."""
     word = {"zebra": "stripes", "quokka": "pouch", "walrus": "tusks"}[system]
-    return [row(f"Question {c}?", aspects, f"{word} {c} {' '.join(aspects)}") for c in range(contexts) for aspects in ASPECTS[:targets]]
+    return [
+        row(f"Question {c}?", aspects, f"{word} {c} {' '.join(aspects)}")
+        for c in range(contexts)
+        for aspects in ASPECTS[:targets]
+    ]
 
 
 @pytest.fixture
@@ -39,7 +48,9 @@ def runs(tmp_path):
             folder = tmp_path / "outs" / name
             folder.mkdir(parents=True, exist_ok=True)
             rows = given.get(name) or rows_of(name)
-            (folder / "generations.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+            (folder / "generations.jsonl").write_text(
+                "".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8"
+            )
         return [str(tmp_path / "outs" / name) for name in (*names, *given)]
 
     return write
@@ -52,9 +63,18 @@ def export(tmp_path):
 
     def run(systems, items=20, seed=0):
         folder = tmp_path / f"sheet{next(numbers)}"
-        assert sheet.main(["export", *systems, "--items", str(items), "--seed", str(seed), "--output-dir", str(folder)]) == 0
+        assert (
+            sheet.main(
+                ["export", *systems, "--items", str(items), "--seed", str(seed), "--output-dir", str(folder)]
+            )
+            == 0
+        )
         text = (folder / "for_annotators" / "sheet.csv").read_bytes().decode("utf-8-sig")
-        return folder, list(csv.DictReader(io.StringIO(text, newline=""))), json.loads((folder / "key.json").read_text(encoding="utf-8"))
+        return (
+            folder,
+            list(csv.DictReader(io.StringIO(text, newline=""))),
+            json.loads((folder / "key.json").read_text(encoding="utf-8")),
+        )
 
     return run
 
@@ -62,9 +82,23 @@ def export(tmp_path):
 @pytest.fixture
 def hand_made(tmp_path):
     """A sheet's folder with four items, of which the second and the fourth show the second system as A; three contexts."""
-    sides = [("zebra", "quokka", "one"), ("quokka", "zebra", "one"), ("zebra", "quokka", "two"), ("quokka", "zebra", "three")]
-    items = {f"sabcdef-{n}": {"A": a, "B": b, "context": [c], "target": {}} for n, (a, b, c) in enumerate(sides, 1)}
-    key = {"format": 1, "sha256": "abcdef", "seed": 0, "systems": ["zebra", "quokka"], "equal_comparisons_left_out": 0, "items": items}
+    sides = [
+        ("zebra", "quokka", "one"),
+        ("quokka", "zebra", "one"),
+        ("zebra", "quokka", "two"),
+        ("quokka", "zebra", "three"),
+    ]
+    items = {
+        f"sabcdef-{n}": {"A": a, "B": b, "context": [c], "target": {}} for n, (a, b, c) in enumerate(sides, 1)
+    }
+    key = {
+        "format": 1,
+        "sha256": "abcdef",
+        "seed": 0,
+        "systems": ["zebra", "quokka"],
+        "equal_comparisons_left_out": 0,
+        "items": items,
+    }
     folder = tmp_path / "hand"
     folder.mkdir()
     (folder / "key.json").write_text(json.dumps(key))
@@ -92,25 +126,45 @@ def read(folder, *paths):
 
 def test_annotators_files_name_no_system(runs, export, tmp_path):
     folder, rows, key = export(runs("zebra", "quokka"))
-    shown = (folder / "for_annotators" / "sheet.csv").read_text("utf-8-sig") + (folder / "for_annotators" / "sheet.html").read_text("utf-8")
+    shown = (folder / "for_annotators" / "sheet.csv").read_text("utf-8-sig") + (
+        folder / "for_annotators" / "sheet.html"
+    ).read_text("utf-8")
     assert not re.search("zebra|quokka|outs|generations", shown) and str(tmp_path) not in shown
     assert key["systems"] == ["zebra", "quokka"] and list(key["items"]) == [r["item"] for r in rows]
 
 
 def test_csv_and_form_show_the_same_and_the_key_says_whose_it_is(runs, export):
     folder, rows, key = export(runs("zebra", "quokka"))
-    assert list(rows[0]) == ["item", "context", "wanted", "reply_A", "reply_B", "personality", "coherence", "fluency", "comment"]
+    assert list(rows[0]) == [
+        "item",
+        "context",
+        "wanted",
+        "reply_A",
+        "reply_B",
+        "personality",
+        "coherence",
+        "fluency",
+        "comment",
+    ]
     assert (folder / "for_annotators" / "sheet.csv").read_bytes().startswith(b"\xef\xbb\xbfitem,")
     form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
     word = {"zebra": "stripes", "quokka": "pouch"}
     for r in rows:
         assert [r[name] for name in ("personality", "coherence", "fluency", "comment")] == [""] * 4
         item = key["items"][r["item"]]
-        assert r["reply_A"].startswith(word[item["A"]]) and r["reply_B"].startswith(word[item["B"]]) and item["A"] != item["B"]
+        assert (
+            r["reply_A"].startswith(word[item["A"]])
+            and r["reply_B"].startswith(word[item["B"]])
+            and item["A"] != item["B"]
+        )
         number = re.fullmatch(r"User: Question (\d+)\?", r["context"])[1]
         assert item["context"] == [f"Question {number}?"]
         assert r["wanted"] == f"{item['target']['style']}, {item['target']['attitude']}"
-        assert r["reply_A"].split(" ", 1)[1] == r["reply_B"].split(" ", 1)[1] == f"{number} {r['wanted'].replace(',', '')}"
+        assert (
+            r["reply_A"].split(" ", 1)[1]
+            == r["reply_B"].split(" ", 1)[1]
+            == f"{number} {r['wanted'].replace(',', '')}"
+        )
         section = form.split(f'data-item="{r["item"]}"')[1].split("</section>")[0]
         shown = re.findall(r"(Reply [AB])</h3>\s*<p dir=\"auto\">(.*)</p>", section)
         assert shown == [("Reply A", r["reply_A"]), ("Reply B", r["reply_B"])]
@@ -122,7 +176,9 @@ def test_context_turns_are_told_apart(runs, export):
     systems = runs(zebra=[row(talk, ASPECTS[0], "Stay.")], quokka=[row(talk, ASPECTS[0], "Go.")])
     folder, rows, _ = export(systems)
     assert rows[0]["context"] == "User: Will it rain?\nAssistant: It may.\nUser: Shall I stay?"
-    assert "<strong>Assistant:</strong> It may.</p>" in (folder / "for_annotators" / "sheet.html").read_text("utf-8")
+    assert "<strong>Assistant:</strong> It may.</p>" in (folder / "for_annotators" / "sheet.html").read_text(
+        "utf-8"
+    )
 
 
 def test_a_seed_fixes_the_sheet(runs, export):
@@ -144,7 +200,11 @@ def test_a_sheet_that_nobody_has_filled_in_ends_with_status_1(runs, export, caps
     capsys.readouterr()
     assert sheet.main(["read", str(folder), str(folder / "for_annotators" / "sheet.csv")]) == 1
     said = capsys.readouterr()
-    assert said.out == "" and said.err == f"no answers yet: every cell of personality, coherence, fluency is empty in {folder / 'for_annotators' / 'sheet.csv'}\n"
+    assert (
+        said.out == ""
+        and said.err
+        == f"no answers yet: every cell of personality, coherence, fluency is empty in {folder / 'for_annotators' / 'sheet.csv'}\n"
+    )
     assert not (folder / "win_rates.json").exists()
 
 
@@ -153,7 +213,11 @@ def test_each_system_is_a_in_half_of_the_items_in_no_fixed_order(runs, export, s
     _, _, key = export(runs("zebra", "quokka"), items=20, seed=seed)
     first = [item["A"] for item in key["items"].values()]
     assert Counter(first) == {"zebra": 10, "quokka": 10}
-    assert first != ["zebra", "quokka"] * 10 and first != ["quokka", "zebra"] * 10 and sorted(first) not in (first, first[::-1])
+    assert (
+        first != ["zebra", "quokka"] * 10
+        and first != ["quokka", "zebra"] * 10
+        and sorted(first) not in (first, first[::-1])
+    )
 
 
 def test_targets_are_even_and_contexts_distinct(runs, export):
@@ -169,8 +233,12 @@ def test_targets_are_even_and_contexts_distinct(runs, export):
 
 def test_the_order_of_the_draw_gives_nothing_away():
     """Targets are drawn in turns and pairs too: neither the items' order nor the side may follow that."""
-    requests = [sheet.Request((f"Question {c}?",), frozenset(enumerate(aspects)), "") for c in range(12) for aspects in ASPECTS]
-    systems = {name: {request: name for request in requests} for name in ("zebra", "quokka")}
+    requests = [
+        sheet.Request((f"Question {c}?",), frozenset(enumerate(aspects)), "")
+        for c in range(12)
+        for aspects in ASPECTS
+    ]
+    systems = {name: dict.fromkeys(requests, name) for name in ("zebra", "quokka")}
     rng = sheet.random.Random(0)
     drawn = sheet.draw(sheet.different_pairs(systems, requests), 20, rng)
     items = sheet.blinded(drawn, systems, rng)
@@ -204,7 +272,9 @@ def test_more_than_two_systems_are_compared_pair_by_pair(runs, export):
 def test_equal_replies_are_left_out_and_counted(runs, export, capsys):
     other = rows_of("quokka")
     for equal in (0, 5, 7):
-        other[equal]["response"] = "  " + rows_of("zebra")[equal]["response"].replace(" ", "  ")  # other spaces, equal words
+        other[equal]["response"] = "  " + rows_of("zebra")[equal]["response"].replace(
+            " ", "  "
+        )  # other spaces, equal words
     _, rows, key = export(runs("zebra", quokka=other), items=48)
     assert len(rows) == 45 and key["equal_comparisons_left_out"] == 3
     assert all(r["reply_A"].split() != r["reply_B"].split() for r in rows)
@@ -216,18 +286,28 @@ def test_equal_replies_are_left_out_and_counted(runs, export, capsys):
 def test_of_three_systems_an_equal_pair_is_not_drawn(runs, export):
     _, _, key = export(runs("quokka", zebra=rows_of("zebra"), walrus=rows_of("zebra")), items=48)
     assert len(key["items"]) == 48 and key["equal_comparisons_left_out"] == 48
-    assert {"".join(sorted((item["A"], item["B"]))) for item in key["items"].values()} == {"quokkazebra", "quokkawalrus"}
+    assert {"".join(sorted((item["A"], item["B"]))) for item in key["items"].values()} == {
+        "quokkazebra",
+        "quokkawalrus",
+    }
 
 
 def test_only_requests_that_all_answered_in_whatever_order(runs, export):
-    shuffled = [r | {"target": dict(reversed(r["target"].items()))} for r in reversed(rows_of("quokka")[10:30])]
+    shuffled = [
+        r | {"target": dict(reversed(r["target"].items()))} for r in reversed(rows_of("quokka")[10:30])
+    ]
     _, rows, _ = export(runs("zebra", quokka=shuffled), items=100)
-    expected = {(f"User: {r['context'][0]}", ", ".join(r["target"].values())) for r in rows_of("zebra")[10:30]}
+    expected = {
+        (f"User: {r['context'][0]}", ", ".join(r["target"].values())) for r in rows_of("zebra")[10:30]
+    }
     assert {(r["context"], r["wanted"]) for r in rows} == expected and len(rows) == 20
 
 
 def test_of_several_replies_to_a_request_the_first_counts(runs, export):
-    systems = runs(zebra=[row("Why?", ASPECTS[0], "first"), row("Why?", ASPECTS[0], "second")], quokka=[row("Why?", ASPECTS[0], "third")])
+    systems = runs(
+        zebra=[row("Why?", ASPECTS[0], "first"), row("Why?", ASPECTS[0], "second")],
+        quokka=[row("Why?", ASPECTS[0], "third")],
+    )
     _, rows, _ = export(systems)
     assert {rows[0]["reply_A"], rows[0]["reply_B"]} == {"first", "third"} and len(rows) == 1
 
@@ -236,10 +316,20 @@ def test_systems_are_named_after_folders_and_files(runs, export, tmp_path, monke
     folder = Path(runs("zebra", "quokka")[0])
     (folder / "generations").mkdir()
     for name in ("control", "none"):
-        (folder / "generations" / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows_of("walrus")))
+        (folder / "generations" / f"{name}.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in rows_of("walrus"))
+        )
     shutil.copy(folder / "generations.jsonl", tmp_path / "other.jsonl")
     monkeypatch.chdir(folder)
-    _, _, key = export([".", "../quokka/", "generations/control.jsonl", str(folder / "generations" / "none.jsonl"), "../../other.jsonl"])
+    _, _, key = export(
+        [
+            ".",
+            "../quokka/",
+            "generations/control.jsonl",
+            str(folder / "generations" / "none.jsonl"),
+            "../../other.jsonl",
+        ]
+    )
     assert key["systems"] == ["zebra", "quokka", "zebra/control", "zebra/none", "other"]
 
 
@@ -248,12 +338,16 @@ def test_no_cell_is_a_formula(runs, export, start):
     replies = [row("Why?", ASPECTS[0], start)], [row("Why?", ASPECTS[0], "a = b")]
     folder, rows, _ = export(runs(zebra=replies[0], quokka=replies[1]))
     assert {rows[0]["reply_A"], rows[0]["reply_B"]} == {"'" + start, "a = b"}
-    assert f">{start.strip()}<" in re.sub(r"(?<=>)\s+", "", (folder / "for_annotators" / "sheet.html").read_text("utf-8"))
+    assert f">{start.strip()}<" in re.sub(
+        r"(?<=>)\s+", "", (folder / "for_annotators" / "sheet.html").read_text("utf-8")
+    )
 
 
 def test_markup_in_a_reply_is_text(runs, export):
     nasty = "</p><script>alert(1)</script><img src=x onerror=alert(2)> \"quoted\" & 'single'"
-    systems = runs(zebra=[row(nasty, ("<b>bold</b>", "x"), nasty)], quokka=[row(nasty, ("<b>bold</b>", "x"), "No.")])
+    systems = runs(
+        zebra=[row(nasty, ("<b>bold</b>", "x"), nasty)], quokka=[row(nasty, ("<b>bold</b>", "x"), "No.")]
+    )
     folder, rows, _ = export(systems)
     form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
     assert nasty in (rows[0]["reply_A"], rows[0]["reply_B"])
@@ -271,10 +365,19 @@ def test_the_form_needs_no_network(runs, export):
 def test_every_radio_button_has_a_label_and_a_group(runs, export):
     folder, rows, _ = export(runs("zebra", "quokka"), items=5)
     form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
-    buttons = re.findall(r'<label><input type="radio" name="([^"]+)" value="([AB=])"> (Reply A|Equal|Reply B)</label>', form)
+    buttons = re.findall(
+        r'<label><input type="radio" name="([^"]+)" value="([AB=])"> (Reply A|Equal|Reply B)</label>', form
+    )
     choices = (("A", "Reply A"), ("=", "Equal"), ("B", "Reply B"))
-    expected = [(f"{r['item']}-{criterion}", *choice) for r in rows for criterion in sheet.CRITERIA for choice in choices]
-    assert buttons == expected and form.count('type="radio"') == len(expected) and form.count("<legend>") == 15
+    expected = [
+        (f"{r['item']}-{criterion}", *choice)
+        for r in rows
+        for criterion in sheet.CRITERIA
+        for choice in choices
+    ]
+    assert (
+        buttons == expected and form.count('type="radio"') == len(expected) and form.count("<legend>") == 15
+    )
 
 
 def test_an_empty_reply_is_said_to_be_empty(runs, export):
@@ -353,7 +456,11 @@ def test_an_input_error_is_one_line_with_status_2(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sheet", "read", "nowhere", "answers.csv"])
     with pytest.raises(SystemExit) as end:
         run_main(sheet.main)
-    assert end.value.code == 2 and capsys.readouterr().err == "error: file not found: nowhere/key.json; name the folder that export wrote\n"
+    assert (
+        end.value.code == 2
+        and capsys.readouterr().err
+        == "error: file not found: nowhere/key.json; name the folder that export wrote\n"
+    )
 
 
 # --- read ------------------------------------------------------------------------------------------------------------
@@ -363,14 +470,19 @@ def test_win_rates_by_hand(hand_made, answers):
     """Unblinded for zebra: personality won, won, tied, lost; coherence lost, won, -, -; fluency -, tied, tied, -."""
     results = read(hand_made, answers("a.csv", "1,A,B,", "2,B,b,=", "3,=,,tie", "4,a,,"))
     rates = {criterion: pairs[0] for criterion, pairs in results["win_rates"].items()}
-    counts = {c: tuple(r[name] for name in ("first", "second", "wins", "ties", "losses", "answered", "contexts")) for c, r in rates.items()}
+    counts = {
+        c: tuple(r[name] for name in ("first", "second", "wins", "ties", "losses", "answered", "contexts"))
+        for c, r in rates.items()
+    }
     assert counts == {
         "personality": ("zebra", "quokka", 2, 1, 1, 4, 3),
         "coherence": ("zebra", "quokka", 1, 0, 1, 2, 1),
         "fluency": ("zebra", "quokka", 0, 2, 0, 2, 2),
     }
     assert [rates[c]["win_rate"] for c in sheet.CRITERIA] == [2.5 / 4, 0.5, 0.5]
-    assert rates["coherence"]["ci95"] is None and rates["coherence"]["differs"] is None  # one context: no interval
+    assert (
+        rates["coherence"]["ci95"] is None and rates["coherence"]["differs"] is None
+    )  # one context: no interval
     assert rates["fluency"]["ci95"] == [0.5, 0.5] and rates["fluency"]["differs"] is False
     low, high = rates["personality"]["ci95"]  # contexts: one 2 wins of 2, two a tie, three a loss
     assert low == 0.0 and high == 1.0 and rates["personality"]["differs"] is False
@@ -381,7 +493,9 @@ def test_the_interval_is_the_bootstrap_s_over_contexts(hand_made, answers):
     """With items as groups the interval would be another one: the first context holds two of the four items."""
     from scoring.bootstrap import Bootstrap, mean_of
 
-    rate = read(hand_made, answers("a.csv", "1,A,,", "2,B,,", "3,A,,", "4,=,,"))["win_rates"]["personality"][0]
+    rate = read(hand_made, answers("a.csv", "1,A,,", "2,B,,", "3,A,,", "4,=,,"))["win_rates"]["personality"][
+        0
+    ]
     values = sheet.np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [0.5, 1.0]])
     expected = Bootstrap(["one", "one", "two", "three"]).intervals(values, {"x": mean_of(0, 1)})["x"]
     assert rate["ci95"] == expected != Bootstrap([1, 2, 3, 4]).intervals(values, {"x": mean_of(0, 1)})["x"]
@@ -393,8 +507,32 @@ def test_an_interval_that_excludes_a_half_is_marked(hand_made, answers, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "* the interval, a bootstrap over contexts, excludes 0.5" in lines
     table = {line.split()[0]: line.split() for line in lines[1:4]}
-    assert table["personality"] == ["personality", "zebra", "quokka", "4", "0", "0", "1.000", "[1.000,", "1.000]", "*", "3"]
-    assert table["fluency"] == ["fluency", "zebra", "quokka", "0", "0", "4", "0.000", "[0.000,", "0.000]", "*", "3"]
+    assert table["personality"] == [
+        "personality",
+        "zebra",
+        "quokka",
+        "4",
+        "0",
+        "0",
+        "1.000",
+        "[1.000,",
+        "1.000]",
+        "*",
+        "3",
+    ]
+    assert table["fluency"] == [
+        "fluency",
+        "zebra",
+        "quokka",
+        "0",
+        "0",
+        "4",
+        "0.000",
+        "[0.000,",
+        "0.000]",
+        "*",
+        "3",
+    ]
     assert "*" not in table["coherence"] and table["coherence"][3:7] == ["1", "0", "3", "0.250"]
     assert any(line.startswith("warning: intervals over fewer than 10 contexts") for line in lines)
     assert not any(line.startswith("agreement") for line in lines)  # of one annotator with nobody
@@ -411,8 +549,18 @@ def test_agreement_and_kappa_by_hand(hand_made, answers, capsys):
     two = answers("two.csv", "1,A,A,", "2,B,A,B", "3,B,A,", "4,=,,")
     results = read(hand_made, one, two)
     agreed = results["agreement"]
-    assert agreed["personality"] == {"raw": 0.75, "kappa": pytest.approx(7 / 11), "annotator_pairs": 1, "items": 4}
-    assert agreed["coherence"] == {"raw": pytest.approx(2 / 3), "kappa": pytest.approx(0.0), "annotator_pairs": 1, "items": 3}
+    assert agreed["personality"] == {
+        "raw": 0.75,
+        "kappa": pytest.approx(7 / 11),
+        "annotator_pairs": 1,
+        "items": 4,
+    }
+    assert agreed["coherence"] == {
+        "raw": pytest.approx(2 / 3),
+        "kappa": pytest.approx(0.0),
+        "annotator_pairs": 1,
+        "items": 3,
+    }
     assert agreed["fluency"] == {"raw": None, "kappa": None, "annotator_pairs": 0, "items": 0}
     assert results["annotators"] == ["one.csv", "two.csv"]
     # zebra: one says won, lost, lost, tied and two says won, won, lost, tied
@@ -430,7 +578,12 @@ def test_kappa_is_the_mean_over_the_pairs_where_it_is_defined(hand_made, answers
     agreed = read(hand_made, one, two)["agreement"]["personality"]
     assert agreed == {"raw": 1.0, "kappa": None, "annotator_pairs": 1, "items": 2}
     agreed = read(hand_made, one, two, three)["agreement"]["personality"]
-    assert agreed == {"raw": pytest.approx(2 / 3), "kappa": pytest.approx(0.0), "annotator_pairs": 3, "items": 2}
+    assert agreed == {
+        "raw": pytest.approx(2 / 3),
+        "kappa": pytest.approx(0.0),
+        "annotator_pairs": 3,
+        "items": 2,
+    }
 
 
 def test_annotators_are_known_by_name_and_their_files_are_joined(hand_made, answers):
@@ -439,7 +592,9 @@ def test_annotators_are_known_by_name_and_their_files_are_joined(hand_made, answ
     laptop = answers("laptop.csv", "1,,,,,Ann", "2,B,,,,Ann", heading=heading)
     other = answers("other.csv", "2,B,,,,", heading=heading)
     results = read(hand_made, phone, laptop, other)
-    assert results["annotators"] == ["Ann", "other.csv"] and results["win_rates"]["personality"][0]["wins"] == 3
+    assert (
+        results["annotators"] == ["Ann", "other.csv"] and results["win_rates"]["personality"][0]["wins"] == 3
+    )
 
 
 def test_files_of_one_name_in_two_folders_are_two_annotators(hand_made, answers, tmp_path):
@@ -453,11 +608,18 @@ def test_files_of_one_name_in_two_folders_are_two_annotators(hand_made, answers,
 def test_what_spreadsheets_save_is_read(hand_made, tmp_path):
     """A semicolon for a comma, a byte order mark, CRLF, columns in another order, line breaks and delimiters in cells, empty rows."""
     path = tmp_path / "saved.csv"
-    heading, filled = '"comment";"fluency";"item";"coherence";"personality"', '"two\r\nlines; and ""more"", so";B;sabcdef-1; = ;A'
+    heading, filled = (
+        '"comment";"fluency";"item";"coherence";"personality"',
+        '"two\r\nlines; and ""more"", so";B;sabcdef-1; = ;A',
+    )
     lines = [heading, filled, ";;;;", ";;sabcdef-2;;b"]
     path.write_bytes(("\ufeff" + "\r\n".join(lines) + "\r\n").encode())
     rates = read(hand_made, path)["win_rates"]
-    assert [(rates[c][0]["wins"], rates[c][0]["ties"], rates[c][0]["losses"]) for c in sheet.CRITERIA] == [(2, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert [(rates[c][0]["wins"], rates[c][0]["ties"], rates[c][0]["losses"]) for c in sheet.CRITERIA] == [
+        (2, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+    ]
 
 
 def test_a_sheet_filled_by_someone_who_likes_one_system(runs, export):
@@ -470,11 +632,23 @@ def test_a_sheet_filled_by_someone_who_likes_one_system(runs, export):
         writer.writeheader()
         for r in rows:
             a, b = (rank.index(r[side].split()[0]) for side in ("reply_A", "reply_B"))
-            writer.writerow(r | {"personality": "A" if a > b else "B", "coherence": "=", "comment": "line\nbreak"})
+            writer.writerow(
+                r | {"personality": "A" if a > b else "B", "coherence": "=", "comment": "line\nbreak"}
+            )
     results = read(folder, path)
-    rates = {(r["first"], r["second"]): (r["wins"], r["losses"], r["differs"]) for r in results["win_rates"]["personality"]}
-    assert rates == {("quokka", "zebra"): (0, 10, True), ("quokka", "walrus"): (0, 10, True), ("zebra", "walrus"): (10, 0, True)}
-    assert all(r["win_rate"] == 0.5 and r["ties"] == 10 and r["differs"] is False for r in results["win_rates"]["coherence"])
+    rates = {
+        (r["first"], r["second"]): (r["wins"], r["losses"], r["differs"])
+        for r in results["win_rates"]["personality"]
+    }
+    assert rates == {
+        ("quokka", "zebra"): (0, 10, True),
+        ("quokka", "walrus"): (0, 10, True),
+        ("zebra", "walrus"): (10, 0, True),
+    }
+    assert all(
+        r["win_rate"] == 0.5 and r["ties"] == 10 and r["differs"] is False
+        for r in results["win_rates"]["coherence"]
+    )
 
 
 # --- read: what cannot be read ---------------------------------------------------------------------------------------
@@ -482,16 +656,25 @@ def test_a_sheet_filled_by_someone_who_likes_one_system(runs, export):
 
 def test_an_unknown_choice_is_named_with_its_line(hand_made, tmp_path):
     path = tmp_path / "bad.csv"
-    path.write_text('item,personality,coherence,fluency,comment\nsabcdef-1,A,A,A,"two\nlines"\nsabcdef-2,A,better,B,"two\nlines"\n')
-    with pytest.raises(InputError, match=r"bad\.csv:4: coherence is 'better'; expected A, B, = \(or tie\), or nothing"):
+    path.write_text(
+        'item,personality,coherence,fluency,comment\nsabcdef-1,A,A,A,"two\nlines"\nsabcdef-2,A,better,B,"two\nlines"\n'
+    )
+    with pytest.raises(
+        InputError, match=r"bad\.csv:4: coherence is 'better'; expected A, B, = \(or tie\), or nothing"
+    ):
         read(hand_made, path)
 
 
 def test_items_of_another_sheet_or_of_none_are_refused(hand_made, answers, tmp_path):
-    with pytest.raises(InputError, match=r"a\.csv:3: unknown item 'sabcdef-9'; expected one of sabcdef-1 to sabcdef-4"):
+    with pytest.raises(
+        InputError, match=r"a\.csv:3: unknown item 'sabcdef-9'; expected one of sabcdef-1 to sabcdef-4"
+    ):
         read(hand_made, answers("a.csv", "1,A,A,A", "9,A,A,A"))
     (tmp_path / "b.csv").write_text("item,personality,coherence,fluency\ns123456-1,A,A,A\n")
-    with pytest.raises(InputError, match=r"b\.csv:2: item 's123456-1' is of a different sheet; this sheet's items start with 'sabcdef-'"):
+    with pytest.raises(
+        InputError,
+        match=r"b\.csv:2: item 's123456-1' is of a different sheet; this sheet's items start with 'sabcdef-'",
+    ):
         read(hand_made, tmp_path / "b.csv")
     (tmp_path / "c.csv").write_text("item,personality,coherence,fluency\n1,A,A,A\n")
     with pytest.raises(InputError, match=r"c\.csv:2: unknown item '1'"):
@@ -506,7 +689,9 @@ def test_answers_to_a_sheet_of_another_seed_are_refused(runs, export):
 
 
 def test_an_answer_given_twice_is_refused(hand_made, answers):
-    with pytest.raises(InputError, match=r"a\.csv:3: .* answers personality of sabcdef-1 again, first in .*a\.csv:2"):
+    with pytest.raises(
+        InputError, match=r"a\.csv:3: .* answers personality of sabcdef-1 again, first in .*a\.csv:2"
+    ):
         read(hand_made, answers("a.csv", "1,A,,", "1,B,,"))
     path = answers("b.csv", "1,A,,")
     with pytest.raises(InputError, match="again"):
@@ -518,12 +703,17 @@ def test_unusable_answer_files_are_named(hand_made, tmp_path):
         read(hand_made, tmp_path / "none.csv")
     path = tmp_path / "bad.csv"
     path.write_text("item,personality\nsabcdef-1,A\n")
-    with pytest.raises(InputError, match=r"bad\.csv:1: columns \['coherence', 'fluency'\] are missing, found \['item', 'personality'\]"):
+    with pytest.raises(
+        InputError,
+        match=r"bad\.csv:1: columns \['coherence', 'fluency'\] are missing, found \['item', 'personality'\]",
+    ):
         read(hand_made, path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"bad\.csv:1: columns .* are missing, found \[\]"):
         read(hand_made, path)
-    path.write_bytes("item,personality,coherence,fluency,comment\nsabcdef-1,A,A,A,très bien\n".encode("cp1252"))
+    path.write_bytes(
+        "item,personality,coherence,fluency,comment\nsabcdef-1,A,A,A,très bien\n".encode("cp1252")
+    )
     with pytest.raises(InputError, match=r"bad\.csv: not UTF-8 text .*save it as CSV UTF-8"):
         read(hand_made, path)
     path.write_text("item,personality,coherence,fluency,comment\nsabcdef-1,A,A,A," + "x" * 200000)
@@ -547,6 +737,7 @@ def test_unusable_keys_are_named(tmp_path, answers):
 
 # --- the form in a browser -------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def browser(open_chromium, tmp_path):
     """A browser that downloads into ``tmp_path/downloads``."""
@@ -568,7 +759,12 @@ def test_the_form_is_filled_kept_and_downloaded(runs, export, browser, tmp_path)
 
     nasty = "<script>document.title = 'broken'</script>"
     replies = {"zebra": f"stripes {nasty}", "quokka": "pouch"}
-    systems = runs(**{name: [row(f"Question {n}?", ASPECTS[n], reply) for n in range(3)] for name, reply in replies.items()})
+    systems = runs(
+        **{
+            name: [row(f"Question {n}?", ASPECTS[n], reply) for n in range(3)]
+            for name, reply in replies.items()
+        }
+    )
     folder, rows, key = export(systems, items=3)
     names = [r["item"] for r in rows]
 
@@ -579,7 +775,11 @@ def test_the_form_is_filled_kept_and_downloaded(runs, export, browser, tmp_path)
         return find(selector).text
 
     def shown():
-        return [s.get_attribute("data-item") for s in browser.find_elements("css selector", ".item") if s.is_displayed()]
+        return [
+            s.get_attribute("data-item")
+            for s in browser.find_elements("css selector", ".item")
+            if s.is_displayed()
+        ]
 
     browser.set_window_size(500, 900)
     browser.get((folder / "for_annotators" / "sheet.html").as_uri())
@@ -591,14 +791,27 @@ def test_the_form_is_filled_kept_and_downloaded(runs, export, browser, tmp_path)
         find(f'input[name="{names[0]}-{criterion}"][value="A"]').click()
     assert text("#done") == "1 of 3 answered"
     find(f'textarea[name="{names[0]}-comment"]').send_keys('say "so", é')
-    find("#next").send_keys(Keys.ENTER)  # the keyboard alone: a button, then arrows within a group of radio buttons
-    assert shown() == names[1:2] and text("#position") == "2 of 3" and browser.switch_to.active_element.get_attribute("id") == "position"
+    find("#next").send_keys(
+        Keys.ENTER
+    )  # the keyboard alone: a button, then arrows within a group of radio buttons
+    assert (
+        shown() == names[1:2]
+        and text("#position") == "2 of 3"
+        and browser.switch_to.active_element.get_attribute("id") == "position"
+    )
     find(f'input[name="{names[1]}-personality"][value="A"]').send_keys(Keys.SPACE, Keys.ARROW_RIGHT)
 
     browser.refresh()
-    assert shown() == names[1:2] and text("#done") == "1 of 3 answered" and find("#annotator").get_attribute("value") == "=Ann"
+    assert (
+        shown() == names[1:2]
+        and text("#done") == "1 of 3 answered"
+        and find("#annotator").get_attribute("value") == "=Ann"
+    )
     assert find(f'input[name="{names[1]}-personality"][value="="]').is_selected()
-    assert any(s.startswith("miracle-sheet-" + key["sha256"]) for s in browser.execute_script("return Object.keys(localStorage)"))
+    assert any(
+        s.startswith("miracle-sheet-" + key["sha256"])
+        for s in browser.execute_script("return Object.keys(localStorage)")
+    )
 
     find("#download").click()
     content = downloaded(tmp_path / "downloads" / "answers-Ann.csv").decode("utf-8-sig")
@@ -612,7 +825,11 @@ def test_the_form_is_filled_kept_and_downloaded(runs, export, browser, tmp_path)
     results = read(folder, tmp_path / "downloads" / "answers-Ann.csv")
     rate = results["win_rates"]["personality"][0]
     first_is_a = key["items"][names[0]]["A"] == rate["first"]
-    assert (rate["wins"], rate["ties"], rate["losses"]) == (int(first_is_a), 1, int(not first_is_a)) and results["annotators"] == ["'=Ann"]
+    assert (rate["wins"], rate["ties"], rate["losses"]) == (
+        int(first_is_a),
+        1,
+        int(not first_is_a),
+    ) and results["annotators"] == ["'=Ann"]
 
     find("#unanswered").click()
     assert shown() == names[2:] and not find("#next").is_enabled()
@@ -627,7 +844,9 @@ def test_the_form_is_filled_kept_and_downloaded(runs, export, browser, tmp_path)
 @pytest.mark.parametrize("width", [320, 390, 1100])
 def test_the_form_fits_the_screen(runs, export, browser, width):
     long = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverleihungsurkunde" * 3
-    folder, _, _ = export(runs(zebra=[row(long, (long, long), long)], quokka=[row(long, (long, long), "pouch")]))
+    folder, _, _ = export(
+        runs(zebra=[row(long, (long, long), long)], quokka=[row(long, (long, long), "pouch")])
+    )
     screen = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     browser.get((folder / "for_annotators" / "sheet.html").as_uri())

@@ -15,7 +15,7 @@ SCRIPTS = sorted([*ROOT.glob("*.sh"), *(ROOT / "scripts").glob("*.sh"), ROOT / "
 COMMANDS = [path for path in SCRIPTS if path.name not in ("environment.sh", "test.sh", "run")]
 
 NEWER_THAN_3_2 = {  # what bash 3.2 lacks, or does otherwise, and how to find it
-    "an empty array under set -u: write ${X[@]+\"${X[@]}\"}": r"(?<!\+)(?<!\+\")\"?\$\{\w+\[[@*]\]\}",
+    'an empty array under set -u: write ${X[@]+"${X[@]}"}': r"(?<!\+)(?<!\+\")\"?\$\{\w+\[[@*]\]\}",
     "associative arrays, name references": r"\b(?:declare|local|typeset)\s+-\w*[Ang]",
     "reading lines into an array": r"\b(?:mapfile|readarray|coproc)\b",
     "changing case, ${x^^} ${x,,}": r"\$\{\w+(?:\[[^]]*\])?(?:\^|,|@[A-Za-z]\})",
@@ -37,7 +37,9 @@ def complaints(script: str) -> list[str]:
     found = []
     for number, line in enumerate(script.splitlines(), 1):
         code = re.sub(r"(?:^|\s)#.*", "", line)
-        found += [f"{number}: {reason}" for reason, pattern in NEWER_THAN_3_2.items() if re.search(pattern, code)]
+        found += [
+            f"{number}: {reason}" for reason, pattern in NEWER_THAN_3_2.items() if re.search(pattern, code)
+        ]
     return found
 
 
@@ -63,7 +65,16 @@ def test_the_rules_for_bash_3_2_can_fail(line):
 
 
 @pytest.mark.parametrize(
-    "line", ['exec x ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"', "OPTIONS+=(--a \"$B\")", "OPTIONS=()", 'x=${BASH_SOURCE[0]}', "a && b > c 2>&1", "# mapfile", '${RUN:+"outs/$RUN"}']
+    "line",
+    [
+        'exec x ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"',
+        'OPTIONS+=(--a "$B")',
+        "OPTIONS=()",
+        "x=${BASH_SOURCE[0]}",
+        "a && b > c 2>&1",
+        "# mapfile",
+        '${RUN:+"outs/$RUN"}',
+    ],
 )
 def test_what_bash_3_2_has_is_allowed(line):
     assert complaints(line) == []
@@ -73,12 +84,33 @@ def test_a_windows_checkout_has_line_feeds(tmp_path):
     """With core.autocrlf=true, Git for Windows' default, every script ended in exit status 127: bash read "pipefail" with a carriage return."""
     if not shutil.which("git"):
         pytest.skip("no git")
-    for name in (".gitattributes", "pipeline.sh", "scripts/environment.sh", "dataset/sample_topics", "requirements.txt", ".ci/run"):
+    for name in (
+        ".gitattributes",
+        "pipeline.sh",
+        "scripts/environment.sh",
+        "dataset/sample_topics",
+        "requirements.txt",
+        ".ci/run",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
 
     def git(*words: str) -> None:
-        subprocess.run(["git", "-c", "core.autocrlf=true", "-c", "user.name=x", "-c", "user.email=x@example.org", *words], cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(
+            [
+                "git",
+                "-c",
+                "core.autocrlf=true",
+                "-c",
+                "user.name=x",
+                "-c",
+                "user.email=x@example.org",
+                *words,
+            ],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
 
     git("init")
     git("add", "--all")
@@ -88,7 +120,13 @@ def test_a_windows_checkout_has_line_feeds(tmp_path):
     for name in ("dataset/sample_topics", "requirements.txt", ".ci/run"):
         (tmp_path / name).unlink()
     git("checkout", "--", ".")
-    for name in ("pipeline.sh", "scripts/environment.sh", "dataset/sample_topics", "requirements.txt", ".ci/run"):
+    for name in (
+        "pipeline.sh",
+        "scripts/environment.sh",
+        "dataset/sample_topics",
+        "requirements.txt",
+        ".ci/run",
+    ):
         assert b"\r" not in (tmp_path / name).read_bytes()
 
 
@@ -102,9 +140,15 @@ def told(tmp_path):
     here.mkdir()
 
     def run(script: Path, *words: str, **variables: str) -> tuple[Path, str, list[str]]:
-        clean = {name: value for name, value in os.environ.items() if name not in ("PRESET", "RUN", "SCHEMA", "BASE", "ATTR", "PYTHONPATH", "CDPATH")}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PRESET", "RUN", "SCHEMA", "BASE", "ATTR", "PYTHONPATH", "CDPATH")
+        }
         environment = clean | {"MIRACLE_ENV": "current", "PYTHON": str(python), "CDPATH": "/"} | variables
-        done = subprocess.run(["bash", str(script), *words], cwd=here, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", str(script), *words], cwd=here, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         folder, path, safe, *given = done.stdout.splitlines()
         assert safe == "1"  # a schema.py in the user's folder is not taken for ours
@@ -116,13 +160,17 @@ def told(tmp_path):
 
 @pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.name)
 def test_a_script_leaves_the_user_where_they_stand(told, script):
-    folder, path, words = told(script, "--contexts", "mine.jsonl", "two words", SCHEMA="schema.py", RUN="r", PYTHONPATH="theirs")
+    folder, path, words = told(
+        script, "--contexts", "mine.jsonl", "two words", SCHEMA="schema.py", RUN="r", PYTHONPATH="theirs"
+    )
     assert folder == told.folder and path == f"{ROOT}:theirs"
     assert words[0] == "-m" or Path(words[0]) == ROOT / Path(words[0]).name and Path(words[0]).is_file()
     assert words[-3:] == ["--contexts", "mine.jsonl", "two words"]
 
 
-@pytest.mark.parametrize("name", ["pipeline.sh", "train_classifier.sh", "train_nli.sh", "train_cvae.sh", "gen_cvae.sh"])
+@pytest.mark.parametrize(
+    "name", ["pipeline.sh", "train_classifier.sh", "train_nli.sh", "train_cvae.sh", "gen_cvae.sh"]
+)
 def test_variables_become_options_and_none_are_needed(told, name):
     assert not [word for word in told(ROOT / name)[2][1:] if word.startswith("--")]
     words = told(ROOT / name, PRESET="small", RUN="r", SCHEMA="a b.py", BASE="~/x")[2]
@@ -139,19 +187,33 @@ def test_a_script_works_from_another_folder_through_a_relative_path(told):
 
 def test_a_user_s_schema_is_the_one_in_the_user_s_folder(tmp_path):
     """``SCHEMA=schema.py bash /elsewhere/train_classifier.sh`` trained on the bundled corpus without a word."""
-    rows = [{"input": [f"what of {i} {a}?"], "output": [f"{a} {a} thing {i}"], "tag": a} for i in range(4) for a in ("red", "green")]
+    rows = [
+        {"input": [f"what of {i} {a}?"], "output": [f"{a} {a} thing {i}"], "tag": a}
+        for i in range(4)
+        for a in ("red", "green")
+    ]
     for name in ("dialogue", "dev"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "schema.py").write_text("ATTRIBUTES = [dict(name='colour', aspects=['red', 'green'], dialogues='dialogue.jsonl', dev_dialogues='dev.jsonl')]\n")
+    (tmp_path / "schema.py").write_text(
+        "ATTRIBUTES = [dict(name='colour', aspects=['red', 'green'], dialogues='dialogue.jsonl', dev_dialogues='dev.jsonl')]\n"
+    )
     environment = os.environ | {"MIRACLE_ENV": "current", "PYTHON": sys.executable, "SCHEMA": "schema.py"}
-    done = subprocess.run(["bash", str(ROOT / "scripts" / "check_data.sh"), "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "check_data.sh"), "--json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert list(json.loads(done.stdout)["attributes"]) == ["colour"]
 
 
 def test_paths_are_the_user_s_and_defaults_the_repository_s(tmp_path, monkeypatch):
     import make_data_chatgpt
-    from scripts.arguments import CommonArguments, parse_arguments
-    from schema import InputError, load_schema
+    from common.errors import InputError
+    from common.options import CommonArguments, parse_arguments
+    from common.schema import load_schema
 
     (tmp_path / "my.yaml").write_text("common: {schema: theirs.py}\n")
     (tmp_path / "theirs.py").write_text("")
@@ -162,12 +224,21 @@ def test_paths_are_the_user_s_and_defaults_the_repository_s(tmp_path, monkeypatc
     def parsed(*words: str) -> CommonArguments:
         return parse_arguments((CommonArguments,), "none", list(words), "")[0]
 
-    assert Path(parsed().schema) == ROOT / "schema.py" and parsed().run_folder.resolve() == work / "outs" / "demo"
+    assert (
+        Path(parsed().schema) == ROOT / "schema.py"
+        and parsed().run_folder.resolve() == work / "outs" / "demo"
+    )
     assert Path(parsed("--preset", "paper").schema) == ROOT / "schema_paper.py"
     assert Path(parsed("--schema", "schema.py").schema).resolve() == work / "schema.py"
     assert Path(parsed("--preset", "../my.yaml").schema) == tmp_path / "theirs.py"
-    with pytest.raises(InputError, match=r"schema not found: .*work/schema\.py; a path is taken from where you stand, the repository's is .*schema\.py$"):
+    with pytest.raises(
+        InputError,
+        match=r"schema not found: .*work/schema\.py; a path is taken from where you stand, the repository's is .*schema\.py$",
+    ):
         load_schema("schema.py")
     options = make_data_chatgpt.parser().parse_args(["--aspect", "lyrical"])
-    assert options.topics == ROOT / "dataset" / "sample_topics" and options.output_dir.resolve() == work / "data" / "collected"
+    assert (
+        options.topics == ROOT / "dataset" / "sample_topics"
+        and options.output_dir.resolve() == work / "data" / "collected"
+    )
     assert make_data_chatgpt.tasks_of(options)

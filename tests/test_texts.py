@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from common.errors import InputError
 from dataset.texts import read_text_file, read_texts
-from schema import InputError
 
 
 @pytest.fixture
@@ -14,7 +14,9 @@ def mood(three):
 
 
 def test_text_rows_with_label_or_labels_by_name_or_index(three, mood, write_rows):
-    path = write_rows({"text": " so \n it is ", "label": "sad"}, {"text": "b", "labels": 1}, {"text": "c", "labels": "calm"})
+    path = write_rows(
+        {"text": " so \n it is ", "label": "sad"}, {"text": "b", "labels": 1}, {"text": "c", "labels": "calm"}
+    )
     assert read_text_file(path, three, mood) == [("so it is", 2), ("b", 1), ("c", 0)]
 
 
@@ -36,7 +38,9 @@ def test_bad_text_rows_are_named(three, mood, write_rows, row, message):
 
 
 def test_text_file_comes_before_the_replies_of_the_dialogues(three, mood, write_rows):
-    dialogues = write_rows(*({"input": ["q"], "output": [f"reply {n}"], "tag": n} for n in range(3)), name="d.jsonl")
+    dialogues = write_rows(
+        *({"input": ["q"], "output": [f"reply {n}"], "tag": n} for n in range(3)), name="d.jsonl"
+    )
     texts = write_rows(*({"text": f"text {n}", "label": n} for n in range(3)), name="t.jsonl")
     both = replace(mood, dialogues=dialogues, texts=texts, dev_dialogues=dialogues)
     assert read_texts(three, both, "train") == [("text 0", 0), ("text 1", 1), ("text 2", 2)]
@@ -46,5 +50,7 @@ def test_text_file_comes_before_the_replies_of_the_dialogues(three, mood, write_
 
 
 def test_attribute_without_any_file_is_named(three, mood):
-    with pytest.raises(InputError, match="my_schema.py: attribute 'mood' has neither 'dev_texts' nor 'dev_dialogues'"):
+    with pytest.raises(
+        InputError, match="my_schema.py: attribute 'mood' has neither 'dev_texts' nor 'dev_dialogues'"
+    ):
         read_texts(three, mood, "dev")

@@ -20,7 +20,10 @@ REASONING = (
     (r"<seed:think>", r"</seed:think>"), (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
 )  # fmt: skip
 MOST_BRACKETS = 2000  # of a text that are tried as the beginning of JSON
-USER_NAMES, REPLY_NAMES = ("user", "human", "a", "person a"), ("assistant", "reply", "bot", "b", "person b", "other person", "other")
+USER_NAMES, REPLY_NAMES = (
+    ("user", "human", "a", "person a"),
+    ("assistant", "reply", "bot", "b", "person b", "other person", "other"),
+)
 
 
 class Malformed(ValueError):
@@ -39,7 +42,9 @@ class Exchanges:
     replies: list[str]
 
 
-def read_answer(text: str, persona: Persona, turns: int, finish_reason: str | None = None, refusal: str | None = None) -> Exchanges:
+def read_answer(
+    text: str, persona: Persona, turns: int, finish_reason: str | None = None, refusal: str | None = None
+) -> Exchanges:
     """The dialogue in an answer.
 
     Args:
@@ -120,7 +125,9 @@ def dialogues_in(text: str) -> list[Exchanges]:
         found.append(dialogue)
     if found:
         return found
-    raise reason or Malformed("no JSON dialogue was found in the answer" if text.strip() else "the answer was empty")
+    raise reason or Malformed(
+        "no JSON dialogue was found in the answer" if text.strip() else "the answer was empty"
+    )
 
 
 def _from_json(found: object) -> Exchanges | None:
@@ -175,10 +182,17 @@ def check_dialogue(dialogue: Exchanges, persona: Persona, turns: int) -> None:
     """Raises `Malformed` or `Refusal` for a dialogue that should not be trained on."""
     if len(dialogue.replies) != turns:
         raise Malformed(f"it has {len(dialogue.replies)} exchanges; {turns} were asked for")
-    for kind, texts, (low, high) in (("user turn", dialogue.users, USER_WORDS), ("reply", dialogue.replies, REPLY_WORDS)):
+    for kind, texts, (low, high) in (
+        ("user turn", dialogue.users, USER_WORDS),
+        ("reply", dialogue.replies, REPLY_WORDS),
+    ):
         for text in texts:
             if not within_words(text, low, high):
-                unit = f"words (of a script without spaces, characters; {CHARACTERS_PER_WORD} count as a word)" if unspaced(text) else "words"
+                unit = (
+                    f"words (of a script without spaces, characters; {CHARACTERS_PER_WORD} count as a word)"
+                    if unspaced(text)
+                    else "words"
+                )
                 raise Malformed(f"a {kind} has {len(words(text))} {unit}; {low} to {high} are accepted")
     for reply in dialogue.replies:
         if REFUSAL.search(reply):

@@ -9,13 +9,24 @@ import time
 import openai
 from tqdm import tqdm
 
-from schema import InputError
-
-from dataset.network import reason_of
+from common.errors import InputError
+from common.network import reason_of
 from dataset.synthesis.journal import Answer
 from dataset.synthesis.outcome import ATTEMPTS, Outcome, outcome_of
 from dataset.synthesis.runner import Run
-from dataset.synthesis.service import ABOUT_FORMAT, FILTERED, FORMAT_REFUSALS, FORMATS, QUICK_RETRIES, NotACompletion, OutOfService, answer_of, message_of, messages_for, without_keys
+from dataset.synthesis.service import (
+    ABOUT_FORMAT,
+    FILTERED,
+    FORMAT_REFUSALS,
+    FORMATS,
+    QUICK_RETRIES,
+    NotACompletion,
+    OutOfService,
+    answer_of,
+    message_of,
+    messages_for,
+    without_keys,
+)
 from dataset.synthesis.tasks import Task
 
 ENDPOINT = "/v1/chat/completions"
@@ -44,13 +55,23 @@ def settle_by_batch(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
     except KeyboardInterrupt:
         run.stop("interrupted; the batch goes on at the provider, and the same command collects it")
     except openai.APIConnectionError as error:
-        raise OutOfService(f"the server cannot be reached at {run.service.address}: {without_keys(reason_of(error))[:200]}") from error
+        raise OutOfService(
+            f"the server cannot be reached at {run.service.address}: {without_keys(reason_of(error))[:200]}"
+        ) from error
     except openai.APIError as error:
-        raise OutOfService(f"the batch cannot be run ({type(error).__name__}): {message_of(error)}{run.service.advice(error) if isinstance(error, openai.APIStatusError) else ''}") from error
-    except (ValueError, AttributeError, TypeError) as error:  # the client's types hold whatever came with status 200
+        raise OutOfService(
+            f"the batch cannot be run ({type(error).__name__}): {message_of(error)}{run.service.advice(error) if isinstance(error, openai.APIStatusError) else ''}"
+        ) from error
+    except (
+        ValueError,
+        AttributeError,
+        TypeError,
+    ) as error:  # the client's types hold whatever came with status 200
         if isinstance(error, InputError):
             raise
-        raise OutOfService(f"the batch cannot be run: the server does not answer as a Batch API does ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from error
+        raise OutOfService(
+            f"the batch cannot be run: the server does not answer as a Batch API does ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        ) from error
 
 
 def affordable(run: Run, tasks: list[Task]) -> list[Outcome]:
@@ -74,16 +95,29 @@ def submit(run: Run, client: openai.OpenAI, outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         messages = messages_for(outcome.task, outcome.next_attempt, outcome.last, outcome.reason)
         body = run.service.body(outcome.task, messages)
-        lines.append({"custom_id": request_id(outcome.task.key, outcome.next_attempt), "method": "POST", "url": ENDPOINT, "body": body})
+        lines.append(
+            {
+                "custom_id": request_id(outcome.task.key, outcome.next_attempt),
+                "method": "POST",
+                "url": ENDPOINT,
+                "body": body,
+            }
+        )
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     mark = hashlib.sha256(content).hexdigest()[:32]
     ids = [line["custom_id"] for line in lines]
     run.journal.remember("submission", {"mark": mark, "requests": ids, "batch": None})
-    client = client.with_options(max_retries=min(QUICK_RETRIES, client.max_retries))  # nothing is lost where this fails
+    client = client.with_options(
+        max_retries=min(QUICK_RETRIES, client.max_retries)
+    )  # nothing is lost where this fails
     uploaded = client.files.create(file=("requests.jsonl", io.BytesIO(content)), purpose="batch")
-    batch = client.batches.create(input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window="24h", metadata={"miracle": mark})
+    batch = client.batches.create(
+        input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window="24h", metadata={"miracle": mark}
+    )
     run.journal.remember("submission", {"mark": mark, "requests": ids, "batch": batch.id})
-    tqdm.write(f"batch {batch.id}: {len(lines)} requests submitted; this may be interrupted, the same command goes on")
+    tqdm.write(
+        f"batch {batch.id}: {len(lines)} requests submitted; this may be interrupted, the same command goes on"
+    )
 
 
 def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_seconds: float) -> None:
@@ -92,7 +126,12 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
     if not submission:
         return
     batch_id = submission["batch"] or next(
-        (batch.id for batch in client.batches.list(limit=100) if (batch.metadata or {}).get("miracle") == submission["mark"]), None
+        (
+            batch.id
+            for batch in client.batches.list(limit=100)
+            if (batch.metadata or {}).get("miracle") == submission["mark"]
+        ),
+        None,
     )
     if batch_id is None:  # it died before the batch was there
         run.journal.remember("submission", None)
@@ -103,7 +142,13 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
         tqdm.write(f"batch {batch_id} is no longer at the provider; its requests are open again")
         run.journal.remember("submission", None)
         return
-    with tqdm(total=len(submission["requests"]), desc=f"batch {batch.status}", unit="", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60) as bar:
+    with tqdm(
+        total=len(submission["requests"]),
+        desc=f"batch {batch.status}",
+        unit="",
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 60,
+    ) as bar:
         while batch.status not in ENDED:
             time.sleep(poll_seconds)
             batch = client.batches.retrieve(batch_id)
@@ -114,7 +159,9 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
     asked = {request_id(task.key, attempt): (task, attempt) for task in tasks for attempt in range(ATTEMPTS)}
     unanswered, refusals = set(submission["requests"]), []
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-        for line in client.files.content(file_id).content.split(b"\n"):  # a line separator inside a text is no end of a line
+        for line in client.files.content(file_id).content.split(
+            b"\n"
+        ):  # a line separator inside a text is no end of a line
             name, status, body = _result(line)
             if name not in asked:
                 continue
@@ -122,7 +169,13 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
             outcome = outcome_of(task, run.journal)
             if status == 200:
                 try:
-                    answer = answer_of(body, task.key, attempt, messages_for(task, attempt, outcome.last, outcome.reason), batch=True)
+                    answer = answer_of(
+                        body,
+                        task.key,
+                        attempt,
+                        messages_for(task, attempt, outcome.last, outcome.reason),
+                        batch=True,
+                    )
                 except NotACompletion as error:
                     refusals.append((name, status, str(error)))
                     continue
@@ -135,7 +188,11 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
             if (task.key, attempt) not in run.journal.answers:
                 run.journal.write_answer(answer)
                 run.meter.add(answer)
-    if refusals and len(refusals) == len(submission["requests"]) and _plainer(run, [text for _, _, text in refusals], [status for _, status, _ in refusals]):
+    if (
+        refusals
+        and len(refusals) == len(submission["requests"])
+        and _plainer(run, [text for _, _, text in refusals], [status for _, status, _ in refusals])
+    ):
         unanswered = set()  # they are asked again, in plainer form
     if unanswered:
         what = without_keys(refusals[0][2])[:120] if refusals else "no answer"
@@ -158,7 +215,9 @@ def _plainer(run: Run, refusals: list[str], statuses: list[int | None]) -> bool:
     """Whether a batch of which every request was refused for its answer format may be made again in a plainer one."""
     service = run.service
     weaker = FORMATS[FORMATS.index(service.format) + 1 :]
-    about_format = all(status in FORMAT_REFUSALS and ABOUT_FORMAT.search(text) for text, status in zip(refusals, statuses))
+    about_format = all(
+        status in FORMAT_REFUSALS and ABOUT_FORMAT.search(text) for text, status in zip(refusals, statuses)
+    )
     if not service.auto or service.settled or not weaker or not about_format:
         return False
     service.format = weaker[0]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from schema import InputError
-
+from common.errors import InputError
 from dataset.synthesis.journal import Answer
 from dataset.synthesis.tasks import Task
 
@@ -47,7 +46,9 @@ def price_of(model: str, path: Path | None = None) -> Price | None:
         table = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return Price(**{key: float(value) for key, value in table[model].items()}) if model in table else None
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected lines such as `{model}: {{input: 0.4, output: 1.6}}` ({' '.join(str(error).split())})") from None
+        raise InputError(
+            f"{path}: expected lines such as `{model}: {{input: 0.4, output: 1.6}}` ({' '.join(str(error).split())})"
+        ) from None
 
 
 @dataclass
@@ -65,7 +66,9 @@ class Meter:
         if answer.refusal and not answer.text and not answer.tokens_in:
             return  # a prompt that was refused is not charged
         tokens_out = answer.tokens_out or estimated_tokens(answer.text)
-        tokens_in = answer.tokens_in or (self.tokens_in // self.answers if self.answers else TOKENS_PER_PROMPT)
+        tokens_in = answer.tokens_in or (
+            self.tokens_in // self.answers if self.answers else TOKENS_PER_PROMPT
+        )
         self.answers += 1
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
@@ -76,7 +79,9 @@ class Meter:
         """Tokens in and out of one more request: the mean so far, or a guess from the prompt's length."""
         if self.answers and self.tokens_out:
             return self.tokens_in / self.answers, self.tokens_out / self.answers
-        return estimated_tokens("".join(message["content"] for message in task.messages())), task.turns * TOKENS_PER_EXCHANGE
+        return estimated_tokens(
+            "".join(message["content"] for message in task.messages())
+        ), task.turns * TOKENS_PER_EXCHANGE
 
     def expected_dollars(self, task: Task, batch: bool = False) -> float:
         """Dollars of one more request; 0 where the price is unknown."""

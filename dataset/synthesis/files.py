@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from schema import Attribute, InputError, Schema
-
-from dataset.jsonl import read_json, read_jsonl, write_json, write_jsonl
-from dataset.schema_file import write_schema
+from common.errors import InputError
+from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from common.schema import Attribute, Schema
+from dataset.schema_writer import write_schema
 from dataset.synthesis.outcome import Outcome
 from dataset.synthesis.tasks import Persona
 
@@ -22,7 +22,12 @@ def rows_of(outcome: Outcome, persona: Persona, schema: Schema) -> dict:
     """A kept dialogue as a row of a dialogue file: tagged by name, or by a list for several attributes."""
     several = len(persona.target) > 1
     tag = [persona.target.get(name) for name in schema.names] if several else persona.aspects[0]
-    return {"input": outcome.dialogue.users, "output": outcome.dialogue.replies, "tag": tag, "topic": outcome.task.topic}
+    return {
+        "input": outcome.dialogue.users,
+        "output": outcome.dialogue.replies,
+        "tag": tag,
+        "topic": outcome.task.topic,
+    }
 
 
 class Output:
@@ -46,21 +51,38 @@ class Output:
             for name in [*self.names(), "schema.py"]:
                 path = folder / name
                 if path.is_file() and self.made.get(name) != digest(path):
-                    raise InputError(f"{path} was not made by this command, or was edited since; --overwrite replaces it, or name another --output-dir")
+                    raise InputError(
+                        f"{path} was not made by this command, or was edited since; --overwrite replaces it, or name another --output-dir"
+                    )
 
     def names(self) -> list[str]:
         """All training files that can come out, by name."""
-        kinds = [f"{prefix}{kind}_{a.name}.jsonl" for a in self.schema.attributes for prefix in ("", "dev_") for kind in ("dialogue", "text")]
+        kinds = [
+            f"{prefix}{kind}_{a.name}.jsonl"
+            for a in self.schema.attributes
+            for prefix in ("", "dev_")
+            for kind in ("dialogue", "text")
+        ]
         return [*kinds, "test.jsonl"]
 
     def write(self, persona: Persona, kept: list[Outcome]) -> list[str]:
         """Write a persona's dialogues and make the training files again; returns a line for every file written."""
-        write_jsonl(self.folder / "kept" / f"{persona.name}.jsonl", [rows_of(outcome, persona, self.schema) for outcome in kept])
-        rows = [row for path in sorted((self.folder / "kept").glob("*.jsonl")) if path.stat().st_size for _, row in read_jsonl(path)]
+        write_jsonl(
+            self.folder / "kept" / f"{persona.name}.jsonl",
+            [rows_of(outcome, persona, self.schema) for outcome in kept],
+        )
+        rows = [
+            row
+            for path in sorted((self.folder / "kept").glob("*.jsonl"))
+            if path.stat().st_size
+            for _, row in read_jsonl(path)
+        ]
         files: dict[str, list[dict]] = {}
         attributes = []
         for attribute in self.schema.attributes:
-            entry = self._attribute_files(attribute, [row for row in rows if row["tag"] in attribute.aspects], files)
+            entry = self._attribute_files(
+                attribute, [row for row in rows if row["tag"] in attribute.aspects], files
+            )
             if entry:
                 attributes.append(entry)
         if several := [row for row in rows if isinstance(row["tag"], list)]:
@@ -70,24 +92,49 @@ class Output:
         for name in set(self.made) - set(files) - {"schema.py"}:
             (self.folder / name).unlink(missing_ok=True)
         if attributes:
-            everything = [a["name"] for a in attributes] == self.schema.names  # tags in test.jsonl name all attributes
-            write_schema(self.folder / "schema.py", attributes, {"TEST": "test.jsonl" if several and everything else None}, "Collected dialogues.")
+            everything = [
+                a["name"] for a in attributes
+            ] == self.schema.names  # tags in test.jsonl name all attributes
+            write_schema(
+                self.folder / "schema.py",
+                attributes,
+                {"TEST": "test.jsonl" if several and everything else None},
+                "Collected dialogues.",
+            )
             files["schema.py"] = []
         self.made = {name: digest(self.folder / name) for name in files}
         write_json(self.folder / MADE, self.made)
-        return [f"{self.folder / name}: {len(content)} rows" for name, content in files.items() if name != "schema.py"]
+        return [
+            f"{self.folder / name}: {len(content)} rows"
+            for name, content in files.items()
+            if name != "schema.py"
+        ]
 
-    def _attribute_files(self, attribute: Attribute, rows: list[dict], files: dict[str, list[dict]]) -> dict | None:
+    def _attribute_files(
+        self, attribute: Attribute, rows: list[dict], files: dict[str, list[dict]]
+    ) -> dict | None:
         """Put an attribute's dialogue and text rows into `files`; returns its entry for the schema."""
         if not rows:
             return None
         entry = {"name": attribute.name, "aspects": list(attribute.aspects)}
         held = {row["topic"] for row in rows if is_dev(row["topic"], self.dev_share)}
         if not held and self.dev_share:  # few topics: the one nearest to the share
-            held = {min((row["topic"] for row in rows), key=lambda topic: hashlib.sha256(topic.encode()).hexdigest())}
-        for prefix, chosen in (("", [r for r in rows if r["topic"] not in held]), ("dev_", [r for r in rows if r["topic"] in held])):
+            held = {
+                min(
+                    (row["topic"] for row in rows),
+                    key=lambda topic: hashlib.sha256(topic.encode()).hexdigest(),
+                )
+            }
+        for prefix, chosen in (
+            ("", [r for r in rows if r["topic"] not in held]),
+            ("dev_", [r for r in rows if r["topic"] in held]),
+        ):
             if chosen:
-                texts = [{"text": reply, "label": row["tag"], "topic": row["topic"]} for row in chosen for reply in row["output"]]
+                texts = [
+                    {"text": reply, "label": row["tag"], "topic": row["topic"]}
+                    for row in chosen
+                    for reply in row["output"]
+                ]
                 for kind, content in (("dialogue", chosen), ("text", texts)):
                     name = f"{prefix}{kind}_{attribute.name}.jsonl"
                     files[name] = content
@@ -105,7 +152,13 @@ def digest(path: Path) -> str | None:
 def rejects(outcomes: list[Outcome]) -> list[dict]:
     """What was not kept and why, with the last answer's text."""
     return [
-        {"topic": o.task.topic, "number": o.task.number, "aspects": o.task.persona.aspects, "reason": o.reason, "answer": o.last.text}
+        {
+            "topic": o.task.topic,
+            "number": o.task.number,
+            "aspects": o.task.persona.aspects,
+            "reason": o.reason,
+            "answer": o.last.text,
+        }
         for o in outcomes
         if o.dialogue is None and o.next_attempt is None
     ]

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from schema import InputError
+from common.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,14 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab+")
+        self.file = open(path, "ab+")  # noqa: SIM115
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.file.close()
-            raise InputError(f"{path} is in use by another process; wait for it or name another --output-dir") from None
+            raise InputError(
+                f"{path} is in use by another process; wait for it or name another --output-dir"
+            ) from None
         self.answers: dict[tuple[str, int], Answer] = {}
         self.sent: dict[tuple[str, int], int] = {}
         self.memory: dict[str, object] = {}
@@ -84,14 +86,23 @@ class Journal:
             try:
                 self._take(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{self.path}:{number}: not a line of a journal ({type(error).__name__}: {error})") from None
+                raise InputError(
+                    f"{self.path}:{number}: not a line of a journal ({type(error).__name__}: {error})"
+                ) from None
         self.file.seek(0, os.SEEK_END)
 
     def _take(self, line: dict) -> None:
         kind = line.pop("kind")
         if kind == "answer":
             line = {name: value for name, value in line.items() if name in FIELDS}
-            answer = Answer(**line | {"text": text_of(line["text"]), "tokens_in": line.get("tokens_in") or 0, "tokens_out": line.get("tokens_out") or 0})
+            answer = Answer(
+                **line
+                | {
+                    "text": text_of(line["text"]),
+                    "tokens_in": line.get("tokens_in") or 0,
+                    "tokens_out": line.get("tokens_out") or 0,
+                }
+            )
             self.answers.setdefault((answer.key, answer.attempt), answer)
         elif kind == "sent":
             key = (line["key"], line["attempt"])

@@ -29,7 +29,9 @@ def outcome_of(task: Task, journal: Journal) -> Outcome:
             return Outcome(task, reason=reason, next_attempt=attempt, last=answer)
         answer = found
         try:
-            dialogue = read_answer(answer.text, task.persona, task.turns, answer.finish_reason, answer.refusal)
+            dialogue = read_answer(
+                answer.text, task.persona, task.turns, answer.finish_reason, answer.refusal
+            )
         except Refusal as error:
             return Outcome(task, reason=str(error), last=answer)
         except Malformed as error:

@@ -45,7 +45,10 @@ class Run:
 
     def may_ask(self, task: Task) -> bool:
         """Whether another request keeps within the cost limit, those under way counted as well."""
-        if self.max_cost is not None and self.meter.dollars + (self.under_way + 1) * self.meter.expected_dollars(task) > self.max_cost:
+        if (
+            self.max_cost is not None
+            and self.meter.dollars + (self.under_way + 1) * self.meter.expected_dollars(task) > self.max_cost
+        ):
             self.stop(f"the next request could lead beyond ${self.max_cost:g}")
         return self.stopped is None
 
@@ -77,7 +80,9 @@ class Run:
         Nothing is rejected by that: the tasks stay open, and the same command goes on with them.
         """
         self.missed += 1
-        unreachable = isinstance(error.__cause__, openai.APIConnectionError) and not isinstance(error.__cause__, openai.APITimeoutError)
+        unreachable = isinstance(error.__cause__, openai.APIConnectionError) and not isinstance(
+            error.__cause__, openai.APITimeoutError
+        )
         patience = LONG_PATIENCE if self.service.answered else 1 if unreachable else PATIENCE
         if self.missed >= patience and self.stopped is None:
             times = f" ({self.missed} times in a row)" if self.missed > 1 else ""
@@ -91,7 +96,13 @@ class Run:
             OutOfService: where the service will answer no request at all; what had been answered is kept.
         """
         remaining = iter(tasks)
-        bar = tqdm(total=len(tasks), desc="dialogues", unit="", dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60)
+        bar = tqdm(
+            total=len(tasks),
+            desc="dialogues",
+            unit="",
+            dynamic_ncols=True,
+            mininterval=0.1 if sys.stderr.isatty() else 60,
+        )
 
         async def work() -> None:
             for task in remaining:
@@ -102,8 +113,14 @@ class Run:
                 bar.set_postfix_str(self.progress(bar.total - bar.n, task), refresh=False)
 
         with interruptible(self):
-            while not (self.service.settled and self.service.answered) and not self.stopped and (first := next(remaining, None)) is not None:
-                outcome = await self.settle(first)  # alone: it finds out whether the server answers, and in which format
+            while (
+                not (self.service.settled and self.service.answered)
+                and not self.stopped
+                and (first := next(remaining, None)) is not None
+            ):
+                outcome = await self.settle(
+                    first
+                )  # alone: it finds out whether the server answers, and in which format
                 bar.update(outcome.next_attempt is None)
             await asyncio.gather(*(work() for _ in range(self.concurrency)))
         bar.close()
@@ -112,7 +129,11 @@ class Run:
 
     def progress(self, left: int, task: Task) -> str:
         """Tokens and dollars so far, and the dollars to expect at the end."""
-        expected = f" of about ${self.meter.dollars + left * self.meter.expected_dollars(task):.2f}" if self.meter.price else ""
+        expected = (
+            f" of about ${self.meter.dollars + left * self.meter.expected_dollars(task):.2f}"
+            if self.meter.price
+            else ""
+        )
         return f"{self.meter}{expected}"
 
 
@@ -129,7 +150,9 @@ class interruptible:
     def _on_interrupt(self, *args) -> None:
         if self.run.stopped:
             raise KeyboardInterrupt
-        tqdm.write(f"interrupted: waiting for {self.run.under_way} requests under way (they are paid for); Ctrl-C again leaves them")
+        tqdm.write(
+            f"interrupted: waiting for {self.run.under_way} requests under way (they are paid for); Ctrl-C again leaves them"
+        )
         self.run.stop("interrupted")
 
     def __exit__(self, *error) -> None:

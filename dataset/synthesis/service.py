@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import openai
 from tqdm import tqdm
 
-from schema import InputError
-
-from dataset.network import reason_of
+from common.errors import InputError
+from common.network import reason_of
 from dataset.synthesis.answers import without_reasoning
 from dataset.synthesis.costs import estimated_tokens
 from dataset.synthesis.journal import Answer, Journal, text_of
@@ -19,16 +18,27 @@ FORMATS = ("json_schema", "json_object", "text")  # strictest first
 FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 FORMAT_REFUSALS = (400, 415, 422, 500, 501)  # statuses by which servers refuse an answer format
 QUICK_RETRIES = 2  # until the service has answered once: a wrong address is to be found out at once
-PATIENCE = 4  # requests in a row without an answer, of a service that has not answered yet, before the run ends
+PATIENCE = (
+    4  # requests in a row without an answer, of a service that has not answered yet, before the run ends
+)
 LONG_PATIENCE = 10  # the same of one that has
 FILTERED = re.compile(
     r"content[ _-]?(?:filter|management|policy|violation)|responsible ?ai|moderation|was flagged|safety (?:system|polic|setting|filter)|"
     r"data_?inspection|(?:inappropriate|prohibited|sensitive|unsafe|harmful) (?:content|input|words?|information)|usage polic",
     re.IGNORECASE,
 )
-ABOUT_FORMAT = re.compile(r"response_?format|json_?(?:schema|object|mode)|\bschema\b|grammar|guided|structured", re.IGNORECASE)
-UNSUPPORTED = re.compile(r"unsupported|not supported|unrecognized|unknown|unexpected|not permitted|does not support|extra inputs", re.IGNORECASE)
-REPLACEMENTS = {"max_tokens": "max_completion_tokens", "temperature": None, "seed": None}  # for servers that refuse a parameter
+ABOUT_FORMAT = re.compile(
+    r"response_?format|json_?(?:schema|object|mode)|\bschema\b|grammar|guided|structured", re.IGNORECASE
+)
+UNSUPPORTED = re.compile(
+    r"unsupported|not supported|unrecognized|unknown|unexpected|not permitted|does not support|extra inputs",
+    re.IGNORECASE,
+)
+REPLACEMENTS = {
+    "max_tokens": "max_completion_tokens",
+    "temperature": None,
+    "seed": None,
+}  # for servers that refuse a parameter
 
 
 @dataclass(frozen=True)
@@ -63,13 +73,24 @@ class OutOfService(InputError):
 def response_format(form: str, turns: int) -> dict:
     """The ``response_format`` parameter of an answer format; empty for plain text."""
     if form == "json_schema":
-        return {"response_format": {"type": "json_schema", "json_schema": {"name": "dialogue", "strict": True, "schema": answer_schema(turns)}}}
+        return {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "dialogue", "strict": True, "schema": answer_schema(turns)},
+            }
+        }
     return {"response_format": {"type": "json_object"}} if form == "json_object" else {}
 
 
 def messages_for(task: Task, attempt: int, last: Answer | None, reason: str | None) -> list[dict]:
     """The chat of a first request, or of a repair."""
-    return task.messages() if attempt == 0 or last is None else repair_messages(task, without_reasoning(last.text) or last.text, reason or "it has the wrong form")
+    return (
+        task.messages()
+        if attempt == 0 or last is None
+        else repair_messages(
+            task, without_reasoning(last.text) or last.text, reason or "it has the wrong form"
+        )
+    )
 
 
 class Service:
@@ -86,13 +107,28 @@ class Service:
         answered: whether it has answered in this run.
     """
 
-    def __init__(self, client: openai.AsyncOpenAI, settings: RequestSettings, journal: Journal, form: str = "auto", address: str = ""):
-        self.client, self.settings, self.journal, self.auto, self.address = client, settings, journal, form == "auto", address
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        settings: RequestSettings,
+        journal: Journal,
+        form: str = "auto",
+        address: str = "",
+    ):
+        self.client, self.settings, self.journal, self.auto, self.address = (
+            client,
+            settings,
+            journal,
+            form == "auto",
+            address,
+        )
         known = journal.memory.get("format") if self.auto else form
         self.format, self.settled, self.answered = known or FORMATS[0], known is not None, False
         self.replaced: dict[str, str | None] = dict(journal.memory.get("parameters") or {})
         self.doubtful = False  # whether a stricter form met the server's own error, which may have been about something else
-        self.refusals: dict[str, str] = {}  # answer format -> with which words it was refused, where no format was taken
+        self.refusals: dict[
+            str, str
+        ] = {}  # answer format -> with which words it was refused, where no format was taken
 
     def body(self, task: Task, messages: list[dict], form: str | None = None) -> dict:
         """A request's parameters, as this server takes them."""
@@ -113,10 +149,18 @@ class Service:
         messages, patient = messages_for(task, attempt, last, reason), False
         while True:
             form = self.format
-            client = self.client if self.answered or patient else self.client.with_options(max_retries=min(self.client.max_retries, QUICK_RETRIES if form == "text" else 1))
+            client = (
+                self.client
+                if self.answered or patient
+                else self.client.with_options(
+                    max_retries=min(self.client.max_retries, QUICK_RETRIES if form == "text" else 1)
+                )
+            )
             self.journal.write_sent(task.key, attempt)
             try:
-                raw = await client.chat.completions.with_raw_response.create(**self.body(task, messages, form))
+                raw = await client.chat.completions.with_raw_response.create(
+                    **self.body(task, messages, form)
+                )
                 answer = answer_of(json_of(raw.content), task.key, attempt, messages)
             except openai.RateLimitError as error:
                 if error.code == "insufficient_quota":
@@ -127,12 +171,23 @@ class Service:
                 raise Unavailable(f"too many requests, after all retries: {message_of(error)}") from error
             except openai.APIStatusError as error:
                 if is_filtered(error):
-                    answer = Answer(task.key, attempt, "", refusal=f"content filter, status {error.status_code}: {message_of(error)[:120]}")
-                    self.journal.write_answer(answer)  # this topic's affair; the answer format is still to be found
+                    answer = Answer(
+                        task.key,
+                        attempt,
+                        "",
+                        refusal=f"content filter, status {error.status_code}: {message_of(error)[:120]}",
+                    )
+                    self.journal.write_answer(
+                        answer
+                    )  # this topic's affair; the answer format is still to be found
                     return answer
                 if isinstance(error, FATAL) or error.status_code == 405:
-                    raise OutOfService(f"{type(error).__name__} (status {error.status_code}): {message_of(error)}{self.advice(error)}") from error
-                if self.replaces(error.status_code, message_of(error)) or self.weakens(form, error.status_code, message_of(error)):
+                    raise OutOfService(
+                        f"{type(error).__name__} (status {error.status_code}): {message_of(error)}{self.advice(error)}"
+                    ) from error
+                if self.replaces(error.status_code, message_of(error)) or self.weakens(
+                    form, error.status_code, message_of(error)
+                ):
                     continue
                 what = "the server refuses the request" if error.status_code < 500 else type(error).__name__
                 raise Unavailable(f"{what} (status {error.status_code}): {message_of(error)}") from error
@@ -141,7 +196,9 @@ class Service:
             except openai.APITimeoutError as error:
                 raise Unavailable("no answer within --timeout, after all retries") from error
             except openai.APIConnectionError as error:
-                raise Unavailable(f"the server cannot be reached{f' at {self.address}' if self.address else ''}: {without_keys(reason_of(error))[:200]}") from error
+                raise Unavailable(
+                    f"the server cannot be reached{f' at {self.address}' if self.address else ''}: {without_keys(reason_of(error))[:200]}"
+                ) from error
             except openai.APIError as error:
                 raise Unavailable(f"{type(error).__name__}: {message_of(error)}") from error
             self.journal.write_answer(answer)
@@ -175,28 +232,43 @@ class Service:
         if status not in (400, 422) or not UNSUPPORTED.search(message):
             return False
         for name, other in REPLACEMENTS.items():
-            if getattr(self.settings, name) is not None and name not in self.replaced and re.search(rf"\b{name}\b", message):
+            if (
+                getattr(self.settings, name) is not None
+                and name not in self.replaced
+                and re.search(rf"\b{name}\b", message)
+            ):
                 self.replaced[name] = other
                 self.journal.remember("parameters", self.replaced)
-                tqdm.write(f"the server does not take {name}; {f'{other} is sent in its place' if other else 'requests leave it out'}")
+                tqdm.write(
+                    f"the server does not take {name}; {f'{other} is sent in its place' if other else 'requests leave it out'}"
+                )
                 return True
         return False
 
     def advice(self, error: openai.APIStatusError | None = None) -> str:
         """What to try where a server has nothing at an address; empty where it is the model that is missing."""
-        about_model = error is not None and (not isinstance(error, openai.NotFoundError) and error.status_code != 405 or "model" in message_of(error).lower())
+        about_model = error is not None and (
+            (not isinstance(error, openai.NotFoundError) and error.status_code != 405)
+            or "model" in message_of(error).lower()
+        )
         if about_model or not self.address:
             return ""
         address = self.address.rstrip("/")
         if address.endswith("/completions"):
             return f"; try --base-url {address.removesuffix('/completions').removesuffix('/chat')}"
-        return f"; is --base-url {address} right?" if re.search(r"/v\d+\w*$", address) else f"; try --base-url {address}/v1"
+        return (
+            f"; is --base-url {address} right?"
+            if re.search(r"/v\d+\w*$", address)
+            else f"; try --base-url {address}/v1"
+        )
 
 
 def is_filtered(error: openai.APIStatusError) -> bool:
     """Whether one prompt was refused for what it says, which is no matter of the other prompts."""
     body = error.body if isinstance(error.body, (dict, str)) else {}
-    return error.status_code in (400, 403, 422, 451) and bool(FILTERED.search(f"{error.code} {json.dumps(body)} {error}"))
+    return error.status_code in (400, 403, 422, 451) and bool(
+        FILTERED.search(f"{error.code} {json.dumps(body)} {error}")
+    )
 
 
 def json_of(content: bytes) -> object:
@@ -208,7 +280,9 @@ def json_of(content: bytes) -> object:
         raise NotACompletion(f"the server's answer is not JSON but {without_keys(beginning)!r}") from None
 
 
-def answer_of(completion: object, key: str, attempt: int, messages: list[dict], batch: bool = False) -> Answer:
+def answer_of(
+    completion: object, key: str, attempt: int, messages: list[dict], batch: bool = False
+) -> Answer:
     """A chat completion, as JSON, as an `Answer`; servers leave out what they like.
 
     Where the service does not say what it counted, tokens are estimated, so that no limit stops working.
@@ -220,23 +294,45 @@ def answer_of(completion: object, key: str, attempt: int, messages: list[dict], 
     choices = found.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
-    finish, content = choice.get("finish_reason"), (message or {}).get("content") if isinstance(message, dict) else None
-    if not isinstance(message, dict) or finish == "error" or not isinstance(content, (str, list, dict, type(None))):
+    finish, content = (
+        choice.get("finish_reason"),
+        (message or {}).get("content") if isinstance(message, dict) else None,
+    )
+    if (
+        not isinstance(message, dict)
+        or finish == "error"
+        or not isinstance(content, (str, list, dict, type(None)))
+    ):
         error = found.get("error") or choice.get("error") or completion
-        said = error.get("message") if isinstance(error, dict) and isinstance(error.get("message"), str) else json.dumps(error, ensure_ascii=False, default=str)
-        raise NotACompletion(f"the server's answer is no chat completion but {without_keys(' '.join(said.split()))[:120]!r}")
+        said = (
+            error.get("message")
+            if isinstance(error, dict) and isinstance(error.get("message"), str)
+            else json.dumps(error, ensure_ascii=False, default=str)
+        )
+        raise NotACompletion(
+            f"the server's answer is no chat completion but {without_keys(' '.join(said.split()))[:120]!r}"
+        )
     text, refusal = text_of(content), message.get("refusal")
     usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
     counted = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    tokens = [int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9 else None for value in counted]
+    tokens = [
+        int(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
+        else None
+        for value in counted
+    ]
     return Answer(
         key=key,
         attempt=attempt,
         text=text,
         finish_reason=finish if isinstance(finish, str) else None,
         refusal=text_of(refusal) if isinstance(refusal, str) and refusal.strip() else None,
-        tokens_in=tokens[0] if tokens[0] is not None else estimated_tokens("".join(message["content"] for message in messages)),
-        tokens_out=tokens[1] if tokens[1] is not None else estimated_tokens(json.dumps(message, ensure_ascii=False)),
+        tokens_in=tokens[0]
+        if tokens[0] is not None
+        else estimated_tokens("".join(message["content"] for message in messages)),
+        tokens_out=tokens[1]
+        if tokens[1] is not None
+        else estimated_tokens(json.dumps(message, ensure_ascii=False)),
         batch=batch,
     )
 

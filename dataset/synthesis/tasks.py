@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schema import InputError, Schema
+from common.errors import InputError
+from common.schema import Schema
 
 OPENINGS = (  # how the user begins; dialogues on one topic go through them, so that they differ
     "The user asks for practical advice about something specific.",
@@ -63,7 +64,11 @@ class Task:
     def messages(self) -> list[dict[str, str]]:
         """The chat that asks for the dialogue."""
         traits = "\n".join(f"- {self.persona.descriptions[aspect]}" for aspect in self.persona.aspects)
-        together = " All of these sound in one and the same voice, in every reply." if len(self.persona.aspects) > 1 else ""
+        together = (
+            " All of these sound in one and the same voice, in every reply."
+            if len(self.persona.aspects) > 1
+            else ""
+        )
         system = (
             "You write short, natural dialogues between a user and another person. The other person has a character of their own:\n"
             f"{traits}\n"
@@ -74,7 +79,9 @@ class Task:
             f"Topic: {self.topic}\n{OPENINGS[self.number % len(OPENINGS)]}\n"
             f"Write {self.turns} exchange{'s' if self.turns > 1 else ''}. A user turn has 5 to 25 words, a reply 10 to 35 words. Each reply takes up "
             "something concrete that the user has just said.\n"
-            'Answer with JSON only: {"dialogue": [{"user": "...", "reply": "..."}' + (", ..." if self.turns > 1 else "") + "]}"
+            'Answer with JSON only: {"dialogue": [{"user": "...", "reply": "..."}'
+            + (", ..." if self.turns > 1 else "")
+            + "]}"
         )
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
@@ -95,7 +102,9 @@ def answer_schema(turns: int) -> dict:
     }
     return {
         "type": "object",
-        "properties": {"dialogue": {"type": "array", "items": exchange, "minItems": turns, "maxItems": turns}},
+        "properties": {
+            "dialogue": {"type": "array", "items": exchange, "minItems": turns, "maxItems": turns}
+        },
         "required": ["dialogue"],
         "additionalProperties": False,
     }
@@ -130,6 +139,8 @@ def persona_of(schema: Schema, aspects: list[str]) -> Persona:
     for name, aspect in target.items():
         text = (schema.attribute(name).descriptions or {}).get(aspect)
         if not text:
-            raise InputError(f'{schema.path}: {name} does not describe {aspect!r}; add "descriptions": {{"{aspect}": "..."}}, what such a reply is like')
+            raise InputError(
+                f'{schema.path}: {name} does not describe {aspect!r}; add "descriptions": {{"{aspect}": "..."}}, what such a reply is like'
+            )
         descriptions[aspect] = " ".join(text.split())
     return Persona(target, descriptions)

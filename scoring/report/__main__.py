@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+from common.entry import Parser, run_main
 from scoring.report.run_report import write_run_report
-from scripts.entry import Parser, run_main
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the page and print where it is; returns the exit status."""
     parser = Parser(prog="python -m scoring.report", description="The report of a run as one HTML file.")
     parser.add_argument("run", type=Path, help="the run's folder: outs/<run>")
-    parser.add_argument("--output", type=Path, help="the file to write; default: report.html in the run's folder")
+    parser.add_argument(
+        "--output", type=Path, help="the file to write; default: report.html in the run's folder"
+    )
     options = parser.parse_args(argv)
     print(f"-> {write_run_report(options.run, options.output)}", flush=True)
     return 0

@@ -9,33 +9,54 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from dataset.jsonl import read_json
+from common.jsonl import read_json
 from scoring.metrics import METRICS
 from scoring.report.page import FOLDER
 from scoring.report.wording import NOTHING, chance, metric_rows, share
 from scoring.results import floor_warnings
 
 TAGS = ["dialogue", "controllable-generation", "conditional-vae", "energy-based-model", "arxiv:2310.18342"]
-INDEXED = ("accuracy_mean", "accuracy_joint", "nli", "ppl", "bleu", "rougeL", "distinct2")  # what the hub's own table shows
+INDEXED = (
+    "accuracy_mean",
+    "accuracy_joint",
+    "nli",
+    "ppl",
+    "bleu",
+    "rougeL",
+    "distinct2",
+)  # what the hub's own table shows
 
 
 def model_card(folder: Path, name: str, license: str | None = None) -> ModelCard:
-    """The card of a folder that `scripts.share.save_run` filled.
+    """The card of a folder that `generation.sharing.save_run` filled.
 
     Args:
         folder: with ``cvae/``, and ``results.json`` where replies were scored.
         name: the repository, or the folder's name: what the card's example loads.
         license: an identifier of the hub's; left out where None.
     """
-    config, stage, results = (read_json(folder / path) for path in ("cvae/config.json", "cvae/stage.json", "results.json"))
+    config, stage, results = (
+        read_json(folder / path) for path in ("cvae/config.json", "cvae/stage.json", "results.json")
+    )
     title = name.rpartition("/")[2]
     data = ModelCardData(
-        license=license, library_name="miracle-dialogue", pipeline_tag="text-generation", tags=TAGS, model_name=title, eval_results=eval_results(results)
+        license=license,
+        library_name="miracle-dialogue",
+        pipeline_tag="text-generation",
+        tags=TAGS,
+        model_name=title,
+        eval_results=eval_results(results),
     )
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=plain
+        loader=jinja2.FileSystemLoader(FOLDER),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=plain,
     )
-    body = environment.get_template("card.md.jinja").render(**card_content(config, stage or {}, results, folder), name=name, title=title)
+    body = environment.get_template("card.md.jinja").render(
+        **card_content(config, stage or {}, results, folder), name=name, title=title
+    )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
@@ -44,7 +65,11 @@ def card_content(config: dict, stage: dict, results: dict | None, folder: Path) 
     attributes, overall = dict(config["attributes"]), (results or {}).get("overall")
     evaluators = (results or {}).get("evaluators", {})
     audit = evaluators.get("nli", {}).get("audit") or {}
-    settings = {key: json.dumps(value, ensure_ascii=False) for key, value in stage.get("settings", {}).items() if key != "schema"}
+    settings = {
+        key: json.dumps(value, ensure_ascii=False)
+        for key, value in stage.get("settings", {}).items()
+        if key != "schema"
+    }
     data = stage.get("data", [])
     return {
         "attributes": attributes,
@@ -58,8 +83,16 @@ def card_content(config: dict, stage: dict, results: dict | None, folder: Path) 
         "settings": settings,
         "data": data,
         "dialogues": sum(row["dialogues"] for row in data if row["split"] == "train"),
-        "rows": [row for row in metric_rows([overall, results.get("baseline")], evaluators) if any(cell.value != NOTHING for cell in row.cells)] if overall else [],
-        "chance": [share(value) for value in guess] if overall and (guess := chance(results.get("by_target") or {}, attributes)) else None,
+        "rows": [
+            row
+            for row in metric_rows([overall, results.get("baseline")], evaluators)
+            if any(cell.value != NOTHING for cell in row.cells)
+        ]
+        if overall
+        else [],
+        "chance": [share(value) for value in guess]
+        if overall and (guess := chance(results.get("by_target") or {}, attributes))
+        else None,
         "evaluators": evaluators,
         "share": share,
         "audit": audit,
@@ -74,14 +107,16 @@ def parameters(folder: Path) -> int:
     count = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "np") as weights:
-            count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())
+            count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights)
     return count
 
 
 def eval_results(results: dict | None) -> list[EvalResult] | None:
     """The main numbers in the hub's own form, with intervals where there are some."""
     overall = (results or {}).get("overall") or {}
-    contexts = (results or {}).get("run", {}).get("config", {}).get("generation", {}).get("contexts") or "test contexts"
+    contexts = (results or {}).get("run", {}).get("config", {}).get("generation", {}).get(
+        "contexts"
+    ) or "test contexts"
     return [
         EvalResult(
             task_type="text-generation", dataset_type="custom", dataset_name=contexts, metric_type=key, metric_name=METRICS[key].title,

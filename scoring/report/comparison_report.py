@@ -5,7 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from schema import InputError
+from common.errors import InputError
 from scoring.metrics import METRICS, arrow, excludes_zero, written
 from scoring.report import plots
 from scoring.report.page import render, write_page
@@ -56,7 +56,11 @@ def write_comparison_report(comparison: dict, output: Path) -> Path:
 def page_content(comparison: dict) -> dict:
     """Everything that the template shows."""
     systems = comparison["systems"]
-    keys = [key for key in comparison["metrics"] if any(system["overall"].get(key) is not None for system in systems)]
+    keys = [
+        key
+        for key in comparison["metrics"]
+        if any(system["overall"].get(key) is not None for system in systems)
+    ]
     names = [system["name"] for system in systems]
     judged = {system["name"]: judges(system.get("evaluators") or {}) for system in systems}
     warnings = [("", warning) for warning in comparison.get("warnings") or []]
@@ -70,16 +74,23 @@ def page_content(comparison: dict) -> dict:
         "judges": judged,
         "one_judge": next(iter(judged.values())) if len(set(judged.values())) == 1 else None,
         "metrics": {key: METRICS[key] for key in keys},
-        "rows": [(METRICS[key], row_cells(key, systems, comparison.get("differences", {}).get(key) or [])) for key in keys],
+        "rows": [
+            (METRICS[key], row_cells(key, systems, comparison.get("differences", {}).get(key) or []))
+            for key in keys
+        ],
         "dots": interval_plots(keys, systems),
         "combinations": joint_heat_map(systems),
     }
 
 
-def row_cells(key: str, systems: list[dict], differences: list[dict | None]) -> list[tuple[Cell, Difference | None]]:
+def row_cells(
+    key: str, systems: list[dict], differences: list[dict | None]
+) -> list[tuple[Cell, Difference | None]]:
     """One metric of every system, with its difference against the first."""
     padded = [*differences, *[None] * len(systems)]
-    return [(cell(system["overall"], key), difference_of(key, found)) for system, found in zip(systems, padded)]
+    return [
+        (cell(system["overall"], key), difference_of(key, found)) for system, found in zip(systems, padded)
+    ]
 
 
 def difference_of(key: str, found: dict | None) -> Difference | None:
@@ -88,7 +99,9 @@ def difference_of(key: str, found: dict | None) -> Difference | None:
         return None
     interval = found.get("ci95")
     text = ("+" if found["value"] > 0 else "") + written(key, found["value"])
-    return Difference(text.replace("-", "−"), bracket(key, interval).replace("-", "−"), verdict(key, interval))
+    return Difference(
+        text.replace("-", "−"), bracket(key, interval).replace("-", "−"), verdict(key, interval)
+    )
 
 
 def verdict(key: str, interval: list[float] | None) -> str:
@@ -107,14 +120,25 @@ def interval_plots(keys: list[str], systems: list[dict]) -> list[Markup]:
         values = [system["overall"].get(key) for system in systems]
         intervals = [system["overall"].get("ci95", {}).get(key) for system in systems]
         if key != "n" and any(value is not None for value in values):
-            pictures.append(plots.dots(names, values, intervals, f"{METRICS[key].title} {arrow(key)}".strip(), unit_of(key)))
+            pictures.append(
+                plots.dots(
+                    names, values, intervals, f"{METRICS[key].title} {arrow(key)}".strip(), unit_of(key)
+                )
+            )
     return pictures
 
 
 def unit_of(key: str) -> str:
     """The axis title of a metric."""
-    units = {"ppl": "perplexity (no unit)", "length": "words per reply", "nli": "mean probability", "probability_mean": "mean probability"}
-    return units.get(key, "score, 0 to 100" if key.startswith(("bleu", "rouge", "self_bleu")) else "share, 0 to 1")
+    units = {
+        "ppl": "perplexity (no unit)",
+        "length": "words per reply",
+        "nli": "mean probability",
+        "probability_mean": "mean probability",
+    }
+    return units.get(
+        key, "score, 0 to 100" if key.startswith(("bleu", "rouge", "self_bleu")) else "share, 0 to 1"
+    )
 
 
 def joint_heat_map(systems: list[dict]) -> dict | None:
@@ -122,7 +146,10 @@ def joint_heat_map(systems: list[dict]) -> dict | None:
     targets = list(dict.fromkeys(target for system in systems for target in system.get("by_target") or {}))
     if not targets:
         return None
-    values = [[(system.get("by_target") or {}).get(target, {}).get("accuracy_joint") for system in systems] for target in targets]
+    values = [
+        [(system.get("by_target") or {}).get(target, {}).get("accuracy_joint") for system in systems]
+        for target in targets
+    ]
     names = [readable(target) for target in targets]
     picture = plots.heat_map(
         values,
@@ -132,4 +159,7 @@ def joint_heat_map(systems: list[dict]) -> dict | None:
         "share of replies, one column per system",
         "aspects asked for",
     )
-    return {"picture": picture, "table": [(name, [share(value) for value in row]) for name, row in zip(names, values)]}
+    return {
+        "picture": picture,
+        "table": [(name, [share(value) for value in row]) for name, row in zip(names, values)],
+    }

@@ -13,9 +13,17 @@ FOLDER = Path(__file__).resolve().parent
 def render(template: str, **content) -> str:
     """The HTML of a template of this folder; every text is escaped, inside embedded JSON too."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
+    environment.policies["json.dumps_kwargs"] = {
+        "separators": (",", ":"),
+        "ensure_ascii": False,
+        "allow_nan": False,
+    }
     environment.globals |= {"arrow": arrow, "written": written, "inlined": inlined}
     return environment.get_template(template).render(**content)
 
@@ -29,6 +37,8 @@ def write_page(path: Path, html: str) -> Path:
     """Write a page, replacing the file only once it is complete; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(html, encoding="utf-8", errors="replace")  # half a surrogate pair in a reply becomes "?"
+    unfinished.write_text(
+        html, encoding="utf-8", errors="replace"
+    )  # half a surrogate pair in a reply becomes "?"
     unfinished.replace(path)
     return path

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from dataset.jsonl import parse_line, read_lines
-from schema import InputError
+from common.errors import InputError
+from common.jsonl import parse_line, read_lines
 
 EMBEDDED = 10_000  # rows; some 6 MB of page, and what a phone still filters at once
 
@@ -65,7 +65,9 @@ def all_aspects(rows: list[dict], aspects: dict[str, list[str]]) -> dict[str, li
     found = {name: list(known) for name, known in aspects.items()}
     for row in rows:
         named = [*row["target"].items(), *(row.get("predicted") or {}).items()]
-        named += [(name, aspect) for name, chances in (row.get("probabilities") or {}).items() for aspect in chances]
+        named += [
+            (name, aspect) for name, chances in (row.get("probabilities") or {}).items() for aspect in chances
+        ]
         for name, aspect in named:
             if aspect not in found.setdefault(name, []):
                 found[name].append(aspect)
@@ -80,9 +82,18 @@ def compact(row: dict, context: int, aspects: dict[str, list[str]]) -> dict:
         ``f`` reference or null; ``h`` per attribute null or [index of the aspect heard, its probability, that of the
         aspect asked for]; ``n`` coherence or null.
     """
-    target = [known.index(row["target"][name]) if name in row["target"] else -1 for name, known in aspects.items()]
+    target = [
+        known.index(row["target"][name]) if name in row["target"] else -1 for name, known in aspects.items()
+    ]
     heard = [_heard(row, name, known) for name, known in aspects.items()]
-    return {"c": context, "t": target, "r": row["response"], "f": row.get("reference") or None, "h": heard, "n": _number(row.get("nli"))}
+    return {
+        "c": context,
+        "t": target,
+        "r": row["response"],
+        "f": row.get("reference") or None,
+        "h": heard,
+        "n": _number(row.get("nli")),
+    }
 
 
 def _heard(row: dict, name: str, known: list[str]) -> list | None:

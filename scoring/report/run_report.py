@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.jsonl import read_json
-from schema import InputError
+from common.errors import InputError
+from common.jsonl import read_json
 from scoring.metrics import METRICS
 from scoring.report import plots
 from scoring.report.page import render, write_page
@@ -70,16 +70,23 @@ def write_run_report(run_folder: Path, output: Path | None = None) -> Path:
     """
     run_folder = Path(run_folder)
     files = read_run(run_folder)
-    return write_page(Path(output) if output else run_folder / "report.html", render("run.html.jinja", **page_content(files)))
+    return write_page(
+        Path(output) if output else run_folder / "report.html",
+        render("run.html.jinja", **page_content(files)),
+    )
 
 
 def read_run(folder: Path) -> RunFiles:
     """Read a run's folder; raises `InputError` as `write_run_report` does."""
     if not (folder / "results.json").is_file():
-        raise InputError(f"{folder}: no results.json; generate and score replies first (bash pipeline.sh, or bash gen_cvae.sh)")
+        raise InputError(
+            f"{folder}: no results.json; generate and score replies first (bash pipeline.sh, or bash gen_cvae.sh)"
+        )
     results, latents = _json(folder / "results.json"), _json(folder / "results" / "control.latents.json")
     if not isinstance(results.get("overall"), dict):
-        raise InputError(f"{folder / 'results.json'}: expected the results of a run with the key 'overall', found {list(results)}")
+        raise InputError(
+            f"{folder / 'results.json'}: expected the results of a run with the key 'overall', found {list(results)}"
+        )
     stage = _json(folder / "cvae" / "stage.json") or {}
     known = aspects_of(results) or (latents or {}).get("attributes", {})
     replies = read_replies(folder / "generations.jsonl", known)
@@ -121,7 +128,10 @@ def page_content(files: RunFiles) -> dict:
         "sections": SECTIONS,
         "summary": summary(files),
         "metrics": METRICS,
-        "rows": metric_rows([results["overall"], results.get("baseline"), results.get("references")], results.get("evaluators") or {}),
+        "rows": metric_rows(
+            [results["overall"], results.get("baseline"), results.get("references")],
+            results.get("evaluators") or {},
+        ),
         "has_baseline": bool(results.get("baseline")),
         "has_references": bool(results.get("references")),
         "judges": judges(results.get("evaluators") or {}),
@@ -148,10 +158,16 @@ def summary(files: RunFiles) -> dict:
     return {
         "n": overall.get("n"),
         "targets": len(results.get("by_target") or {}),
-        "contexts": len(files.replies.contexts) if files.replies and files.replies.total == len(files.replies.rows) else None,
+        "contexts": len(files.replies.contexts)
+        if files.replies and files.replies.total == len(files.replies.rows)
+        else None,
         "control": {key: cell(overall, key) for key in ("accuracy_mean", "accuracy_joint", "nli")},
-        "baseline": {key: cell(baseline, key) for key in ("accuracy_mean", "accuracy_joint", "nli")} if baseline else None,
-        "references": {key: cell(people, key) for key in ("accuracy_mean", "accuracy_joint", "nli")} if people else None,
+        "baseline": {key: cell(baseline, key) for key in ("accuracy_mean", "accuracy_joint", "nli")}
+        if baseline
+        else None,
+        "references": {key: cell(people, key) for key in ("accuracy_mean", "accuracy_joint", "nli")}
+        if people
+        else None,
         "chance": [share(value) for value in guess] if guess else None,
         "verdict": verdict(overall, guess),
     }
@@ -178,7 +194,8 @@ def combinations(results: dict) -> dict | None:
         return None
     attributes = list(results["overall"].get("attributes", {}))
     values = [
-        [m["attributes"].get(name, {}).get("accuracy") for name in attributes] + [m.get("accuracy_joint"), m.get("nli")]
+        [m["attributes"].get(name, {}).get("accuracy") for name in attributes]
+        + [m.get("accuracy_joint"), m.get("nli")]
         for m in by_target.values()
     ]
     names, headings = [readable(target) for target in by_target], [*attributes, "joint", "coherence"]
@@ -201,24 +218,42 @@ def combinations(results: dict) -> dict | None:
 def heard(overall: dict) -> list:
     """A confusion matrix per attribute: asked for against heard."""
     found = {name: m["confusion"] for name, m in overall.get("attributes", {}).items() if m.get("confusion")}
-    return [plots.confusion(matrix, name, "heard by the classifier (replies)", "asked for (replies)") for name, matrix in found.items()]
+    return [
+        plots.confusion(matrix, name, "heard by the classifier (replies)", "asked for (replies)")
+        for name, matrix in found.items()
+    ]
 
 
 def evaluators(records: dict[str, dict]) -> dict:
     """The evaluators' own pictures: confusion and calibration on dev, and the coherence model's audit."""
     confusions = {name: record["confusion"] for name, record in records.items() if record.get("confusion")}
-    calibrations = {name: record["calibration"] for name, record in records.items() if (record.get("calibration") or {}).get("bins")}
+    calibrations = {
+        name: record["calibration"]
+        for name, record in records.items()
+        if (record.get("calibration") or {}).get("bins")
+    }
     audit = (records.get("nli") or {}).get("audit")
     return {
-        "confusions": [plots.confusion(matrix, f"{name} on dev", "heard (texts)", "label (texts)") for name, matrix in confusions.items()],
-        "calibrations": [plots.reliability(calibration, f"{name} on dev") for name, calibration in calibrations.items()],
-        "audit": plots.bars(audit, "Audit of the coherence model", "mean coherence (probability)", "real") if audit else None,
+        "confusions": [
+            plots.confusion(matrix, f"{name} on dev", "heard (texts)", "label (texts)")
+            for name, matrix in confusions.items()
+        ],
+        "calibrations": [
+            plots.reliability(calibration, f"{name} on dev") for name, calibration in calibrations.items()
+        ],
+        "audit": plots.bars(audit, "Audit of the coherence model", "mean coherence (probability)", "real")
+        if audit
+        else None,
     }
 
 
 def latent_panels(latents: dict | None) -> list:
     """One picture of the latent space per attribute."""
-    return [plots.latent_panel(latents, name) for name in latents["attributes"]] if latents and latents.get("points") else []
+    return (
+        [plots.latent_panel(latents, name) for name in latents["attributes"]]
+        if latents and latents.get("points")
+        else []
+    )
 
 
 def ode_panels(latents: dict | None) -> list:
@@ -230,15 +265,27 @@ def ode_panels(latents: dict | None) -> list:
         found.append(plots.along_the_ode(time, latents["energy"], "Energy", "energy (nats, weighted)"))
     for name, values in (latents.get("probability") or {}).items():
         aspects = latents["attributes"].get(name)
-        found.append(plots.along_the_ode(time, values, name, "probability of the aspect asked for", 1 / len(aspects) if aspects else 0.5))
+        found.append(
+            plots.along_the_ode(
+                time,
+                values,
+                name,
+                "probability of the aspect asked for",
+                1 / len(aspects) if aspects else 0.5,
+            )
+        )
     return found
 
 
 def sweep_panels(sweep: dict | None) -> dict | None:
     """The strength dial, what it costs, and what the sampler warned of at which weight."""
     points = (sweep or {}).get("points") or []
-    warnings = [(f"{point['weight']:g}", warning) for point in points for warning in point.get("warnings") or []]
-    return {"pictures": [plots.dial(points), plots.frontier(points)], "warnings": warnings} if points else None
+    warnings = [
+        (f"{point['weight']:g}", warning) for point in points for warning in point.get("warnings") or []
+    ]
+    return (
+        {"pictures": [plots.dial(points), plots.frontier(points)], "warnings": warnings} if points else None
+    )
 
 
 def curves(history: list[dict]) -> list:

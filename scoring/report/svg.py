@@ -64,7 +64,10 @@ def inline(svg: str, label: str, width: float) -> Markup:
         width: inches; the element may shrink below it.
     """
     body = re.sub(
-        r"<!--.*?-->|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<defs>\s*</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL
+        r"<!--.*?-->|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<defs>\s*</defs>",
+        "",
+        svg[svg.index("<svg") :],
+        flags=re.DOTALL,
     )
     prefix = "p" + hashlib.sha256((label + body).encode("utf-8", "replace")).hexdigest()[:8]
     view = re.search(r'viewBox="[^"]*"', body).group(0)
@@ -76,10 +79,16 @@ def inline(svg: str, label: str, width: float) -> Markup:
 
 def _unique_ids(svg: str, prefix: str) -> str:
     """Ids that something refers to get a prefix, the others go; several pictures share a page."""
-    used = {name for tag in re.findall(r"<[^>]+>", svg) for name in re.findall(r'(?:url\(#|href="#)([^)"]+)', tag)}
+    used = {
+        name for tag in re.findall(r"<[^>]+>", svg) for name in re.findall(r'(?:url\(#|href="#)([^)"]+)', tag)
+    }
 
     def tag(match: re.Match) -> str:
-        text = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}-{m.group(1)}"' if m.group(1) in used else "", match.group(0))
+        text = re.sub(
+            r' id="([^"]*)"',
+            lambda m: f' id="{prefix}-{m.group(1)}"' if m.group(1) in used else "",
+            match.group(0),
+        )
         return re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", text)
 
     return re.sub(r"<[^>]+>", tag, svg)

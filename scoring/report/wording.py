@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
-from schema import target_name
+from common.schema import target_name
 from scoring.metrics import METRICS, arrow, written
 
 NOTHING = "–"  # for what could not be computed
@@ -68,14 +68,28 @@ def _attribute_row(name: str, columns: list[dict | None], evaluators: dict[str, 
     cells = []
     for m in columns:
         own, intervals = ((m or {}).get(part) or {} for part in ("attributes", "ci95"))
-        cells.append(Cell(share((own.get(name) or {}).get("accuracy")), bracket("accuracy_mean", intervals.get(f"{name}.accuracy"))))
-    return Row(f"accuracy of {name}", name, arrow("accuracy_mean"), share(evaluators.get(name, {}).get("accuracy")), cells, level=1)
+        cells.append(
+            Cell(
+                share((own.get(name) or {}).get("accuracy")),
+                bracket("accuracy_mean", intervals.get(f"{name}.accuracy")),
+            )
+        )
+    return Row(
+        f"accuracy of {name}",
+        name,
+        arrow("accuracy_mean"),
+        share(evaluators.get(name, {}).get("accuracy")),
+        cells,
+        level=1,
+    )
 
 
 def judge_of(key: str, attributes: list[str], evaluators: dict[str, dict]) -> str:
     """The dev accuracy of the evaluators that a metric rests on; a range where there are several."""
     names = ["nli"] if key == "nli" else attributes
-    found = [evaluators[name]["accuracy"] for name in names if evaluators.get(name, {}).get("accuracy") is not None]
+    found = [
+        evaluators[name]["accuracy"] for name in names if evaluators.get(name, {}).get("accuracy") is not None
+    ]
     if not found:
         return "unknown"
     return share(found[0]) if len(set(found)) == 1 else f"{min(found):.3f} to {max(found):.3f}"
@@ -83,7 +97,10 @@ def judge_of(key: str, attributes: list[str], evaluators: dict[str, dict]) -> st
 
 def judges(evaluators: dict[str, dict]) -> str:
     """One line: every evaluator's own accuracy on dev data."""
-    texts = [f"{'coherence (NLI)' if name == 'nli' else name} {share(record.get('accuracy'))}" for name, record in evaluators.items()]
+    texts = [
+        f"{'coherence (NLI)' if name == 'nli' else name} {share(record.get('accuracy'))}"
+        for name, record in evaluators.items()
+    ]
     return ", ".join(texts) or "not recorded"
 
 

@@ -7,12 +7,23 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from schema import InputError
-
-from dataset.formats import advice
+from common.errors import InputError
 
 GZIP = b"\x1f\x8b"
-OTHER_FILES = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive or Excel file", b"BZh": "compressed by bzip2", b"\xfd7zXZ": "compressed by xz", b"\xff\xfe": "text in UTF-16", b"\xfe\xff": "text in UTF-16"}
+OTHER_FILES = {
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive or Excel file",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
+
+
+def advice(where: str) -> str:
+    """How to bring a file in; `where` may have a line behind it."""
+    path, colon, line = where.rpartition(":")
+    return f"bring it in with: bash scripts/import_data.sh {path if colon and line.isdigit() else where} --output <file.jsonl>"
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
@@ -57,7 +68,9 @@ def parse_line(line: bytes, where: str) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{where}: not a line of UTF-8 JSON ({error}){_other_text(line, where)}") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(row).__name__}{_other_text(line, where)}")
+        raise InputError(
+            f"{where}: expected a JSON object, found {type(row).__name__}{_other_text(line, where)}"
+        )
     return row
 
 

@@ -24,10 +24,17 @@ class GraphedStep:
         parameters: those that get gradients.
     """
 
-    def __init__(self, forward: Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], parameters: list[torch.nn.Parameter], device: torch.device):
+    def __init__(
+        self,
+        forward: Callable[[Batch, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        parameters: list[torch.nn.Parameter],
+        device: torch.device,
+    ):
         self.forward, self.parameters = forward, parameters
         self.kl, self.scale = torch.zeros((), device=device), torch.ones((), device=device)
-        self.gradients: list[tuple[torch.nn.Parameter, torch.Tensor]] | None = None  # where backward passes leave them, every time
+        self.gradients: list[tuple[torch.nn.Parameter, torch.Tensor]] | None = (
+            None  # where backward passes leave them, every time
+        )
         self.graphs: OrderedDict[tuple, tuple[Batch, torch.Tensor, Callable[[], None]]] = OrderedDict()
         self.records = device.type == "cuda"
 
@@ -36,10 +43,15 @@ class GraphedStep:
         self.kl.fill_(kl)
         self.scale.fill_(scale)
         self._place_gradients()
-        shape = tuple((name, tuple(value.shape) if isinstance(value, torch.Tensor) else value) for name, value in sorted(batch.items()))
+        shape = tuple(
+            (name, tuple(value.shape) if isinstance(value, torch.Tensor) else value)
+            for name, value in sorted(batch.items())
+        )
         if self.gradients is None:
             logged = self._compute(batch)
-            self._recorded(shape, batch)  # the longest batch comes first, and what is recorded later finds room in its memory
+            self._recorded(
+                shape, batch
+            )  # the longest batch comes first, and what is recorded later finds room in its memory
             return logged
         if not self._recorded(shape, batch):
             return self._compute(batch)
@@ -54,12 +66,18 @@ class GraphedStep:
         loss, logged = self.forward(batch, self.kl)
         (loss * self.scale).backward()
         if self.gradients is None:
-            self.gradients = [(parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None]
+            self.gradients = [
+                (parameter, parameter.grad) for parameter in self.parameters if parameter.grad is not None
+            ]
         return logged.detach()
 
     def _place_gradients(self) -> None:
         """The optimizer's step takes the gradients away; the graphs add to where they were."""
-        missing = [(parameter, gradient) for parameter, gradient in self.gradients or [] if parameter.grad is not gradient]
+        missing = [
+            (parameter, gradient)
+            for parameter, gradient in self.gradients or []
+            if parameter.grad is not gradient
+        ]
         if missing:
             torch._foreach_zero_([gradient for _, gradient in missing])
             for parameter, gradient in missing:
@@ -76,9 +94,12 @@ class GraphedStep:
             self.graphs.popitem(last=False)
         torch.cuda.empty_cache()  # the graphs' memory is their own
         for _ in range(2):
-            inputs = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+            inputs = {
+                name: value.clone() if isinstance(value, torch.Tensor) else value
+                for name, value in batch.items()
+            }
             logged: list[torch.Tensor] = []
-            replay = recorded(lambda: logged.append(self._compute(inputs)))
+            replay = recorded(lambda: logged.append(self._compute(inputs)))  # noqa: B023
             if replay is not None:
                 self.graphs[shape] = (inputs, logged[0], replay)
                 return True

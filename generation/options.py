@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from model.decoding import DECODINGS
+from common.errors import InputError
+from common.options import at_least, within
+from generation.choosing import check_weights
+from generation.decoding import DECODINGS
 from model.prior import COMBINATIONS
 from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, SamplerSettings
-from schema import InputError
-from scripts.arguments import at_least, within
-from scripts.choosing import check_weights
 
 ALGORITHMS = ("ode", "langevin", "none")
 STARTS = ("sample", "mean")
@@ -20,22 +20,65 @@ STARTS = ("sample", "mean")
 class ControlArguments:
     """How latents are found."""
 
-    algorithm: str = field(default="ode", metadata={"help": "ode, langevin, or none: the prior as it is", "choices": ALGORITHMS})
-    weights: str = field(default="10", metadata={"help": "strength: one number, attribute=number,... (others 1), or both: 100,attribute=number"})
-    prior_combination: str = field(default="average", metadata={"help": "how the named attributes' priors become one", "choices": COMBINATIONS})
-    start: str = field(default="sample", metadata={"help": "start from a sample of the prior or from its mean", "choices": STARTS})
-    geometry: str = field(default="whitened", metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES})
-    energy_time: str = field(default="static", metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES})
-    solver: str = field(default="rowwise", metadata={"help": "rowwise: adaptive, every reply its own steps; rk4, midpoint, euler: fixed steps; dopri5: the reference", "choices": SOLVERS})
+    algorithm: str = field(
+        default="ode", metadata={"help": "ode, langevin, or none: the prior as it is", "choices": ALGORITHMS}
+    )
+    weights: str = field(
+        default="10",
+        metadata={
+            "help": "strength: one number, attribute=number,... (others 1), or both: 100,attribute=number"
+        },
+    )
+    prior_combination: str = field(
+        default="average",
+        metadata={"help": "how the named attributes' priors become one", "choices": COMBINATIONS},
+    )
+    start: str = field(
+        default="sample",
+        metadata={"help": "start from a sample of the prior or from its mean", "choices": STARTS},
+    )
+    geometry: str = field(
+        default="whitened", metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES}
+    )
+    energy_time: str = field(
+        default="static", metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES}
+    )
+    solver: str = field(
+        default="rowwise",
+        metadata={
+            "help": "rowwise: adaptive, every reply its own steps; rk4, midpoint, euler: fixed steps; dopri5: the reference",
+            "choices": SOLVERS,
+        },
+    )
     tolerance: float = field(default=1e-3, metadata={"help": "error that rowwise allows in a step"})
     steps: int = field(default=16, metadata={"help": "steps of a fixed-step solver before any halving"})
-    grading: float = field(default=3.0, metadata={"help": "over 1: shorter steps at the start, where strong weights make the energy steep"})
-    max_halvings: int = field(default=4, metadata={"help": "how often an example's step may be halved; 0: report only"})
+    grading: float = field(
+        default=3.0,
+        metadata={"help": "over 1: shorter steps at the start, where strong weights make the energy steep"},
+    )
+    max_halvings: int = field(
+        default=4, metadata={"help": "how often an example's step may be halved; 0: report only"}
+    )
     langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
     langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})
-    candidates: int = field(default=1, metadata={"help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best, or that is best with --fluency and --relevance"})
-    fluency: float = field(default=0.0, metadata={"help": "of several candidates: weight of the reply's log-likelihood per token, beside 1 for what the heads hear"})
-    relevance: float = field(default=0.0, metadata={"help": "of several candidates: weight of how much likelier the context makes the reply, per token"})
+    candidates: int = field(
+        default=1,
+        metadata={
+            "help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best, or that is best with --fluency and --relevance"
+        },
+    )
+    fluency: float = field(
+        default=0.0,
+        metadata={
+            "help": "of several candidates: weight of the reply's log-likelihood per token, beside 1 for what the heads hear"
+        },
+    )
+    relevance: float = field(
+        default=0.0,
+        metadata={
+            "help": "of several candidates: weight of how much likelier the context makes the reply, per token"
+        },
+    )
     seed: int = field(default=0, metadata={"help": "seed of all noise"})
 
     def __post_init__(self):
@@ -58,12 +101,32 @@ class DecodingArguments:
     top_p: float = field(default=0.9, metadata={"help": "share of probability that top_p keeps"})
     temperature: float = field(default=1.0, metadata={"help": "temperature of top_p"})
     max_new_tokens: int = field(default=48, metadata={"help": "longest reply in tokens"})
-    no_repeat_ngram_size: int = field(default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"})
-    guidance: float = field(default=1.0, metadata={"help": "over 1: exaggerate what the latent changes in the next token's logits against the prior's mean; 1: off"})
-    plausibility: float = field(default=0.0, metadata={"help": "with guidance: only tokens at least this share as likely as the likeliest without it; 0: all"})
+    no_repeat_ngram_size: int = field(
+        default=0, metadata={"help": "no n-gram of this size twice in a reply; 0: allowed"}
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"}
+    )
+    guidance: float = field(
+        default=1.0,
+        metadata={
+            "help": "over 1: exaggerate what the latent changes in the next token's logits against the prior's mean; 1: off"
+        },
+    )
+    plausibility: float = field(
+        default=0.0,
+        metadata={
+            "help": "with guidance: only tokens at least this share as likely as the likeliest without it; 0: all"
+        },
+    )
     batch_size: int = field(default=64, metadata={"help": "contexts, latents or replies at once"})
-    precision: str = field(default="auto", metadata={"help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16", "choices": ("auto", "fp32", "bf16")})
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "of encoding and decoding: auto (bf16 on a GPU that has it), fp32, bf16",
+            "choices": ("auto", "fp32", "bf16"),
+        },
+    )
 
     def __post_init__(self):
         within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
@@ -102,4 +165,6 @@ def parse_weights(text: str, names: list[str]) -> list[float]:
 
 def in_bf16(precision: str, device: torch.device) -> bool:
     """Whether ``auto``, ``fp32`` or ``bf16`` is bf16 on that device."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )

@@ -7,15 +7,19 @@ from model.cvae import Miracle
 from model.losses import LossTerms, LossWeights
 from model.prior import of_attribute
 from model.schedule import kl_weight
-from scripts.graphed_step import GraphedStep
-
+from training.recorded_step import GraphedStep
 
 SHAPES = 16  # lengths are multiples of it where steps are recorded
 
 
 def can_record(args: TrainingArguments) -> bool:
     """Whether training steps may be CUDA graphs: one GPU, and nothing in a step that looks back at the host."""
-    return args.device.type == "cuda" and args.n_gpu == 1 and args.world_size == 1 and not (args.fp16 or args.gradient_checkpointing or args.torch_compile)
+    return (
+        args.device.type == "cuda"
+        and args.n_gpu == 1
+        and args.world_size == 1
+        and not (args.fp16 or args.gradient_checkpointing or args.torch_compile)
+    )
 
 
 def _stacked(terms: LossTerms) -> torch.Tensor:
@@ -28,12 +32,18 @@ class CvaeTrainer(Trainer):
     Args:
         settings: the weights and schedules of the loss, see `train_cvae.LossArguments`.
         new_learning_rate: of the layers that come from no base; the bases take ``args.learning_rate``.
-        graphs: compute gradients by CUDA graphs (`scripts.graphed_step`), where `can_record` says so.
+        graphs: compute gradients by CUDA graphs (`training.recorded_step`), where `can_record` says so.
     """
 
     def __init__(self, *args, settings, new_learning_rate: float, graphs: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.graphed = GraphedStep(self._weighted, [p for p in self.model.parameters() if p.requires_grad], self.args.device) if graphs else None
+        self.graphed = (
+            GraphedStep(
+                self._weighted, [p for p in self.model.parameters() if p.requires_grad], self.args.device
+            )
+            if graphs
+            else None
+        )
         self.settings, self.new_learning_rate = settings, new_learning_rate
         self.model_accepts_loss_kwargs = False  # our loss is a mean already; accumulation divides it
         self.sums: torch.Tensor | None = None  # of the loss terms since the last log, kept on the device
@@ -75,7 +85,9 @@ class CvaeTrainer(Trainer):
         if "loss" in logs and self.sums is not None:
             means = (self.sums / self.steps).tolist()
             if not all(value == value and abs(value) != float("inf") for value in means):
-                raise FloatingPointError(f"the loss is not finite at step {self.state.global_step}: {dict(zip(LossTerms._fields, means))}")
+                raise FloatingPointError(
+                    f"the loss is not finite at step {self.state.global_step}: {dict(zip(LossTerms._fields, means))}"
+                )
             logs |= dict(zip(LossTerms._fields, means)) | {"kl_weight": self.current_weights().kl}
             self.sums, self.steps = None, 0
         super().log(logs, *args, **kwargs)
@@ -88,7 +100,9 @@ class CvaeTrainer(Trainer):
             for from_base, rate in ((True, self.args.learning_rate), (False, self.new_learning_rate)):
                 for decayed, decay in ((True, self.args.weight_decay), (False, 0.0)):
                     chosen = [
-                        p for p in self.model.parameters() if p.requires_grad and (id(p) in bases) == from_base and (p.ndim > 1) == decayed
+                        p
+                        for p in self.model.parameters()
+                        if p.requires_grad and (id(p) in bases) == from_base and (p.ndim > 1) == decayed
                     ]
                     groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -97,13 +111,19 @@ class CvaeTrainer(Trainer):
 
     def final_metrics(self) -> dict[str, float]:
         """The metrics of the trained weights: from the log where the last step ended with an evaluation, else computed now."""
-        last = [entry for entry in self.state.log_history if entry["step"] == self.state.global_step and "eval_loss" in entry]
+        last = [
+            entry
+            for entry in self.state.log_history
+            if entry["step"] == self.state.global_step and "eval_loss" in entry
+        ]
         if not last or self.args.load_best_model_at_end:  # other weights than those of the last step
             return self.evaluate()
         return {key: value for key, value in last[-1].items() if key.startswith("eval_")}
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Loss terms at full KL weight and vital signs on dev, with the same noise at every call.
 
         Besides the loss terms: ``prior_head_accuracy``, the latent heads on samples of the prior (the prior does not
@@ -121,7 +141,9 @@ class CvaeTrainer(Trainer):
         for batch in self.get_eval_dataloader(eval_dataset):
             batch = self._prepare_inputs(batch)
             size = batch["attribute"].shape[0]
-            noise = torch.randn(2, size, model.config.latent_size, generator=generator).to(batch["attribute"].device)
+            noise = torch.randn(2, size, model.config.latent_size, generator=generator).to(
+                batch["attribute"].device
+            )
             with self.accelerator.autocast():  # the unwrapped model has none of its own
                 terms = model(**batch, weights=weights, noise=noise[0])
                 signs = self._vital_signs(model, batch, noise)
@@ -129,16 +151,22 @@ class CvaeTrainer(Trainer):
             total, count = values if total is None else total + values, count + size
         model.train(training)
         names = (*LossTerms._fields, "prior_head_accuracy", "latent_scale")
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in zip(names, (total / count).tolist())}
+        metrics = {
+            f"{metric_key_prefix}_{name}": value for name, value in zip(names, (total / count).tolist())
+        }
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @staticmethod
-    def _vital_signs(model: Miracle, batch: dict[str, torch.Tensor], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _vital_signs(
+        model: Miracle, batch: dict[str, torch.Tensor], noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         attribute, aspect = batch["attribute"], batch["aspect"]
         prior = of_attribute(model.encode_prior(batch["context_ids"], batch["context_mask"]), attribute)
-        posterior = model.encode_posterior(batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"])
+        posterior = model.encode_posterior(
+            batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"]
+        )
         correct = torch.zeros_like(attribute, dtype=torch.float)
         for k, logits in enumerate(model.heads(prior.sample(noise[1]))):
             correct += (attribute == k) & (logits.argmax(-1) == aspect)

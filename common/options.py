@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import yaml
 from transformers import HfArgumentParser
 
-from schema import InputError
-from scripts.get_bases import KNOWN, ensure_bases
+from common.base_models import KNOWN, ensure_bases
+from common.errors import InputError
 
 if TYPE_CHECKING:  # it brings torch, which not all who read options need
     from transformers import TrainingArguments
@@ -24,15 +24,32 @@ PRESETS = ROOT / "scripts" / "presets"
 class CommonArguments:
     """What every script takes; a preset's value stands where an option is not given."""
 
-    preset: str = field(default="demo", metadata={"help": "demo, chat, small, paper, or a YAML file like those in scripts/presets"})
-    run: str | None = field(default=None, metadata={"help": "name of the folder under --outs; default: the preset's name"})
+    preset: str = field(
+        default="demo",
+        metadata={"help": "demo, chat, small, paper, or a YAML file like those in scripts/presets"},
+    )
+    run: str | None = field(
+        default=None, metadata={"help": "name of the folder under --outs; default: the preset's name"}
+    )
     outs: str = field(default="outs", metadata={"help": "where runs are kept"})
-    schema: str | None = field(default=None, metadata={"help": "schema file; default: the preset's, else the repository's schema.py"})
-    base: str | None = field(default=None, metadata={"help": "folder with plain checkpoints encoder/ and decoder/, or bases that scripts/get_bases.sh fetches: smollm2"})
+    schema: str | None = field(
+        default=None, metadata={"help": "schema file; default: the preset's, else the repository's schema.py"}
+    )
+    base: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder with plain checkpoints encoder/ and decoder/, or bases that scripts/get_bases.sh fetches: smollm2"
+        },
+    )
     encoder: str = field(default="scratch", metadata={"help": "encoder base: folder, hub name, or 'scratch'"})
     decoder: str = field(default="scratch", metadata={"help": "decoder base: folder, hub name, or 'scratch'"})
-    limit: int | None = field(default=None, metadata={"help": "use only so many rows of every file: the real path, quickly"})
-    overwrite: bool = field(default=False, metadata={"help": "do finished work again; in gen_cvae.sh: replace results that other options made"})
+    limit: int | None = field(
+        default=None, metadata={"help": "use only so many rows of every file: the real path, quickly"}
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "do finished work again; in gen_cvae.sh: replace results that other options made"},
+    )
 
     @property
     def run_folder(self) -> Path:
@@ -70,9 +87,13 @@ def _trains(kind: type) -> bool:
 
 def parser_of(types: tuple[type, ...], description: str = "") -> HfArgumentParser:
     """The parser of some dataclasses' options, whose help begins with ours; a mistake raises `InputError`."""
-    parser = _Parser(types, description=description, usage="%(prog)s [--option value ...]", allow_abbrev=False)
+    parser = _Parser(
+        types, description=description, usage="%(prog)s [--option value ...]", allow_abbrev=False
+    )
     for action in parser._actions:
-        if action.option_strings[0].startswith("--no_") and action.nargs == 0:  # of a switch; it has the help of the positive one
+        if (
+            action.option_strings[0].startswith("--no_") and action.nargs == 0
+        ):  # of a switch; it has the help of the positive one
             action.help, action.default = f"the same as --{action.dest} false", argparse.SUPPRESS
     for kind in filter(_trains, types):
         ours, theirs = parser._optionals, parser.add_argument_group("training options of transformers")
@@ -106,7 +127,9 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     unknown = sorted(set(values) - known)
     if unknown:
         raise InputError(f"preset {name!r}: {section} has no option {', '.join(unknown)}")
-    if "disable_tqdm" in known and not sys.stderr.isatty():  # progress bars would fill a file with control characters
+    if (
+        "disable_tqdm" in known and not sys.stderr.isatty()
+    ):  # progress bars would fill a file with control characters
         parser.set_defaults(disable_tqdm=True)
     parser.set_defaults(**values)
     *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
@@ -116,7 +139,9 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
         if _trains(type(part)):
             check_training(part)
     common, *others = parsed
-    own = () if typed.base else tuple(kind for kind in ("encoder", "decoder") if getattr(typed, kind))  # they stand before the preset's base
+    own = (
+        () if typed.base else tuple(kind for kind in ("encoder", "decoder") if getattr(typed, kind))
+    )  # they stand before the preset's base
     return (_with_places(common, name, own), *others)
 
 
@@ -166,6 +191,8 @@ def _with_places(common: CommonArguments, preset: str, own: tuple[str, ...] = ()
         if common.base:
             changes[kind] = str(Path(common.base).expanduser() / kind)
         elif name == "base":
-            raise InputError(f"preset {preset!r} starts from your own checkpoints: BASE=<folder with encoder/ and decoder/>")
+            raise InputError(
+                f"preset {preset!r} starts from your own checkpoints: BASE=<folder with encoder/ and decoder/>"
+            )
     changes["schema"] = str(Path(common.schema).expanduser() if common.schema else ROOT / "schema.py")
     return dataclasses.replace(common, **changes)

@@ -6,8 +6,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from dataset.network import hub_mistake
-from schema import InputError
+from common.errors import InputError
+from common.network import hub_mistake
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,9 @@ def prepare_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers by an old name
+    warnings.filterwarnings(
+        "ignore", message=".*is_gradient_checkpointing.*"
+    )  # peft asks transformers by an old name
 
 
 def quiet_transformers() -> None:
@@ -36,7 +38,7 @@ def quiet_transformers() -> None:
 def run_main(main: Callable[[list[str] | None], int]) -> None:
     """Run a script's ``main`` and exit with its status.
 
-    A user's mistake (`schema.InputError`, a base that cannot be had, a setting that a module refuses) or the environment's
+    A user's mistake (`common.errors.InputError`, a base that cannot be had, a setting that a module refuses) or the environment's
     (proxies, certificates) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
     """
     quiet_transformers()
@@ -57,7 +59,9 @@ def message_for(error: BaseException) -> str | None:
     """What to print for an error in place of its traceback; None where the traceback is needed."""
     if not is_user_error(error):
         return hub_mistake(error)
-    mistake = None if isinstance(error, InputError) else hub_mistake(error)  # a base that cannot be had, for what reason
+    mistake = (
+        None if isinstance(error, InputError) else hub_mistake(error)
+    )  # a base that cannot be had, for what reason
     return " ".join(str(error).split()) + (f"; {mistake}" if mistake else "")
 
 

@@ -4,15 +4,17 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from scripts.generation import ReplyGenerator, Request, way_times
-from scripts.generation_options import ControlArguments
+from generation.generator import ReplyGenerator, Request, way_times
+from generation.options import ControlArguments
 
 CONTEXTS = 24
 POINTS = 16  # of every way, besides its start
 PRIOR_SAMPLES = 480
 
 
-def trace(generator: ReplyGenerator, requests: list[Request], control: ControlArguments, batch_size: int) -> dict:
+def trace(
+    generator: ReplyGenerator, requests: list[Request], control: ControlArguments, batch_size: int
+) -> dict:
     """Where latents start and end, and how energy and probabilities go along the way.
 
     Args:
@@ -25,12 +27,17 @@ def trace(generator: ReplyGenerator, requests: list[Request], control: ControlAr
         weights; low and high are the 5th and 95th percentile over the requests.
     """
     contexts = list(dict.fromkeys(request.context for request in requests))
-    kept = {contexts[i * len(contexts) // min(CONTEXTS, len(contexts))] for i in range(min(CONTEXTS, len(contexts)))}
+    kept = {
+        contexts[i * len(contexts) // min(CONTEXTS, len(contexts))]
+        for i in range(min(CONTEXTS, len(contexts)))
+    }
     chosen = [request for request in requests if request.context in kept]
     problem = generator.problem(chosen, control, batch_size)
     path, energies = problem.way(control.sampler, POINTS)
 
-    noise = torch.randn(PRIOR_SAMPLES, path.shape[2], generator=torch.Generator().manual_seed(control.seed)).to(path.device)
+    noise = torch.randn(
+        PRIOR_SAMPLES, path.shape[2], generator=torch.Generator().manual_seed(control.seed)
+    ).to(path.device)
     rows = torch.arange(PRIOR_SAMPLES, device=path.device) % len(chosen)
     samples = problem.prior.mean[rows] + problem.prior.std[rows] * noise
     plane = PCA(n_components=2).fit(samples.cpu().numpy())
@@ -41,14 +48,21 @@ def trace(generator: ReplyGenerator, requests: list[Request], control: ControlAr
         "attributes": generator.config.attributes,
         "axes": {"explained": [float(share) for share in plane.explained_variance_ratio_]},
         "prior": _rounded(plane.transform(samples.cpu().numpy())),
-        "points": [{"target": r.target, "start": a, "end": b} for r, a, b in zip(chosen, _rounded(start), _rounded(end))],
+        "points": [
+            {"target": r.target, "start": a, "end": b}
+            for r, a, b in zip(chosen, _rounded(start), _rounded(end))
+        ],
         "time": way_times(POINTS),
         "energy": _band(energies.cpu().numpy()),
-        "probability": {name: _band(values) for name, values in chances.items() if not np.isnan(values).all()},
+        "probability": {
+            name: _band(values) for name, values in chances.items() if not np.isnan(values).all()
+        },
     }
 
 
-def _probabilities(generator: ReplyGenerator, path: torch.Tensor, targets: torch.Tensor) -> dict[str, np.ndarray]:
+def _probabilities(
+    generator: ReplyGenerator, path: torch.Tensor, targets: torch.Tensor
+) -> dict[str, np.ndarray]:
     """By attribute, the heads' probability of the aspect asked for, [points + 1, B]; NaN where none is named."""
     found = {}
     for k, name in enumerate(generator.names):
@@ -56,7 +70,9 @@ def _probabilities(generator: ReplyGenerator, path: torch.Tensor, targets: torch
         for z in path:
             probabilities = torch.softmax(generator.model.heads(z)[k].float(), dim=-1)
             own = probabilities.gather(1, targets[:, k : k + 1].clamp_min(0)).squeeze(1)
-            values.append(torch.where(targets[:, k] >= 0, own, torch.full_like(own, float("nan"))).cpu().numpy())
+            values.append(
+                torch.where(targets[:, k] >= 0, own, torch.full_like(own, float("nan"))).cpu().numpy()
+            )
         found[name] = np.stack(values)
     return found
 

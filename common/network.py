@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from schema import InputError
+from common.errors import InputError
 
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
@@ -34,10 +34,17 @@ def environment_mistake(error: BaseException) -> str | None:
             return "the server's certificate cannot be verified; where a proxy or a server of your own signs it, name the signer's: SSL_CERT_FILE=<file.pem>"
         if "WRONG_VERSION_NUMBER" in text or "wrong version number" in text:
             return "the server does not speak https at this address; try http://"
-        unreadable = isinstance(one, ssl.SSLError) or (isinstance(one, FileNotFoundError) and one.filename is None) or "CA certificate" in text
+        unreadable = (
+            isinstance(one, ssl.SSLError)
+            or (isinstance(one, FileNotFoundError) and one.filename is None)
+            or "CA certificate" in text
+        )
         if unreadable and (wrong := unreadable_certificates()):
             return f"no certificates can be read from {', '.join(f'{name}={os.environ[name]}' for name in wrong)}; correct it or unset it"
-        if "proxy" in text.lower() and (of_network or isinstance(one, (ImportError, ValueError)) and ("scheme" in text or "SOCKS" in text)):
+        if "proxy" in text.lower() and (
+            of_network
+            or (isinstance(one, (ImportError, ValueError)) and ("scheme" in text or "SOCKS" in text))
+        ):
             what = "needs a package for SOCKS (pip install socksio)" if "SOCKS" in text else "cannot be used"
             return f"the proxy that {', '.join(proxies) or 'the environment'} names {what}; correct or unset it, or add the host to NO_PROXY"
     return None
@@ -101,11 +108,17 @@ def checked_address(address: str, option: str) -> str:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InputError(f"{said} is no address ({error}); expected such as http://localhost:8000/v1") from None
+        raise InputError(
+            f"{said} is no address ({error}); expected such as http://localhost:8000/v1"
+        ) from None
     if "://" not in address:
-        local = any(address.startswith(start) for start in ("localhost", "127.", "0.0.0.0", "192.168.", "10."))
+        local = any(
+            address.startswith(start) for start in ("localhost", "127.", "0.0.0.0", "192.168.", "10.")
+        )
         end = "" if address.rstrip("/").endswith("/v1") else "/v1"
-        raise InputError(f"{said} has no scheme; try {'http' if local else 'https'}://{address.strip().rstrip('/')}{end}")
+        raise InputError(
+            f"{said} has no scheme; try {'http' if local else 'https'}://{address.strip().rstrip('/')}{end}"
+        )
     if parts.scheme.lower() not in ("http", "https"):
         raise InputError(f"{said} begins with {parts.scheme}://; expected http:// or https://")
     if not host or any(letter.isspace() for letter in address) or port == 0:

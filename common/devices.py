@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-from schema import InputError
+from common.errors import InputError
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
@@ -21,7 +21,9 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or not there.get(device.type):
-        raise InputError(f"device {str(name)!r} cannot be used; this machine has {', '.join(kind for kind, found in there.items() if found)}")
+        raise InputError(
+            f"device {str(name)!r} cannot be used; this machine has {', '.join(kind for kind, found in there.items() if found)}"
+        )
     return device
 
 
@@ -30,7 +32,10 @@ def memory_used() -> dict[str, float] | None:
     if not torch.cuda.is_available():
         return None
     free, total = torch.cuda.mem_get_info()
-    return {"held": round(torch.cuda.max_memory_reserved() / 1e9, 2), "device": round((total - free) / 1e9, 2)}
+    return {
+        "held": round(torch.cuda.max_memory_reserved() / 1e9, 2),
+        "device": round((total - free) / 1e9, 2),
+    }
 
 
 def release_memory() -> None:

@@ -9,22 +9,27 @@ from datasets import Dataset
 from scipy.special import softmax
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from common.errors import InputError
+from common.options import at_least, within
 from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
-from schema import InputError
 from scoring.calibration import dev_report
 from scoring.evaluators import make_trainer, save_classifier
-from scripts.arguments import at_least, within
-from scripts.training import PRECISIONS, Stage, run_trainer, settled
+from training.stage import PRECISIONS, Stage, run_trainer, settled
 
 
 @dataclass(frozen=True)
 class EvaluatorArguments:
     """Options of the evaluators' training, for attributes and for coherence."""
 
-    precision: str = field(default="auto", metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS})
+    precision: str = field(
+        default="auto",
+        metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS},
+    )
     max_length: int = field(default=128, metadata={"help": "longest input in tokens"})
-    lora_rank: int = field(default=0, metadata={"help": "train adapters of this rank on the frozen base (LoRA); 0: all weights"})
+    lora_rank: int = field(
+        default=0, metadata={"help": "train adapters of this rank on the frozen base (LoRA); 0: all weights"}
+    )
     scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder that starts from nothing"})
     scratch_width: int = field(default=128, metadata={"help": "its width"})
     scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
@@ -35,13 +40,23 @@ class EvaluatorArguments:
         at_least(SHORTEST, self, "max_length")
         at_least(0, self, "lora_rank")
         at_least(1, self, "scratch_layers scratch_width scratch_heads scratch_vocab_size")
-        within("scratch_dropout", self.scratch_dropout, 0 <= self.scratch_dropout < 1, "of 0 or more and less than 1")
+        within(
+            "scratch_dropout",
+            self.scratch_dropout,
+            0 <= self.scratch_dropout < 1,
+            "of 0 or more and less than 1",
+        )
 
     @property
     def size(self) -> ScratchSize:
         """The size of an encoder that starts from nothing."""
         return ScratchSize(
-            self.scratch_layers, self.scratch_width, self.scratch_heads, self.scratch_vocab_size, self.max_length + 2, self.scratch_dropout
+            self.scratch_layers,
+            self.scratch_width,
+            self.scratch_heads,
+            self.scratch_vocab_size,
+            self.max_length + 2,
+            self.scratch_dropout,
         )
 
 
@@ -70,7 +85,9 @@ def check_length(model: PreTrainedModel, longest: int) -> None:
             model.eval()(input_ids=row, attention_mask=row)
     except (IndexError, RuntimeError) as error:
         positions = getattr(model.config, "max_position_embeddings", None)
-        raise InputError(f"the base ({model.config.model_type}, {positions} positions) cannot read {longest} tokens; lower --max_length") from error
+        raise InputError(
+            f"the base ({model.config.model_type}, {positions} positions) cannot read {longest} tokens; lower --max_length"
+        ) from error
     finally:
         model.train(training)
 
@@ -104,13 +121,17 @@ def train_evaluator(
     if doubt := doubt_of(list(train["labels"]), list(dev["labels"]), names):
         print(f"warning: {stage.name} will be {doubt}", flush=True)
     check_length(model, max([*train["length"], *dev["length"]], default=1))
-    trainer = make_trainer(model, tokenizer, train, dev, settled(training, stage, precision, label_names=["labels"]))
+    trainer = make_trainer(
+        model, tokenizer, train, dev, settled(training, stage, precision, label_names=["labels"])
+    )
     seconds = run_trainer(trainer, stage)
     predicted = trainer.predict(dev)
     metrics = {"accuracy": predicted.metrics["test_accuracy"], "n_train": len(train), "n_dev": len(dev)}
     if doubt:
         metrics |= {"accuracy": None, "doubt": doubt}
-    metrics |= dev_report(softmax(predicted.predictions.astype(float), axis=-1), predicted.label_ids.tolist(), names)
+    metrics |= dev_report(
+        softmax(predicted.predictions.astype(float), axis=-1), predicted.label_ids.tolist(), names
+    )
 
     def save(folder: Path) -> None:
         save_classifier(trainer.model, folder)

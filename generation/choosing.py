@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from common.options import within
 from dataset.batching import pad, pad_inputs
 from dataset.encoding import IGNORED
 from model.losses import token_losses
-from scripts.arguments import within
 
 LARGEST = 4096  # positions whose logits are computed at once: of a vocabulary of 50,000 they take 0.8 GB, several times over
 LogitsOf = Callable[[torch.Tensor, torch.Tensor, list[int], int], torch.Tensor]
@@ -57,10 +57,19 @@ def best_of(samples: list[list[str]], merits: Merits, fluency: float, relevance:
         merits: of all N * n, a request's behind one another.
         fluency, relevance: see `Merits.best`.
     """
-    return [samples[number][index] for index, number in enumerate(merits.best(len(samples), fluency, relevance))]
+    return [
+        samples[number][index] for index, number in enumerate(merits.best(len(samples), fluency, relevance))
+    ]
 
 
-def merits(heard: torch.Tensor, within: list[dict], without: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int) -> Merits:
+def merits(
+    heard: torch.Tensor,
+    within: list[dict],
+    without: list[dict],
+    logits_of: LogitsOf,
+    pad_token_id: int,
+    batch_size: int,
+) -> Merits:
     """All three merits of B candidates.
 
     Args:
@@ -74,7 +83,9 @@ def merits(heard: torch.Tensor, within: list[dict], without: list[dict], logits_
 
 
 @torch.no_grad()
-def log_likelihoods(rows: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def log_likelihoods(
+    rows: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-likelihood in nats and number of tokens, the end included, of every row's reply, [B] each, on the CPU.
 
     Args:

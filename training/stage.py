@@ -5,9 +5,9 @@ import importlib.util
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from collections.abc import Callable
 
 import torch
 from tqdm.auto import tqdm
@@ -15,9 +15,9 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from dataset.jsonl import read_json, write_json
-from schema import InputError
-from scripts.runs import enough_memory
+from common.errors import InputError
+from common.jsonl import read_json, write_json
+from common.provenance import enough_memory
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -52,7 +52,10 @@ class Stage:
         """The record of a finished stage with the same fingerprint, else None."""
         record = read_json(self.folder / "stage.json")
         if record and record.get("fingerprint") != self.fingerprint:
-            print(f"{self.name}: options or data differ from those that {self.folder} was trained with; it will be replaced (another --run keeps both)", flush=True)
+            print(
+                f"{self.name}: options or data differ from those that {self.folder} was trained with; it will be replaced (another --run keeps both)",
+                flush=True,
+            )
             return None
         return record
 
@@ -61,7 +64,10 @@ class Stage:
         marker = read_json(self.work / "started.json")
         if not marker or marker.get("fingerprint") != self.fingerprint:
             if marker:
-                print(f"{self.name}: checkpoints of an unfinished training with other options or data are dropped", flush=True)
+                print(
+                    f"{self.name}: checkpoints of an unfinished training with other options or data are dropped",
+                    flush=True,
+                )
             shutil.rmtree(self.work, ignore_errors=True)
             write_json(self.work / "started.json", {"fingerprint": self.fingerprint})
             return None
@@ -73,7 +79,12 @@ class Stage:
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir(parents=True)
         save(final)
-        record = {"fingerprint": self.fingerprint, "seconds": round(seconds, 1), "metrics": metrics, **self.record}
+        record = {
+            "fingerprint": self.fingerprint,
+            "seconds": round(seconds, 1),
+            "metrics": metrics,
+            **self.record,
+        }
         write_json(final / "stage.json", record)
         shutil.rmtree(self.folder, ignore_errors=True)
         final.rename(self.folder)
@@ -88,9 +99,13 @@ def settled(training: TrainingArguments, stage: Stage, precision: str, **changes
     """
     for name in {"tensorboard", "wandb"} & set(training.report_to):
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"--report-to {name} needs its package, which is not installed: pip install {name}, in the environment that runs this")
+            raise InputError(
+                f"--report-to {name} needs its package, which is not installed: pip install {name}, in the environment that runs this"
+            )
     if "tensorboard" in training.report_to:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(stage.logs)  # read by transformers' callback when the trainer is made
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(
+            stage.logs
+        )  # read by transformers' callback when the trainer is made
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     on_cpu = training.device.type == "cpu"
@@ -111,12 +126,33 @@ def settled(training: TrainingArguments, stage: Stage, precision: str, **changes
 
 def compared_settings(training: TrainingArguments) -> dict:
     """The training options that change what comes out, for fingerprints and records."""
-    names = (
-        "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate weight_decay "
-        "warmup_steps lr_scheduler_type max_grad_norm seed optim adam_beta1 adam_beta2 label_smoothing_factor "
-        "gradient_checkpointing train_sampling_strategy eval_strategy eval_steps metric_for_best_model"
-    ).split()
-    return {name: str(getattr(training, name)) if name.endswith("strategy") or name in ("optim", "lr_scheduler_type") else getattr(training, name) for name in names}
+    names = [
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "learning_rate",
+        "weight_decay",
+        "warmup_steps",
+        "lr_scheduler_type",
+        "max_grad_norm",
+        "seed",
+        "optim",
+        "adam_beta1",
+        "adam_beta2",
+        "label_smoothing_factor",
+        "gradient_checkpointing",
+        "train_sampling_strategy",
+        "eval_strategy",
+        "eval_steps",
+        "metric_for_best_model",
+    ]
+    return {
+        name: str(getattr(training, name))
+        if name.endswith("strategy") or name in ("optim", "lr_scheduler_type")
+        else getattr(training, name)
+        for name in names
+    }
 
 
 class ProgressBars(ProgressCallback):
@@ -136,7 +172,9 @@ class ReadableLog(TrainerCallback):
         """One line per log: step, epoch, then the numbers."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        shown = {key.removeprefix("eval_"): value for key, value in logs.items() if isinstance(value, (int, float))}
+        shown = {
+            key.removeprefix("eval_"): value for key, value in logs.items() if isinstance(value, (int, float))
+        }
         hidden = ("runtime", "samples_per_second", "steps_per_second", "epoch", "grad_norm", "learning_rate")
         numbers = "  ".join(f"{key} {value:.4g}" for key, value in shown.items() if key not in hidden)
         kind = "dev  " if any(key.startswith("eval_") for key in logs) else "train"

@@ -9,7 +9,9 @@ FEW = (32, 256)  # tokens that are tried before all are sorted
 IMPLAUSIBLE = 1e4  # taken from logits; their order stays, for where everything plausible is banned
 
 
-def nucleus_choice(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, temperature: float) -> torch.Tensor:
+def nucleus_choice(
+    logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, temperature: float
+) -> torch.Tensor:
     """One token per row from the smallest set of tokens whose probability reaches `top_p` (Holtzman et al., 2020).
 
     Args:
@@ -23,7 +25,9 @@ def nucleus_choice(logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, t
     """
     probabilities, order = _largest(torch.softmax(logits.float() / temperature, dim=-1), top_p)
     cumulative = probabilities.cumsum(-1)
-    kept = torch.where(cumulative - probabilities < top_p, probabilities, torch.zeros_like(probabilities)).cumsum(-1)
+    kept = torch.where(
+        cumulative - probabilities < top_p, probabilities, torch.zeros_like(probabilities)
+    ).cumsum(-1)
     position = torch.searchsorted(kept, (uniforms.to(kept) * kept[:, -1]).unsqueeze(1), right=True)
     return order.gather(1, position.clamp_max(order.shape[1] - 1)).squeeze(1)
 
@@ -54,11 +58,15 @@ def guide(logits: torch.Tensor, plain: torch.Tensor, guidance: float, plausibili
     """
     guided = plain + guidance * (logits - plain)
     if plausibility > 0:
-        guided = torch.where(logits < logits.amax(-1, keepdim=True) + math.log(plausibility), guided - IMPLAUSIBLE, guided)
+        guided = torch.where(
+            logits < logits.amax(-1, keepdim=True) + math.log(plausibility), guided - IMPLAUSIBLE, guided
+        )
     return guided
 
 
-def ban_repeated_ngrams(logits: torch.Tensor, written: torch.Tensor, step: torch.Tensor, size: int) -> torch.Tensor:
+def ban_repeated_ngrams(
+    logits: torch.Tensor, written: torch.Tensor, step: torch.Tensor, size: int
+) -> torch.Tensor:
     """Logits with -inf for every token that would complete an n-gram which the reply has already.
 
     The same rule as `transformers`' ``NoRepeatNGramLogitsProcessor``, which loops over rows and tokens in Python.
@@ -72,8 +80,14 @@ def ban_repeated_ngrams(logits: torch.Tensor, written: torch.Tensor, step: torch
     if written.shape[1] < size:
         return logits
     ngrams = written.unfold(1, size, 1)  # [B, N - size + 1, size]
-    last = (step - (size - 1) + torch.arange(size - 1, device=step.device)).clamp_min(0)  # columns of the tokens that an n-gram would begin with
-    begun = (ngrams[..., :-1] == written[:, last].unsqueeze(1)).all(-1) & (ngrams[..., -1] != UNWRITTEN) & (step >= size - 1)
+    last = (step - (size - 1) + torch.arange(size - 1, device=step.device)).clamp_min(
+        0
+    )  # columns of the tokens that an n-gram would begin with
+    begun = (
+        (ngrams[..., :-1] == written[:, last].unsqueeze(1)).all(-1)
+        & (ngrams[..., -1] != UNWRITTEN)
+        & (step >= size - 1)
+    )
     ban = torch.where(begun, -torch.inf, 0.0).to(logits.dtype)
     return logits.scatter_add(1, ngrams[..., -1].clamp_min(0), ban)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
+from generation.token_choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
 from model.decoder import LatentDecoder, causal_mask, positions_of
 from model.graphs import recorded
 from model.noise import uniform
@@ -54,7 +54,11 @@ class Replies:
         (batch, length), device, prefix = prompt_ids.shape, z.device, decoder.n_prefix
         self.readings = 1 if reference is None else 2
         if reference is not None:
-            z, prompt_ids, prompt_mask = torch.cat([z, reference]), prompt_ids.repeat(2, 1), prompt_mask.repeat(2, 1)
+            z, prompt_ids, prompt_mask = (
+                torch.cat([z, reference]),
+                prompt_ids.repeat(2, 1),
+                prompt_mask.repeat(2, 1),
+            )
         self.offset = decoder.to_offset(z)
         self.lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]
         self.cache = decoder.start_cache(z, length + longest)
@@ -69,9 +73,19 @@ class Replies:
         seen = torch.cat([decoder.prefix_mask(z), prompt_mask], dim=1)
         positions = positions_of(prompt_mask)
         self.cache.aim(torch.arange(prefix, prefix + length, device=device), prefix + length)
-        self._choose(decoder.call(decoder.embed(prompt_ids, self.offset), causal_mask(seen, length), positions, self.cache, logits_to_keep=1))
+        self._choose(
+            decoder.call(
+                decoder.embed(prompt_ids, self.offset),
+                causal_mask(seen, length),
+                positions,
+                self.cache,
+                logits_to_keep=1,
+            )
+        )
 
-        self.mask = torch.zeros(len(seen), 1, 1, room, dtype=torch.bool, device=device)  # what the next token sees
+        self.mask = torch.zeros(
+            len(seen), 1, 1, room, dtype=torch.bool, device=device
+        )  # what the next token sees
         self.mask[:, 0, 0, : prefix + length] = seen.bool()
         self.column = torch.full((1,), prefix + length, device=device)  # where it goes in the cache
         self.position = positions[:, -1:] + 1
@@ -88,7 +102,11 @@ class Replies:
         self.mask.index_fill_(3, self.column, True)
         self.cache.aim(self.column, visible)
         embeddings = self.decoder.embed(self.tokens.repeat(self.readings).unsqueeze(1), self.offset)
-        self._choose(self.decoder.call(embeddings, self.mask[..., :visible], self.position, self.cache, logits_to_keep=1))
+        self._choose(
+            self.decoder.call(
+                embeddings, self.mask[..., :visible], self.position, self.cache, logits_to_keep=1
+            )
+        )
         self.column += 1
         self.position += 1
 
@@ -107,7 +125,9 @@ class Replies:
         if rules.decoding == "greedy":
             tokens = logits.argmax(-1)
         else:
-            tokens = nucleus_choice(logits, self.uniforms.index_select(1, self.count).squeeze(1), rules.top_p, rules.temperature)
+            tokens = nucleus_choice(
+                logits, self.uniforms.index_select(1, self.count).squeeze(1), rules.top_p, rules.temperature
+            )
         self.ended |= tokens == rules.eos_token_id
         self.tokens.copy_(tokens)
         if self.used is not None:
@@ -119,7 +139,10 @@ class Replies:
         """Only these rows, [n], go on."""
         read = torch.cat([live + reading * self.rows.numel() for reading in range(self.readings)])
         self.cache.keep(read)
-        for names, chosen in ((("rows", "written", "ended", "used", "tokens", "uniforms"), live), (("offset", "lexical", "mask", "position"), read)):
+        for names, chosen in (
+            (("rows", "written", "ended", "used", "tokens", "uniforms"), live),
+            (("offset", "lexical", "mask", "position"), read),
+        ):
             for name in names:
                 value = getattr(self, name)
                 setattr(self, name, None if value is None else value[chosen])
@@ -159,7 +182,7 @@ def generate(
         no_repeat_ngram_size: no n-gram of that size twice in a reply; 0 allows all.
         repetition_penalty: over 1, tokens that the reply has already become less likely (Keskar et al., 2019); 1 is off.
         reference: [B, D], latents without control, needed for a guidance other than 1.
-        guidance, plausibility: see `model.choice.guide`; a guidance of 1 is off.
+        guidance, plausibility: see `generation.token_choice.guide`; a guidance of 1 is off.
         on_step: called after every step with all rows' tokens so far, [B, steps], padded where a row has ended; where it
             returns False, decoding ends there.
         graphs: record the step as a CUDA graph where there is a GPU.
@@ -180,9 +203,29 @@ def generate(
         return [[] for _ in range(z.shape[0])]
     graphs = graphs and z.is_cuda
     uniforms = uniform(sources, max_new_tokens, z.device) if decoding == "top_p" else None
-    rules = Rules(eos_token_id, decoding, top_p, temperature, no_repeat_ngram_size, repetition_penalty, guidance, plausibility)
-    replies = Replies(decoder, z, None if guidance == 1.0 else reference, prompt_ids, prompt_mask, max_new_tokens, rules, uniforms)
-    whole = torch.full((z.shape[0], max_new_tokens), UNWRITTEN, device=z.device)  # all replies, those that have ended included
+    rules = Rules(
+        eos_token_id,
+        decoding,
+        top_p,
+        temperature,
+        no_repeat_ngram_size,
+        repetition_penalty,
+        guidance,
+        plausibility,
+    )
+    replies = Replies(
+        decoder,
+        z,
+        None if guidance == 1.0 else reference,
+        prompt_ids,
+        prompt_mask,
+        max_new_tokens,
+        rules,
+        uniforms,
+    )
+    whole = torch.full(
+        (z.shape[0], max_new_tokens), UNWRITTEN, device=z.device
+    )  # all replies, those that have ended included
     replay: Callable[[], None] | None = None
     recorded_columns = 0
     for step in range(1, max_new_tokens + 1):  # `step` tokens are written
@@ -196,7 +239,9 @@ def generate(
             live = (~replies.ended).nonzero().squeeze(1)
             if live.numel() == 0:
                 break
-            if live.numel() <= replies.rows.numel() * (0.5 if graphs else 0.85):  # moving the rest costs as much as some steps
+            if live.numel() <= replies.rows.numel() * (
+                0.5 if graphs else 0.85
+            ):  # moving the rest costs as much as some steps
                 whole[replies.rows] = replies.written
                 replies.keep(live)
                 replay = None
@@ -207,7 +252,7 @@ def generate(
             replies.step(columns)
             replay, recorded_columns = None, columns
             if graphs and step + LOOK_EVERY < max_new_tokens:
-                replay = recorded(lambda: replies.step(recorded_columns))
+                replay = recorded(lambda: replies.step(recorded_columns))  # noqa: B023
                 graphs = replay is not None
     whole[replies.rows] = replies.written
     return _until_end(whole)

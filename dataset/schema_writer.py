@@ -13,5 +13,12 @@ def write_schema(path: Path, attributes: list[dict], others: dict[str, str | Non
         description: the file's docstring.
     """
     body = pprint.pformat(attributes, width=110, sort_dicts=False)
-    lines = [f'"""{description}"""', "", f"ATTRIBUTES = {body}", "", *(f"{key} = {name!r}" for key, name in others.items()), ""]
+    lines = [
+        f'"""{description}"""',
+        "",
+        f"ATTRIBUTES = {body}",
+        "",
+        *(f"{key} = {name!r}" for key, name in others.items()),
+        "",
+    ]
     path.write_text("\n".join(lines), encoding="utf-8")

@@ -12,13 +12,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schema import InputError
-from scripts.arguments import ROOT
+from common.errors import InputError
+from common.options import ROOT
 
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("torch", "transformers", "torchdiffeq", "datasets", "accelerate", "numpy", "sacrebleu", "rouge-score", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "torchdiffeq",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "sacrebleu",
+    "rouge-score",
+    "scikit-learn",
+)
 
 
 def package_versions() -> dict[str, str | None]:
@@ -37,7 +47,9 @@ def git_revision() -> str | None:
     try:
         options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
         commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], **options
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if dirty else "")
@@ -47,7 +59,7 @@ def device_name(device: "torch.device | None" = None) -> str:
     """The accelerator's name, or ``cpu`` with the number of threads; of the best device there is where None."""
     import torch
 
-    from scripts.devices import choose_device
+    from common.devices import choose_device
 
     device = device or choose_device()
     if device.type == "cpu":
@@ -66,7 +78,10 @@ def relative(path: Path | str | None) -> str | None:
 
 def command_line() -> str:
     """The command as recorded in results, without folders outside the repository."""
-    words = [re.sub(r"^(--?[\w.-]+=)?(/.*)", lambda found: (found[1] or "") + relative(found[2]), word) for word in sys.argv]
+    words = [
+        re.sub(r"^(--?[\w.-]+=)?(/.*)", lambda found: (found[1] or "") + relative(found[2]), word)
+        for word in sys.argv
+    ]
     return " ".join(["python", *words])
 
 
@@ -74,7 +89,9 @@ def fingerprint(settings: dict, files: list[Path | None]) -> str:
     """A hash of all settings and of the content of all files: equal means that the work would come out the same."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for path in files:
-        digest.update(b"\x00" if path is None or not path.is_file() else hashlib.sha256(path.read_bytes()).digest())
+        digest.update(
+            b"\x00" if path is None or not path.is_file() else hashlib.sha256(path.read_bytes()).digest()
+        )
     return digest.hexdigest()[:16]
 
 

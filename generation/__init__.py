@@ -1,0 +1,1 @@
+"""Generation: contexts and targets in, replies out."""

@@ -1,0 +1,341 @@
+"""Generate replies with chosen aspects and score them. ``bash gen_cvae.sh --target lyrical,optimistic``"""
+
+import dataclasses
+import shutil
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from common.devices import choose_device
+from common.errors import InputError
+from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from common.options import CommonArguments
+from common.provenance import (
+    command_line,
+    device_name,
+    enough_memory,
+    git_revision,
+    package_versions,
+    relative,
+)
+from common.schema import Schema, load_schema, target_name
+from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
+from dataset.encoding import DialogueTemplate
+from generation.generator import (
+    ReplyGenerator,
+    Request,
+    context_warnings,
+    sampling_record,
+    sampling_warnings,
+    timed,
+)
+from generation.options import ControlArguments, DecodingArguments
+from generation.trace import trace
+from model.bases import SCRATCH
+from scoring.columns import Gatherer
+from scoring.perplexity import PerplexityModel
+from scoring.results import measure, results
+from scoring.score import baseline_of, references_of, score_file
+from scoring.scorer import Scorer
+from scoring.systems import checked_name
+from scoring.table import table
+
+
+@dataclass(frozen=True)
+class GenerationArguments:
+    """What to generate, and how it is scored."""
+
+    contexts: str | None = field(
+        default=None, metadata={"help": "dialogue or context file; default: the schema's TEST"}
+    )
+    target: str = field(
+        default="all",
+        metadata={"help": "all (every combination), tags (the file's own), or aspects: lyrical,optimistic"},
+    )
+    name: str | None = field(
+        default=None,
+        metadata={
+            "help": "name of this decoding in the run's folder; default: control (none without control) for every combination of the schema's TEST, else custom"
+        },
+    )
+    score: bool = field(default=True, metadata={"help": "score the replies with the run's evaluators"})
+    trace: bool = field(
+        default=True, metadata={"help": "keep a sample of the latents' ways through the ODE for the report"}
+    )
+    sweep_weights: str | None = field(
+        default=None, metadata={"help": "also measure these strengths, 1,10,100: the report's dial curves"}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda or mps; default: the best there is"}
+    )
+    ppl_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "causal LM for perplexity: folder, hub name, or 'decoder' for the un-tuned base; none: no perplexity"
+        },
+    )
+    ppl_user_prefix: str = field(
+        default="", metadata={"help": "mark before a user turn in that model's text"}
+    )
+    ppl_assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
+    ppl_turn_start: str = field(default="", metadata={"help": "text between mark and turn"})
+    ppl_turn_end: str = field(default="\n", metadata={"help": "mark after a turn"})
+
+
+def requests_for(dialogues: list[Dialogue], schema: Schema, target: str, limit: int | None) -> list[Request]:
+    """The replies to write: for all combinations of every different context, for one target, or for the rows' own tags.
+
+    Where a row of the file has the same context and the same target, its reply is the reference.
+
+    Raises:
+        InputError: for an unknown target, or ``tags`` where a row has none.
+    """
+    contexts: dict[tuple[str, ...], str] = {}
+    references: dict[tuple, str | None] = {}
+    for dialogue in dialogues:
+        contexts.setdefault(dialogue.context, dialogue.id)
+        references.setdefault((dialogue.context, target_name(dialogue.target)), dialogue.response)
+    if target == "tags":
+        missing = [dialogue.id for dialogue in dialogues if not dialogue.target]
+        if missing:
+            raise InputError(f"--target tags: row {int(missing[0]) + 1} of the file has no tag")
+        return balanced(
+            [Request(d.id, d.context, d.target, d.response) for d in dialogues],
+            limit,
+            lambda request: target_name(request.target),
+        )
+    targets = (
+        schema.combinations()
+        if target == "all"
+        else [schema.target([aspect.strip() for aspect in target.split(",")])]
+    )
+    chosen = every_nth(list(contexts.items()), limit)
+    return [
+        Request(id, context, t, references.get((context, target_name(t))))
+        for context, id in chosen
+        for t in targets
+    ]
+
+
+OPTIONS = (CommonArguments, GenerationArguments, ControlArguments, DecodingArguments)
+COMPARED = [
+    f.name
+    for kind in (ControlArguments, DecodingArguments)
+    for f in dataclasses.fields(kind)
+    if f.name != "batch_size"
+] + ["target", "contexts", "limit"]
+
+
+def generate(
+    common: CommonArguments, what: GenerationArguments, control: ControlArguments, decoding: DecodingArguments
+) -> None:
+    """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; raises `InputError` for what cannot be used."""
+    named, what = what.name is not None, dataclasses.replace(what, name=name_of(what, control))
+    if what.name == "none":
+        control = dataclasses.replace(control, candidates=1)  # choosing is control too
+    schema = load_schema(common.schema)
+    path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
+    if path is None:
+        raise InputError(f"{schema.path}: no TEST file; name one with --contexts")
+    weights = sweep_weights(what.sweep_weights)
+    configuration = {
+        **dataclasses.asdict(control),
+        **dataclasses.asdict(decoding),
+        **dataclasses.asdict(what),
+        "limit": common.limit,
+    }
+    configuration |= {
+        "contexts": relative(path),
+        "schema": relative(schema.path),
+        "attributes": schema.aspects,
+        "ppl_model": _ppl_name(what, common),
+    }
+    place = common.run_folder / "results" / f"{what.name}.json"
+    if not named and not common.overwrite:
+        check_replaces_its_like(place, configuration)
+    requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
+    device = choose_device(what.device)
+    scorer = Scorer(common.run_folder, schema, device) if what.score else None
+    generator = ReplyGenerator(common.run_folder / "cvae", device, schema, decoding.precision)
+
+    shortened = context_warnings(generator.cuts([request.context for request in requests], decoding))
+    seconds: dict[str, float] = {}
+    with enough_memory(
+        f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"
+    ):
+        written = generator.write(requests, control, decoding, seconds)
+    rows = generations_of(requests, written.texts, control.seed)
+    generations = common.run_folder / "generations" / f"{what.name}.jsonl"
+    before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None
+    write_jsonl(generations, rows)
+    print(
+        f"{what.name}: {len(rows)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}",
+        flush=True,
+    )
+    if scorer is None:
+        print("".join(f"warning: {line}\n" for line in shortened), end="", flush=True)
+        return
+
+    language_model = language_model_of(what, common, device)
+    columns = timed(seconds, "scoring", score_file, generations, schema, scorer, language_model, generations)
+    trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
+    run = {
+        "command": command_line(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": control.seed,
+        "config": {"generation": configuration, "cvae": trained.get("settings")},
+        "versions": package_versions(),
+        "git": git_revision(),
+        "device": device_name(device),
+        **sampling_record(written.sample),
+        "seconds": seconds,
+    }
+    record = results(
+        columns,
+        baseline=baseline_of(common.run_folder, what.name, columns),
+        references=references_of(generations, schema, scorer, language_model),
+        evaluators=scorer.records,
+        warnings=scorer.warnings() + sampling_warnings(written.sample, 0.01) + shortened,
+        run=run,
+        seed=control.seed,
+    )  # fmt: skip
+    write_json(place, record)
+    if [
+        row["response"] for row in rows
+    ] != before:  # an earlier decoding under this name wrote something else
+        for old in ("latents", "sweep"):
+            place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
+    if what.trace and control.algorithm == "ode":
+        kept = [
+            dataclasses.replace(request, candidate=number)
+            for request, number in zip(requests, written.candidates)
+        ]
+        write_json(
+            place.with_name(f"{what.name}.latents.json"), trace(generator, kept, control, decoding.batch_size)
+        )
+    if weights:
+        points = sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
+        write_json(place.with_name(f"{what.name}.sweep.json"), {"points": points})
+    if what.name == "control":
+        shutil.copyfile(generations, common.run_folder / "generations.jsonl")
+        shutil.copyfile(place, common.run_folder / "results.json")
+    print(table(record), flush=True)
+    print(f"-> {place}", flush=True)
+    if what.name == "control":
+        from scoring.report.run_report import write_run_report  # brings Matplotlib
+
+        print(f"-> {write_run_report(common.run_folder)}", flush=True)
+
+
+def generations_of(requests: list[Request], replies: list[str], seed: int) -> list[dict]:
+    """Rows of a generations file, not scored yet."""
+    unscored = dict.fromkeys(("predicted", "probabilities", "nli", "nats", "tokens"))
+    return [
+        {
+            "id": r.id,
+            "context": list(r.context),
+            "target": r.target,
+            "response": reply,
+            "reference": r.reference,
+            **unscored,
+            "seed": seed,
+        }
+        for r, reply in zip(requests, replies)
+    ]
+
+
+def name_of(what: GenerationArguments, control: ControlArguments) -> str:
+    """The decoding's name: `control` and `none` are kept for the run's main results, which the report and the table show.
+
+    Raises:
+        InputError: for what is no plain file name, and where replies without control are to be called ``control``, or other ones ``none``.
+    """
+    whole = what.target == "all" and what.contexts is None
+    default = ("none" if control.algorithm == "none" else "control") if whole else "custom"
+    name = default if what.name is None else checked_name(what.name)
+    if name in ("control", "none") and (name == "none") != (control.algorithm == "none"):
+        raise InputError(
+            f"--name {name} with --algorithm {control.algorithm}: 'none' is for replies without control, 'control' for those with it; choose another name"
+        )
+    return name
+
+
+def check_replaces_its_like(place: Path, configuration: dict) -> None:
+    """Nobody loses results by an option: where there are results already, they must be of the same settings.
+
+    Raises:
+        InputError: naming what differs from the settings that ``results/<name>.json`` records.
+    """
+    before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
+    changed = [
+        f"{key} {before[key]}, now {configuration[key]}"
+        for key in COMPARED
+        if key in before and before[key] != configuration[key]
+    ]
+    if changed:
+        shown = "; ".join(changed[:3]) + (f"; {len(changed) - 3} more" if changed[3:] else "")
+        raise InputError(
+            f"{place} was made with other options ({shown}); keep it with --name <another>, or replace it with --overwrite"
+        )
+
+
+def sweep_weights(text: str | None) -> list[float]:
+    """``"1,10,100"`` as numbers in rising order; raises `InputError` for anything else."""
+    try:
+        weights = sorted({float(part) for part in text.split(",")}) if text else []
+    except ValueError:
+        weights = [-1.0]
+    if any(not 0 < weight < float("inf") for weight in weights):
+        raise InputError(f"--sweep_weights must be numbers over 0, separated by commas, found {text!r}")
+    return weights
+
+
+def sweep(
+    weights: list[float], generator: ReplyGenerator, requests: list[Request], control: ControlArguments, decoding: DecodingArguments,
+    scorer: Scorer, language_model: PerplexityModel | None, schema: Schema,
+) -> list[dict]:  # fmt: skip
+    """The same requests at several strengths: ``[{"weight", "overall": M, "warnings"}]``."""
+    points = []
+    for weight in weights:
+        settings = dataclasses.replace(control, weights=str(weight))
+        written = generator.write(requests, settings, decoding)
+        rows = generations_of(requests, written.texts, control.seed)
+        scorer.score(rows)
+        if language_model is not None:
+            language_model.score(rows)
+        gatherer = Gatherer(schema)
+        gatherer.add(rows)
+        m = measure(gatherer.finish(), control.seed)
+        points.append({"weight": weight, "overall": m, "warnings": sampling_warnings(written.sample, 0.01)})
+        ppl = f", perplexity {m['ppl']:.1f}" if m["ppl"] is not None else ""
+        print(
+            f"weight {weight:g}: accuracy {m['accuracy_mean']:.3f}, joint {m['accuracy_joint']:.3f}, coherence {m['nli']:.3f}{ppl}",
+            flush=True,
+        )
+    return points
+
+
+def _ppl_name(what: GenerationArguments, common: CommonArguments) -> str | None:
+    if what.ppl_model != "decoder":
+        return (
+            relative(what.ppl_model) if what.ppl_model and Path(what.ppl_model).is_dir() else what.ppl_model
+        )
+    return None if common.decoder == SCRATCH else f"{relative(common.decoder)} (un-tuned)"
+
+
+def language_model_of(
+    what: GenerationArguments, common: CommonArguments, device: torch.device
+) -> PerplexityModel | None:
+    """The model for perplexity, where one is named and there is one."""
+    name = common.decoder if what.ppl_model == "decoder" else what.ppl_model
+    if name is None or name == SCRATCH:
+        return None
+    return PerplexityModel(
+        name,
+        DialogueTemplate(
+            what.ppl_user_prefix, what.ppl_assistant_prefix, what.ppl_turn_start, what.ppl_turn_end
+        ),
+        device,
+    )

@@ -1,0 +1,1 @@
+"""Training: of the evaluators and of the CVAE."""

@@ -1,0 +1,458 @@
+"""Train the conditional VAE on dialogues that are each labelled for one attribute. ``bash train_cvae.sh``"""
+
+import copy
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments, set_seed
+
+from common.devices import memory_used
+from common.errors import InputError
+from common.options import CommonArguments, at_least, within
+from common.provenance import fingerprint, relative
+from common.schema import Schema, load_schema
+from dataset.batching import CvaeCollator, cvae_dataset
+from dataset.chat_template import UnreadableTemplate, template_of
+from dataset.dialogues import Dialogue, read_attribute_dialogues
+from dataset.encoding import SHORTEST, DialogueTemplate, ended
+from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer
+from generation.generator import ENCODER_TOKENIZER, load_cvae, tokenizers_of
+from generation.sharing import run_parts
+from model import bases
+from model.checkpointing import checkpoint_layers
+from model.config import PRIORS, MiracleConfig
+from model.cvae import Miracle
+from model.decoder import positions_limit
+from model.schedule import KL_SCHEDULES
+from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
+from training.stage import PRECISIONS, Stage, compared_settings, run_trainer, settled
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """What the model is made of; see `model.config.MiracleConfig`."""
+
+    latent_size: int = field(default=128, metadata={"help": "dimensions of z"})
+    n_prefix: int = field(
+        default=4, metadata={"help": "key/value positions per decoder layer through which z enters"}
+    )
+    prior: str = field(
+        default="per_attribute",
+        metadata={"help": "one Gaussian head per attribute, or one for all (published)", "choices": PRIORS},
+    )
+    use_context: bool = field(
+        default=True,
+        metadata={"help": "the decoder reads the context too (--no-use-context: z alone, as published)"},
+    )
+    lexical_offset: bool = field(
+        default=True, metadata={"help": "z adds a linear term to the next-token logits as well"}
+    )
+    tie_encoders: bool = field(
+        default=False, metadata={"help": "one encoder for context and context + response"}
+    )
+    head_width: int = field(default=128, metadata={"help": "width of the latent heads"})
+    head_layers: int = field(default=2, metadata={"help": "their hidden layers; 0: linear"})
+    token_dropout: float = field(
+        default=0.3, metadata={"help": "share of the decoder's input embeddings zeroed in training"}
+    )
+    encoder_length: int = field(default=128, metadata={"help": "longest encoder input in tokens"})
+    decoder_length: int = field(default=128, metadata={"help": "longest decoder input in tokens"})
+    lexical_embedding: bool = field(
+        default=False,
+        metadata={
+            "help": "that linear term goes through the decoder's output embedding: a fraction of the weights"
+        },
+    )
+    lora_rank: int = field(
+        default=0, metadata={"help": "train adapters of this rank on the frozen bases (LoRA); 0: all weights"}
+    )
+    lora_alpha: float = field(
+        default=0.0, metadata={"help": "their scale is lora_alpha / lora_rank; 0: twice the rank"}
+    )
+    start_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "run, release or cvae/ folder to go on from; its architecture stays, heads and priors of new attributes start anew"
+        },
+    )
+    user_prefix: str = field(
+        default="",
+        metadata={
+            "help": "mark before a user turn in the text of a decoder whose tokenizer has no chat template"
+        },
+    )
+    assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
+    turn_start: str = field(default="", metadata={"help": "text between mark and turn"})
+    turn_end: str = field(default="<|endoftext|>", metadata={"help": "mark after a turn"})
+    scratch_encoder_layers: int = field(
+        default=2, metadata={"help": "layers of an encoder that starts from nothing"}
+    )
+    scratch_decoder_layers: int = field(
+        default=3, metadata={"help": "layers of a decoder that starts from nothing"}
+    )
+    scratch_width: int = field(default=128, metadata={"help": "their width"})
+    scratch_heads: int = field(default=4, metadata={"help": "their attention heads"})
+    scratch_vocab_size: int = field(default=4000, metadata={"help": "their vocabularies"})
+    scratch_dropout: float = field(default=0.1, metadata={"help": "their dropout"})
+
+    def __post_init__(self):
+        at_least(
+            1,
+            self,
+            "latent_size n_prefix head_width scratch_encoder_layers scratch_decoder_layers scratch_width scratch_heads scratch_vocab_size",
+        )
+        at_least(0, self, "head_layers lora_rank lora_alpha")
+        at_least(SHORTEST, self, "encoder_length decoder_length")
+        for name in ("token_dropout", "scratch_dropout"):
+            within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
+
+    @property
+    def template(self) -> DialogueTemplate:
+        """How a base decoder's text marks who speaks."""
+        return DialogueTemplate(self.user_prefix, self.assistant_prefix, self.turn_start, self.turn_end)
+
+    def scratch_size(self, layers: int) -> bases.ScratchSize:
+        """The size of a transformer that starts from nothing."""
+        positions = max(self.encoder_length, self.decoder_length) + 2
+        return bases.ScratchSize(
+            layers,
+            self.scratch_width,
+            self.scratch_heads,
+            self.scratch_vocab_size,
+            positions,
+            self.scratch_dropout,
+        )
+
+
+@dataclass(frozen=True)
+class LossArguments:
+    """Weights and schedules of the loss; reconstruction has weight 1. Units: see `model.losses`."""
+
+    kl_weight: float = field(default=0.05, metadata={"help": "weight of the KL term after its ramp"})
+    kl_schedule: str = field(
+        default="ramp", metadata={"help": "how the KL's weight rises", "choices": KL_SCHEDULES}
+    )
+    kl_ramp: float = field(
+        default=0.25, metadata={"help": "share of the training (of each cycle) over which it rises"}
+    )
+    kl_cycles: int = field(default=4, metadata={"help": "cycles of the cyclical schedule"})
+    free_bits: float = field(
+        default=0.05, metadata={"help": "nats per dimension that the KL term does not push below"}
+    )
+    classification_weight: float = field(
+        default=1.0, metadata={"help": "weight of the latent heads' cross-entropy"}
+    )
+    distance_weight: float = field(
+        default=0.1, metadata={"help": "weight of the distance between the attributes' means"}
+    )
+    context_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"},
+    )
+    new_learning_rate: float = field(
+        default=1e-3, metadata={"help": "learning rate of layers that come from no base"}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS},
+    )
+    recompute_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "batches of more decoder tokens, padding included, recompute its layers in the backward pass; 0: none do"
+        },
+    )
+    graphs: bool = field(
+        default=True,
+        metadata={
+            "help": "record training steps as CUDA graphs, on a single GPU without gradient checkpointing"
+        },
+    )
+
+    def __post_init__(self):
+        for name in ("kl_weight", "free_bits", "classification_weight", "distance_weight", "context_weight"):
+            within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "of 0 or more")
+        within("kl_ramp", self.kl_ramp, 0 <= self.kl_ramp <= 1, "from 0 to 1")
+        at_least(1, self, "kl_cycles")
+        at_least(0, self, "recompute_tokens")
+        within("new_learning_rate", self.new_learning_rate, 0 < self.new_learning_rate < math.inf, "over 0")
+
+
+def scratch_decoder(options: ModelArguments, texts: list[str]) -> tuple[GPT2Config, PreTrainedTokenizerBase]:
+    """A decoder that starts from nothing, whose text is marked by `SCRATCH_TEMPLATE`, and its tokenizer, trained on `texts`."""
+    tokenizer = train_decoder_tokenizer(texts, options.scratch_vocab_size)
+    return bases.scratch_decoder_config(
+        options.scratch_size(options.scratch_decoder_layers), tokenizer
+    ), tokenizer
+
+
+def build(
+    common: CommonArguments, options: ModelArguments, schema: Schema, dialogues: list[Dialogue]
+) -> tuple[Miracle, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The model with its bases' weights, or tiny and random, and the encoder's and decoder's tokenizers.
+
+    Raises:
+        model.bases.BaseNotFound: a base cannot be had.
+        InputError: a decoder whose cache cannot take z.
+    """
+    if options.start_from:
+        return continued(options, schema)
+    if options.lora_rank and bases.SCRATCH in (common.encoder, common.decoder):
+        raise InputError("--lora_rank trains adapters on bases; an encoder or decoder from scratch has none")
+    template = options.template
+    texts = [text for dialogue in dialogues for text in (*dialogue.context, dialogue.response)]
+    encoder = decoder = None
+    if common.encoder == bases.SCRATCH:
+        encoder_tokenizer = train_encoder_tokenizer(texts, options.scratch_vocab_size)
+        encoder_config = bases.scratch_encoder_config(
+            options.scratch_size(options.scratch_encoder_layers), encoder_tokenizer
+        )
+    else:
+        encoder_tokenizer, encoder = bases.load_tokenizer(common.encoder), bases.load_encoder(common.encoder)
+        encoder_config = encoder.config
+        bases.check_vocabulary(common.encoder, encoder_tokenizer, bases.embedding_rows(encoder))
+    if common.decoder == bases.SCRATCH:
+        (decoder_config, decoder_tokenizer), template = scratch_decoder(options, texts), SCRATCH_TEMPLATE
+    else:
+        decoder_tokenizer, decoder = (
+            bases.load_decoder_tokenizer(common.decoder),
+            bases.load_decoder(common.decoder),
+        )
+        bases.check_vocabulary(common.decoder, decoder_tokenizer, bases.embedding_rows(decoder))
+        decoder_config, template = decoder.config, marks(decoder_tokenizer, template, common.decoder)
+    records = {}
+    if options.lora_rank:
+        records = {
+            kind: bases.record_of(name, base, relative_name(name))
+            for kind, name, base in (
+                ("encoder", common.encoder, encoder),
+                ("decoder", common.decoder, decoder),
+            )
+        }
+    names = {f.name for f in dataclasses.fields(ModelArguments)} & set(MiracleConfig().to_dict())
+    config = MiracleConfig(
+        encoder=_portable(encoder_config),
+        decoder=_portable(decoder_config),
+        attributes=schema.aspects,
+        template=dataclasses.asdict(template),
+        bases=records,
+        **{name: getattr(options, name) for name in names},
+    )
+    try:
+        model = Miracle(config)
+    except (ValueError, AttributeError, TypeError, NotImplementedError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    try:
+        model.load_bases(encoder, decoder)
+        if encoder is not None:
+            model.prior_encoder.check(options.encoder_length, encoder_tokenizer.pad_token_id)
+    except ValueError as error:
+        raise InputError(
+            f"base encoder {common.encoder} ({encoder_config.model_type}): {error}; see --encoder and --encoder_length"
+        ) from error
+    if (
+        decoder is not None
+        and (positions := positions_limit(model.decoder.lm)) is not None
+        and positions < options.decoder_length
+    ):
+        raise InputError(
+            f"base decoder {common.decoder} has {positions} positions; --decoder_length is {options.decoder_length}"
+        )
+    return model, encoder_tokenizer, decoder_tokenizer
+
+
+def continued(
+    options: ModelArguments, schema: Schema
+) -> tuple[Miracle, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The model of another run with this schema's attributes: heads and priors of attributes that it does not have start anew.
+
+    Raises:
+        InputError: where there is no trained CVAE.
+    """
+    folder = run_parts(Path(options.start_from))[1]
+    source = load_cvae(folder)
+    config = copy.deepcopy(source.config)
+    config.attributes, config.token_dropout = schema.aspects, options.token_dropout
+    model = Miracle(config)
+    model.load_state_dict(inherited(source, model), strict=False)
+    return model, *tokenizers_of(folder, source.config)
+
+
+def inherited(source: Miracle, model: Miracle) -> dict[str, torch.Tensor]:
+    """The weights that a model takes over from one with other attributes; an attribute is the same where its aspects are, too."""
+    weights, own = source.state_dict(), model.state_dict()
+    taken = {name: value for name, value in weights.items() if not name.startswith(("heads.", "prior."))}
+    before, now = (list(m.config.attributes.items()) for m in (source, model))
+    pairs = [(before.index(attribute), number) for number, attribute in enumerate(now) if attribute in before]
+    for old, new in pairs:
+        taken |= {
+            name: weights[name.replace(f"heads.heads.{new}.", f"heads.heads.{old}.", 1)]
+            for name in own
+            if name.startswith(f"heads.heads.{new}.")
+        }
+    for name in ("prior.project.weight", "prior.project.bias"):
+        if source.prior.shared:
+            taken[name] = weights[name]
+            continue
+        rows, theirs = (
+            own[name].unflatten(0, (len(now), -1)).clone(),
+            weights[name].unflatten(0, (len(before), -1)),
+        )
+        for old, new in pairs:
+            rows[new] = theirs[old]
+        taken[name] = rows.flatten(0, 1)
+    return taken
+
+
+def marks(tokenizer: PreTrainedTokenizerBase, otherwise: DialogueTemplate, name: str) -> DialogueTemplate:
+    """The turn marks of a base, whose tokenizer has an end of sequence; raises `InputError` for a chat template that they cannot be read off."""
+    try:
+        return ended(template_of(tokenizer, otherwise), tokenizer)
+    except UnreadableTemplate as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def relative_name(base: str) -> str:
+    """A base as it is recorded: a folder without the machine's part, a hub name or ``scratch`` as it is."""
+    return relative(base) if Path(base).is_dir() else base
+
+
+def _portable(config) -> dict:
+    """A base's configuration without the path that it was loaded from."""
+    settings = config.to_dict()
+    settings.pop("_name_or_path", None)
+    return settings
+
+
+def data_record(
+    schema: Schema, train: dict[str, list[Dialogue]], dev: dict[str, list[Dialogue]]
+) -> list[dict]:
+    """What was trained on: ``[{"attribute", "split", "file", "dialogues"}]``, the last a number."""
+    return [
+        {
+            "attribute": attribute.name,
+            "split": split,
+            "file": relative(path),
+            "dialogues": len(dialogues[attribute.name]),
+        }
+        for attribute in schema.attributes
+        for split, path, dialogues in (
+            ("train", attribute.dialogues, train),
+            ("dev", attribute.dev_dialogues, dev),
+        )
+    ]
+
+
+OPTIONS = (CommonArguments, ModelArguments, LossArguments, TrainingArguments)
+
+
+def train(
+    common: CommonArguments, options: ModelArguments, loss: LossArguments, training: TrainingArguments
+) -> None:
+    """Train into ``outs/<run>/cvae``, unless that is done.
+
+    Raises:
+        InputError: for data, options or a base that cannot be used.
+        model.bases.BaseNotFound: for a base that is not found.
+    """
+    schema = load_schema(common.schema)
+    files = [
+        path for attribute in schema.attributes for path in (attribute.dialogues, attribute.dev_dialogues)
+    ]
+    settings = {
+        "schema": schema.aspects,
+        "encoder": common.encoder,
+        "decoder": common.decoder,
+        "limit": common.limit,
+    }
+    settings |= dataclasses.asdict(options) | dataclasses.asdict(loss)
+    names = {key: relative_name(getattr(common, key)) for key in ("encoder", "decoder")}
+    if options.start_from:
+        names["start_from"] = relative(options.start_from)
+        files += sorted(run_parts(Path(options.start_from))[1].glob("*.safetensors"))
+    stage = Stage(
+        name="cvae",
+        folder=common.run_folder / "cvae",
+        fingerprint=fingerprint(settings | compared_settings(training), files),
+        record={"settings": settings | names | compared_settings(training)},
+    )
+    if (record := stage.finished()) and not common.overwrite:
+        print(f"cvae: already trained ({record['seconds']:.0f} s)", flush=True)
+        return
+    train_rows, dev_rows = (
+        read_attribute_dialogues(schema, split, common.limit) for split in ("train", "dev")
+    )
+    stage.record.update(
+        data=data_record(schema, train_rows, dev_rows),
+        descriptions={a.name: a.descriptions for a in schema.attributes if a.descriptions},
+    )
+    arguments = settled(training, stage, loss.precision, label_names=["labels"])
+    set_seed(training.seed)
+    model, encoder_tokenizer, decoder_tokenizer = build(
+        common, options, schema, [d for ds in train_rows.values() for d in ds]
+    )
+    if arguments.bf16 and model.config.lora_rank and arguments.device.type == "cuda":
+        model.freeze_in(torch.bfloat16)
+    if loss.recompute_tokens and not arguments.gradient_checkpointing:
+        checkpoint_layers(model.decoder.lm, loss.recompute_tokens)
+    template = DialogueTemplate(**model.config.template)
+    how = (
+        encoder_tokenizer,
+        decoder_tokenizer,
+        template,
+        options.encoder_length,
+        options.decoder_length,
+        options.use_context,
+    )
+    graphs = loss.graphs and can_record(arguments)
+    trainer = CvaeTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=cvae_dataset(train_rows, schema, *how),
+        eval_dataset=cvae_dataset(dev_rows, schema, *how),
+        data_collator=CvaeCollator(
+            encoder_tokenizer.pad_token_id,
+            decoder_tokenizer.pad_token_id,
+            SHAPES if graphs else 1,
+            options.encoder_length,
+        ),
+        graphs=graphs,
+        settings=loss,
+        new_learning_rate=loss.new_learning_rate,
+    )
+    millions, trained = (
+        sum(p.numel() for p in model.parameters() if p.requires_grad or every) / 1e6
+        for every in (True, False)
+    )
+    adapters = (
+        f", {trained:.1f} M of them trained (adapters of rank {model.config.lora_rank})"
+        if model.config.lora_rank
+        else ""
+    )
+    print(
+        f"cvae: {millions:.1f} M parameters{adapters}, {len(trainer.train_dataset)} training dialogues",
+        flush=True,
+    )
+    seconds = run_trainer(trainer, stage)
+    memory = memory_used()
+    held = f", {memory['held']:.1f} GB" if memory else ""
+    metrics = {key.removeprefix("eval_"): value for key, value in trainer.final_metrics().items()} | (
+        {"memory_gb": memory} if memory else {}
+    )
+
+    def save(folder: Path) -> None:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        decoder_tokenizer.save_pretrained(folder)
+        encoder_tokenizer.save_pretrained(folder / ENCODER_TOKENIZER)
+        metrics["hash"] = bases.weights_hash(folder)
+        metrics["history"] = trainer.state.log_history
+
+    stage.finish(save, metrics, seconds)
+    print(
+        f"cvae: dev reconstruction {metrics['reconstruction']:.3f} nats/token, KL {metrics['kl_unclamped']:.1f} nats, latent heads "
+        f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s{held} -> {stage.folder}",
+        flush=True,
+    )
