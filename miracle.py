@@ -17,8 +17,10 @@ from common.errors import InputError
 from common.jsonl import read_json
 from common.schema import Attribute, Schema
 from dataset.encoding import Cut
-from generation.generator import Problem, ReplyGenerator, Request, way_times
+from generation.generator import ReplyGenerator
 from generation.options import ControlArguments, DecodingArguments, parse_weights
+from generation.problem import Problem, trajectory_times
+from generation.requests import Request
 from generation.sharing import fetch, has_evaluators, push_run, run_parts, save_run
 from model.gaussian import Gaussian
 from scoring.scorer import Scorer
@@ -73,7 +75,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The way of one reply's latent through the ODE.
+    """The trajectory of one reply's latent through the ODE.
 
     Attributes:
         time: pseudo-times s, 0 = prior, 5.025 = end; [points].
@@ -374,11 +376,11 @@ class Miracle:
     def explain(self, reply: Reply) -> Explanation:
         """How the latent heads' probabilities and the energy went along the ODE that led to a reply.
 
-        The way is integrated once more, with `EXPLAINED_POINTS` points that lie closer at the start, where it is steep.
+        The trajectory is integrated once more, with `EXPLAINED_POINTS` points that lie closer at the start, where it is steep.
         """
         with self._lock:
             problem = self._problem(reply)
-            path, energies = problem.way(reply.control.sampler, EXPLAINED_POINTS)
+            path, energies = problem.trajectory(reply.control.sampler, EXPLAINED_POINTS)
             chances = [
                 torch.softmax(logits.float(), -1).cpu().numpy()
                 for logits in self.generator.model.heads(path[:, 0])
@@ -388,7 +390,10 @@ class Miracle:
             for (name, aspects), values in zip(self.attributes.items(), chances)
         }
         return Explanation(
-            way_times(EXPLAINED_POINTS), energies[:, 0].tolist(), probabilities, path[:, 0].cpu().numpy()
+            trajectory_times(EXPLAINED_POINTS),
+            energies[:, 0].tolist(),
+            probabilities,
+            path[:, 0].cpu().numpy(),
         )
 
     @torch.no_grad()

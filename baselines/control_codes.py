@@ -12,8 +12,8 @@ from baselines.language_model import LanguageModel, fine_tune, training_rows
 from baselines.training import TrainingSetting
 from common.errors import InputError
 from dataset.encoding import text_ids
-from generation.generator import Request
 from generation.options import DecodingArguments
+from generation.requests import Request
 
 
 class ControlCodes:

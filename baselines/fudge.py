@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 from baselines.guides import Guide, GuideCache, Guided, encode_replies, sample_name
 from baselines.language_model import PlainDecoder, Step, precise
 from common.errors import InputError
-from generation.generator import Request
 from generation.options import DecodingArguments
-from model.cache import RoomCache
+from generation.requests import Request
+from model.cache import StaticPrefixCache
 
 LEFT_OUT = 1e4  # taken from the logits of all but the candidates; they keep their order, for steps at which all candidates are banned
 
 
-class GuidedCache(RoomCache):
+class GuidedCache(StaticPrefixCache):
     """The language model's cache, with the guides' beside it.
 
     Attributes:
@@ -109,7 +109,7 @@ class Fudge(Guided):
         Args:
             candidates: the most probable tokens among which to choose.
             n: whole replies per request, of which the guides choose one, as `baselines.rerank` does; several need top-p sampling.
-            fluency, relevance: weights of the language model's likelihoods in that choice, see `generation.choosing.Merits`.
+            fluency, relevance: weights of the language model's likelihoods in that choice, see `generation.choosing.CandidateScores`.
         """
         return self.choose(
             requests,

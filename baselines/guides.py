@@ -17,16 +17,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from baselines.language_model import DialogueCollator, LanguageModel, no_prefix, uncontrolled
 from baselines.training import TrainingSetting, once, optimise
 from common.schema import Attribute, Schema
+from dataset.batching import batches_by_length
 from dataset.dialogues import read_dialogues
 from dataset.encoding import IGNORED, encode_for_decoder
-from generation.choosing import Merits, best_of, check_weights
-from generation.generator import Request
+from generation.choosing import CandidateScores, best_of, check_weights
 from generation.options import DecodingArguments
-from model.cache import RoomCache
+from generation.requests import Request
+from model.cache import StaticPrefixCache
 from model.decoder import causal_mask, mask_for, positions_of
 
 
-class GuideCache(RoomCache):
+class GuideCache(StaticPrefixCache):
     """A guide's cache: in front a column for each candidate of a step, which the next step overwrites, behind them the reply.
 
     Attributes:
@@ -86,7 +87,7 @@ class Guide(nn.Module):
             column - cache.candidates <= torch.minimum(positions, known - 1).unsqueeze(1)
         )
         sees = so_far | (column == columns.unsqueeze(1))  # [T + k, room]
-        cache.aim(columns, cache.room)
+        cache.set_columns(columns, cache.room)
         states = self.trunk(
             input_ids=torch.cat([read, tokens], dim=1),
             attention_mask=mask_for(self.trunk, sees).expand(batch, 1, -1, -1),
@@ -109,11 +110,9 @@ def encode_replies(model: LanguageModel, replies: list[str]) -> list[dict]:
 def judge(guide: Guide, model: LanguageModel, replies: list[str], batch_size: int = 512) -> torch.Tensor:
     """Log-probabilities of the aspects given whole replies, [N, aspects]."""
     rows = encode_replies(model, replies)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     result = torch.zeros(len(rows), guide.head.out_features, device=model.device)
     collate = DialogueCollator(model.tokenizer.pad_token_id)
-    for begin in range(0, len(order), batch_size):
-        chosen = order[begin : begin + batch_size]
+    for chosen in batches_by_length(rows, batch_size):
         batch = collate([rows[index] | {"aspect": 0} for index in chosen])
         result[torch.tensor(chosen)] = guide(
             batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
@@ -154,9 +153,10 @@ def train_guide(attribute: Attribute, setting: TrainingSetting, shared: dict) ->
         dev = read_dialogues(
             setting.schema.existing(attribute.dev_dialogues), setting.schema, attribute, labelled=True
         )
-        heard = judge(guide, model, [dialogue.response for dialogue in dev]).argmax(-1).tolist()
+        predicted = judge(guide, model, [dialogue.response for dialogue in dev]).argmax(-1).tolist()
         right = sum(
-            index == attribute.index(dialogue.target[attribute.name]) for index, dialogue in zip(heard, dev)
+            index == attribute.index(dialogue.target[attribute.name])
+            for index, dialogue in zip(predicted, dev)
         )
         print(f"{name}: dev accuracy {right / len(dev):.3f} on {len(dev)} whole replies", flush=True)
     return guide.requires_grad_(False)
@@ -201,7 +201,7 @@ class Guided(ABC):
 
         Args:
             samples: so many times a reply to every request; of one there is nothing to choose.
-            fluency, relevance: weights, see `generation.choosing.Merits`.
+            fluency, relevance: weights, see `generation.choosing.CandidateScores`.
 
         Raises:
             InputError: for a weight under 0.
@@ -211,7 +211,7 @@ class Guided(ABC):
             return samples[0]
         return best_of(
             samples,
-            self.merits(requests, samples, how, likelihoods=fluency > 0 or relevance > 0),
+            self.candidate_scores(requests, samples, how, likelihoods=fluency > 0 or relevance > 0),
             fluency,
             relevance,
         )
@@ -222,37 +222,41 @@ class Guided(ABC):
     ) -> list[list[str]]:
         """What `write` chooses from, so many times a reply to every request; arguments as there."""
 
-    def merits(
+    def candidate_scores(
         self,
         requests: list[Request],
         samples: list[list[str]],
         how: DecodingArguments,
         likelihoods: bool = True,
-        known: Merits | None = None,
-    ) -> Merits:
+        known: CandidateScores | None = None,
+    ) -> CandidateScores:
         """What speaks for every sample, those of a request one after the other.
 
         What the guides hear is the sum over the named attributes of log P(aspect | whole reply), -inf for an empty one; the
         likelihoods, if they are wanted, are the language model's.
 
         Args:
-            known: merits of these samples that were found before; what the guides hear is taken from there.
+            known: scores of these samples that were found before; what the guides hear is taken from there.
         """
         replies = [sample[index] for index in range(len(requests)) for sample in samples]
-        heard = self.heard(requests, replies, len(samples), how) if known is None else known.heard
+        attribute_values = (
+            self.attribute_scores(requests, replies, len(samples), how) if known is None else known.attributes
+        )
         if not likelihoods:
-            return Merits(heard)
-        return self.model.merits(
-            heard, [request.context for request in requests for _ in samples], replies, how
+            return CandidateScores(attribute_values)
+        return self.model.candidate_scores(
+            attribute_values, [request.context for request in requests for _ in samples], replies, how
         )
 
-    def heard(
+    def attribute_scores(
         self, requests: list[Request], replies: list[str], n: int, how: DecodingArguments
     ) -> torch.Tensor:
         """Log-probability of the named aspects in each of n replies to every request, [N * n], on the CPU."""
-        heard = torch.zeros(len(replies), device=self.model.device)
+        attribute_values = torch.zeros(len(replies), device=self.model.device)
         for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):
             opinions = judge(guide, self.model, replies, how.batch_size)
-            heard += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (target >= 0)
-        heard[[not reply.strip() for reply in replies]] = -torch.inf  # as in our model's choice
-        return heard.cpu()
+            attribute_values += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (
+                target >= 0
+            )
+        attribute_values[[not reply.strip() for reply in replies]] = -torch.inf  # as in our model's choice
+        return attribute_values.cpu()

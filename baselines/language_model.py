@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers import Cache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from baselines.training import TrainingSetting, once, optimise
@@ -20,11 +19,11 @@ from common.schema import target_name
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, Cut, DialogueTemplate, cuts, encode_for_decoder, prompt_length
-from generation.choosing import Merits, merits
-from generation.decoding import generate
-from generation.generator import Request
+from generation.choosing import CandidateScores, candidate_scores
 from generation.options import DecodingArguments, in_bf16
-from model.cache import PrefixLayer, RoomCache
+from generation.requests import Request
+from generation.writing import decode_rows
+from model.cache import PrefixLayer, StaticPrefixCache
 from model.decoder import (
     align_head,
     cache_shape,
@@ -49,7 +48,7 @@ class Step(NamedTuple):
 def no_prefix(
     config: PreTrainedConfig, batch: int, dtype: torch.dtype, device: torch.device
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values per layer without any columns, [B, key/value heads, 0, head size]: what an empty `RoomCache` begins with."""
+    """Keys and values per layer without any columns, [B, key/value heads, 0, head size]: what an empty `StaticPrefixCache` begins with."""
     layers, heads, size = cache_shape(config)
     nothing = torch.empty(batch, heads, 0, size, dtype=dtype, device=device)
     return [(nothing, nothing)] * layers
@@ -85,9 +84,9 @@ class PlainDecoder:
         """1 for the positions of the prefix that count, [B, n_prefix]."""
         return torch.ones(len(rows), self.n_prefix, dtype=torch.long, device=rows.device)
 
-    def start_cache(self, rows: torch.Tensor, room: int) -> RoomCache:
+    def start_cache(self, rows: torch.Tensor, room: int) -> StaticPrefixCache:
         """A cache with room for so many tokens behind the prefix, for generation."""
-        return RoomCache(
+        return StaticPrefixCache(
             [(keys.to(self.lm.dtype), values.to(self.lm.dtype)) for keys, values in self.prefix(rows)], room
         )
 
@@ -145,10 +144,14 @@ class LanguageModel:
     decoder_length: int
     device: torch.device
 
-    def merits(
-        self, heard: torch.Tensor, contexts: list[tuple[str, ...]], replies: list[str], how: DecodingArguments
-    ) -> Merits:
-        """What speaks for the replies, [B] each: what was `heard` in them, and their likelihoods by the language model."""
+    def candidate_scores(
+        self,
+        attributes: torch.Tensor,
+        contexts: list[tuple[str, ...]],
+        replies: list[str],
+        how: DecodingArguments,
+    ) -> CandidateScores:
+        """The replies' scores, [B] each: those of their `attributes`, and their likelihoods by the language model."""
         decoder = PlainDecoder(self.lm)
 
         def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
@@ -165,7 +168,7 @@ class LanguageModel:
             )
             for use_context in (True, False)
         ]
-        return merits(heard, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size)
+        return candidate_scores(attributes, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size)
 
     def cuts(self, requests: list[Request], how: DecodingArguments) -> list[Cut | None]:
         """What the language model does not read of each context, so that its reply has room; None where it reads all of it."""
@@ -212,33 +215,8 @@ class LanguageModel:
                 seed, [(request.id, target_name(request.target)) for request in requests], purpose
             )
         writer = decoder(precise(self.lm, how, self.device))
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-        replies = [""] * len(rows)
-        with tqdm(total=len(rows), desc="decoding", unit="reply", leave=False, disable=None) as bar:
-            for begin in range(0, len(order), how.batch_size):
-                chosen = order[begin : begin + how.batch_size]
-                batch = pad_inputs(
-                    [rows[index] for index in chosen], self.tokenizer.pad_token_id, side="left"
-                )
-                tokens = generate(
-                    writer,
-                    torch.tensor(chosen, device=self.device),
-                    batch["input_ids"].to(self.device),
-                    batch["attention_mask"].to(self.device),
-                    eos_token_id=self.tokenizer.eos_token_id,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    max_new_tokens=how.max_new_tokens,
-                    decoding=how.decoding,
-                    top_p=how.top_p,
-                    temperature=how.temperature,
-                    sources=None if sources is None else [sources[index] for index in chosen],
-                    no_repeat_ngram_size=how.no_repeat_ngram_size,
-                    repetition_penalty=how.repetition_penalty,
-                )
-                for index, text in zip(chosen, self.tokenizer.batch_decode(tokens, skip_special_tokens=True)):
-                    replies[index] = " ".join(text.split())
-                bar.update(len(chosen))
-        return replies
+        numbers = torch.arange(len(rows), device=self.device)
+        return decode_rows(writer, numbers, rows, self.tokenizer, how, self.device, sources)
 
 
 def training_rows(

@@ -29,8 +29,8 @@ from baselines.training import TrainingSetting, all_aspects, optimise
 from common.errors import InputError
 from common.schema import Schema
 from dataset.encoding import text_ids
-from generation.generator import Request
 from generation.options import DecodingArguments
+from generation.requests import Request
 from model.decoder import cache_shape
 
 COMBINATIONS = ("average", "concatenate")

@@ -9,9 +9,8 @@ from baselines.prefix_tuning import PrefixTuning
 from baselines.rerank import Rerank
 from baselines.steering import Steering
 from baselines.training import TrainingSetting
-from common.errors import InputError
-from generation.generator import Request
 from generation.options import DecodingArguments
+from generation.requests import Request
 
 
 class Baseline(Protocol):
@@ -48,10 +47,3 @@ class Baseline(Protocol):
 METHODS: dict[str, type[Baseline]] = {
     method.name: method for method in (Uncontrolled, ControlCodes, PrefixTuning, Fudge, Rerank, Steering)
 }
-
-
-def method_named(name: str) -> type[Baseline]:
-    """The method of that name; raises `InputError` listing the names there are."""
-    if name not in METHODS:
-        raise InputError(f"unknown baseline {name!r}; there are {', '.join(METHODS)}")
-    return METHODS[name]

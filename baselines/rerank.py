@@ -4,8 +4,8 @@ import dataclasses
 
 from baselines.guides import Guided, sample_name
 from common.errors import InputError
-from generation.generator import Request
 from generation.options import DecodingArguments
+from generation.requests import Request
 
 
 class Rerank(Guided):
@@ -22,7 +22,7 @@ class Rerank(Guided):
         Args:
             how: top-p sampling, whatever its ``decoding`` says, with its ``top_p`` and ``temperature``.
             n: samples per request; the first is what the uncontrolled method samples.
-            fluency, relevance: weights of the language model's likelihoods in the choice, see `generation.choosing.Merits`.
+            fluency, relevance: weights of the language model's likelihoods in the choice, see `generation.choosing.CandidateScores`.
         """
         return self.choose(
             requests, self.samples(requests, how, strength, seed, n=n), how, fluency, relevance

@@ -22,8 +22,8 @@ from baselines.training import TrainingSetting, all_aspects
 from common.errors import InputError
 from common.schema import Schema
 from dataset.encoding import IGNORED
-from generation.generator import Request
 from generation.options import DecodingArguments
+from generation.requests import Request
 
 
 def layers_of(lm: PreTrainedModel) -> list[torch.nn.Module]:

@@ -334,16 +334,17 @@ def dequantise(folder: Path, file: str, target: Path) -> None:
 def _check(folder: Path) -> None:
     """Both can be loaded; raises `InputError`."""
     from safetensors import SafetensorError
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-    from model.bases import BaseNotFound, load_decoder, load_encoder, load_tokenizer
-
-    for kind, load in (("encoder", load_encoder), ("decoder", load_decoder)):
+    for kind, auto in (("encoder", AutoModel), ("decoder", AutoModelForCausalLM)):
         (folder / kind / "done").unlink(missing_ok=True)
         try:
             with _quiet():
-                load(str(folder / kind))
-            load_tokenizer(str(folder / kind))
-        except (BaseNotFound, SafetensorError, RuntimeError) as error:
+                _, loading = auto.from_pretrained(folder / kind, output_loading_info=True)
+                AutoTokenizer.from_pretrained(folder / kind)
+            if loading["missing_keys"]:
+                raise ValueError(f"no weights for {', '.join(sorted(loading['missing_keys'])[:3])}")
+        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(folder / kind)
             raise InputError(f"what came cannot be loaded ({' '.join(str(error).split())[:300]})") from error
     for leftover in ("wheels", "unpacked"):

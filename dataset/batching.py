@@ -42,6 +42,12 @@ def pad_inputs(
     return batch
 
 
+def batches_by_length(rows: list[dict], batch_size: int) -> list[list[int]]:
+    """Which rows go together, at most `batch_size` of similar length: numbers of rows by the length of their ``input_ids``."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    return [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+
+
 class ClassifierCollator:
     """Rows of `encode_texts` or `encode_contexts` with a ``labels`` number -> a classifier's batch."""
 
@@ -102,7 +108,7 @@ def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding
 
 
 class CvaeCollator:
-    """Rows of `cvae_rows` -> the keyword arguments of `model.cvae.Miracle.forward`.
+    """Rows of `cvae_rows` -> the keyword arguments of `model.cvae.MiracleModel.forward`.
 
     Args:
         encoder_pad, decoder_pad: padding tokens.

@@ -100,7 +100,7 @@ def encode_contexts(
         responses: one per context, or None to encode contexts alone.
         max_length: tokens, special ones included.
         exact_match: add 2 to the token type of a token that also stands on the other side (the exact-match feature of
-            Chen et al., ACL 2017): what an encoder that starts from nothing cannot learn from a few thousand pairs.
+            Chen et al., ACL 2017): what an encoder trained from scratch cannot learn from a few thousand pairs.
 
     Returns:
         ``{"input_ids", "token_type_ids"}`` per context.

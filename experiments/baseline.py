@@ -21,10 +21,11 @@ from dataset.tokenizers import SCRATCH_TEMPLATE
 from experiments.cvae import base_name
 from experiments.grid import Grid
 from experiments.options import converted, parsed
-from experiments.system import Kind, Model, System, Written
-from generation.choosing import Merits, best_of, check_weights
-from generation.generator import Request, context_warnings, timed
+from experiments.system import Kind, Model, TrainedSystem, Written
+from generation.choosing import CandidateScores, best_of, check_weights
 from generation.options import DecodingArguments
+from generation.record import context_warnings, timed
+from generation.requests import Request
 from model.bases import SCRATCH, load_decoder_tokenizer
 from training import cvae
 
@@ -205,7 +206,7 @@ def _scratch(
     return GPT2LMHeadModel(config), tokenizer
 
 
-class Trained(System):
+class Trained(TrainedSystem):
     """A baseline in memory; of one that chooses among samples, the last are kept for cells that only choose differently."""
 
     def __init__(self, baseline: object, seed: int, seconds: float):
@@ -224,7 +225,7 @@ class Trained(System):
         own = {name: value for name, value in options.items() if name not in DECODING}
         strength, seconds = own.pop("strength"), {}
         if not all(
-            hasattr(self.baseline, part) for part in ("samples", "merits")
+            hasattr(self.baseline, part) for part in ("samples", "candidate_scores")
         ):  # as `baselines.guides.Guided` has them
             return Written(
                 requests,
@@ -235,8 +236,8 @@ class Trained(System):
         written = self._samples(requests, how, strength, own)
         if len(written.texts) == 1:
             return Written(requests, list(written.texts[0]), dict(written.seconds))
-        merits = written.merits(self.baseline, likelihoods=fluency > 0 or relevance > 0)
-        return Written(requests, best_of(written.texts, merits, fluency, relevance), dict(written.seconds))
+        scores = written.candidate_scores(self.baseline, likelihoods=fluency > 0 or relevance > 0)
+        return Written(requests, best_of(written.texts, scores, fluency, relevance), dict(written.seconds))
 
     def _samples(
         self, requests: list[Request], how: DecodingArguments, strength: float, own: dict
@@ -259,21 +260,28 @@ class Samples:
     Attributes:
         asked: requests, decoding, strength and the method's own options that they were written for.
         texts: so many times a reply to every request.
-        seconds: that they and their merits took, whichever cells they serve.
+        seconds: that they and their scores took, whichever cells they serve.
     """
 
     asked: tuple
     texts: list[list[str]]
     seconds: dict[str, float]
-    found: Merits | None = None
+    found: CandidateScores | None = None
 
-    def merits(self, baseline: "Guided", likelihoods: bool) -> Merits:
+    def candidate_scores(self, baseline: "Guided", likelihoods: bool) -> CandidateScores:
         """What the guides hear, and with the likelihoods if they are wanted; none is found twice."""
         requests, how = self.asked[:2]
         if self.found is None or (likelihoods and self.found.fluency is None):
             spent: dict[str, float] = {}
             self.found = timed(
-                spent, "choosing", baseline.merits, requests, self.texts, how, likelihoods, self.found
+                spent,
+                "choosing",
+                baseline.candidate_scores,
+                requests,
+                self.texts,
+                how,
+                likelihoods,
+                self.found,
             )
             self.seconds["choosing"] = round(self.seconds.get("choosing", 0.0) + spent["choosing"], 2)
         return self.found

@@ -4,7 +4,7 @@ from common.errors import InputError
 from common.schema import Schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_attribute_dialogues, read_dialogues
 from experiments.grid import Grid
-from generation.generator import Request
+from generation.requests import Request
 
 
 def split_of(contexts: str) -> str:

@@ -11,17 +11,11 @@ from common.provenance import relative
 from common.schema import Schema
 from experiments.grid import Grid
 from experiments.options import converted, parsed
-from experiments.system import Kind, Model, System, Written
-from generation.generator import (
-    Drafts,
-    ReplyGenerator,
-    Request,
-    context_warnings,
-    sampling_record,
-    sampling_warnings,
-    timed,
-)
+from experiments.system import Kind, Model, TrainedSystem, Written
+from generation.generator import ReplyGenerator
 from generation.options import ControlArguments, DecodingArguments, parse_weights
+from generation.record import context_warnings, sampling_record, sampling_warnings, timed
+from generation.requests import Drafts, Request
 from model.gaussian import Gaussian
 from model.sampler import Sample
 from training import cvae
@@ -108,7 +102,7 @@ class CvaeKind(Kind):
         return Cvae(models / model.name / "cvae", schema, device, model.seed)
 
 
-class Cvae(System):
+class Cvae(TrainedSystem):
     """A trained CVAE."""
 
     def __init__(self, folder: Path, schema: Schema, device: torch.device, seed: int):
@@ -170,8 +164,8 @@ class CachingGenerator(ReplyGenerator):
         self.written: tuple[tuple, Drafts, dict[str, float]] | None = None
 
     def drafts(self, requests, control, how, seconds, on_text=None) -> Drafts:
-        """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates, all merits included."""
-        alike = dataclasses.replace(control, fluency=1.0, relevance=1.0)  # so that all merits are found
+        """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates, all scores included."""
+        alike = dataclasses.replace(control, fluency=1.0, relevance=1.0)  # so that all scores are found
         if self.written is None or self.written[0] != (requests, alike, how):
             spent: dict[str, float] = {}
             self.written = (requests, alike, how), super().drafts(requests, alike, how, spent, on_text), spent

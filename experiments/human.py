@@ -7,8 +7,8 @@ from common.schema import Schema
 from dataset.dialogues import Dialogue
 from experiments.contexts import labelled
 from experiments.grid import Grid
-from experiments.system import Kind, Model, System, Written
-from generation.generator import Request
+from experiments.system import Kind, Model, TrainedSystem, Written
+from generation.requests import Request
 
 
 class HumanKind(Kind):
@@ -32,7 +32,7 @@ class HumanKind(Kind):
         return {}
 
 
-class Human(System):
+class Human(TrainedSystem):
     """Real replies."""
 
     def __init__(self, dialogues: list[Dialogue]):

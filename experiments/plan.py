@@ -18,8 +18,8 @@ from experiments.judges import trainings
 from experiments.options import converted, crossed, parsed
 from experiments.system import Kind, Model
 from generation import run
-from generation.generator import Request
 from generation.options import ControlArguments, DecodingArguments
+from generation.requests import Request
 from model.bases import SCRATCH, load_config
 from training.stage import compared_settings
 

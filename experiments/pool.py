@@ -13,7 +13,7 @@ import torch
 from common.errors import InputError
 from experiments.judges import trainings
 from experiments.plan import Cell, Plan
-from experiments.worker import Outcome, Worker
+from experiments.worker import CellOutcome, Worker
 
 POLL = 0.5  # seconds between looks at what is there
 
@@ -54,7 +54,7 @@ class Pool:
         (judges,) = self._results([self.pool.submit(_describe)])
         return judges
 
-    def outcomes(self, parts: list[list[Cell]]) -> Iterator[Outcome]:
+    def outcomes(self, parts: list[list[Cell]]) -> Iterator[CellOutcome]:
         """What becomes of every cell, as it becomes known."""
         pending = {self.pool.submit(_measure, part) for part in parts}
         while pending:

@@ -10,7 +10,7 @@ from experiments.measures import columns_of
 from experiments.plan import Cell, Plan, kinds
 from experiments.pool import Pool
 from experiments.rows import RowsFile
-from experiments.worker import Outcome, Worker
+from experiments.worker import CellOutcome, Worker
 
 CELL = ["key", "model", "kind", "seed", "contexts"]
 SECONDS = ["training", "latents", "decoding", "choosing", "scoring"]
@@ -78,7 +78,7 @@ class Runner:
             self._note(outcome)
         return self.failed
 
-    def _outcomes(self, parts: list[list[Cell]]) -> Iterator[Outcome]:
+    def _outcomes(self, parts: list[list[Cell]]) -> Iterator[CellOutcome]:
         if self.workers == 1:
             worker = Worker(self.plan)
             self._begin(worker.judges.summary(), worker.judges.warnings)
@@ -96,7 +96,7 @@ class Runner:
         )
         self.began = time.monotonic()
 
-    def _note(self, outcome: Outcome) -> None:
+    def _note(self, outcome: CellOutcome) -> None:
         """Put an outcome on disk and into a line, with an estimate of the time left from the means of the models and cells so far."""
         cell, row = outcome.cell, outcome.row
         if row is not None:

@@ -7,7 +7,7 @@ import torch
 
 from common.schema import Schema
 from experiments.grid import Grid
-from generation.generator import Request
+from generation.requests import Request
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Written:
     warnings: list[str] = field(default_factory=list)
 
 
-class System(ABC):
+class TrainedSystem(ABC):
     """A trained model in memory.
 
     Attributes:
@@ -81,7 +81,9 @@ class Kind(ABC):
         """A cell's options over the preset's, checked; raises `InputError` with the option's name in front."""
 
     @abstractmethod
-    def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> System:
+    def load(
+        self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict
+    ) -> TrainedSystem:
         """Train the model, or take it where it lies trained, and load it; raises what the training raises.
 
         Args:

@@ -17,13 +17,13 @@ from common.provenance import device_name, fingerprint, git_revision, package_ve
 from experiments.judges import Judges
 from experiments.measures import measured
 from experiments.plan import Cell, Plan, kinds
-from experiments.system import System
-from generation.generator import timed
+from experiments.system import TrainedSystem
+from generation.record import timed
 from generation.run import generations_of
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """What became of a cell.
 
     Attributes:
@@ -60,13 +60,13 @@ class Worker:
             {name: judge["hash"] for name, judge in self.judges.summary().items()}
         )
 
-    def measure(self, cells: list[Cell]) -> Iterator[Outcome]:
+    def measure(self, cells: list[Cell]) -> Iterator[CellOutcome]:
         """The cells of one unit (`experiments.runner.units`), model by model."""
         shared: dict[str, dict] = {}  # what models of the same options train once
         for name in dict.fromkeys(cell.model.name for cell in cells):
             yield from self._model([cell for cell in cells if cell.model.name == name], shared)
 
-    def _model(self, cells: list[Cell], shared: dict[str, dict]) -> Iterator[Outcome]:
+    def _model(self, cells: list[Cell], shared: dict[str, dict]) -> Iterator[CellOutcome]:
         """Load a model and measure its cells."""
         model, started = cells[0].model, time.monotonic()
         system, trouble = None, None
@@ -86,14 +86,14 @@ class Worker:
             except Exception as error:
                 failure = _failure(cell, error)
                 release_memory()
-            yield Outcome(cell, row, failure, loading, time.monotonic() - started)
+            yield CellOutcome(cell, row, failure, loading, time.monotonic() - started)
             loading = None
         del system
         release_memory()
         if not self.plan.grid.keep_models:
             shutil.rmtree(self.plan.grid.folder / "models" / model.name, ignore_errors=True)
 
-    def _row(self, cell: Cell, system: System) -> dict:
+    def _row(self, cell: Cell, system: TrainedSystem) -> dict:
         """A cell's row."""
         plan, model = self.plan, cell.model
         written = system.write(plan.requests, cell.options)

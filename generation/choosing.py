@@ -16,17 +16,17 @@ LogitsOf = Callable[[torch.Tensor, torch.Tensor, list[int], int], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Merits:
+class CandidateScores:
     """What speaks for each of B candidates, on the CPU.
 
     Attributes:
-        heard: log-probability of the named aspects by whoever reads the reply, [B].
+        attributes: log-probability of the named aspects by whoever reads the reply, [B].
         fluency: log-likelihood of the reply given its context, nats per token (the end included), [B]; at most 0.
         relevance: by how much the context makes the reply likelier, nats per token, [B]: its pointwise mutual information
             with the context over its length, which a reply that fits every context has not (Li et al., NAACL 2016).
     """
 
-    heard: torch.Tensor
+    attributes: torch.Tensor
     fluency: torch.Tensor | None = None
     relevance: torch.Tensor | None = None
 
@@ -34,12 +34,12 @@ class Merits:
         """Which of the first, second, ... `n` candidates has the greatest weighed sum; the first of equal ones.
 
         Args:
-            fluency, relevance: their weights; that of `heard` is 1.
+            fluency, relevance: their weights; that of `attributes` is 1.
         """
-        total = self.heard.clone()
-        for weight, merit in ((fluency, self.fluency), (relevance, self.relevance)):
+        total = self.attributes.clone()
+        for weight, score in ((fluency, self.fluency), (relevance, self.relevance)):
             if weight:
-                total += weight * merit
+                total += weight * score
         return total.view(-1, n).argmax(1).tolist()
 
 
@@ -49,37 +49,37 @@ def check_weights(**weights: object) -> None:
         within(name, weight, isinstance(weight, (int, float)) and 0 <= weight < math.inf, "of 0 or more")
 
 
-def best_of(samples: list[list[str]], merits: Merits, fluency: float, relevance: float) -> list[str]:
+def best_of(samples: list[list[str]], scores: CandidateScores, fluency: float, relevance: float) -> list[str]:
     """Of several replies to every request the best.
 
     Args:
         samples: n times a reply to each of N requests.
-        merits: of all N * n, a request's behind one another.
-        fluency, relevance: see `Merits.best`.
+        scores: of all N * n, a request's behind one another.
+        fluency, relevance: see `CandidateScores.best`.
     """
     return [
-        samples[number][index] for index, number in enumerate(merits.best(len(samples), fluency, relevance))
+        samples[number][index] for index, number in enumerate(scores.best(len(samples), fluency, relevance))
     ]
 
 
-def merits(
-    heard: torch.Tensor,
+def candidate_scores(
+    attributes: torch.Tensor,
     within: list[dict],
     without: list[dict],
     logits_of: LogitsOf,
     pad_token_id: int,
     batch_size: int,
-) -> Merits:
-    """All three merits of B candidates.
+) -> CandidateScores:
+    """All three scores of B candidates.
 
     Args:
-        heard: [B].
+        attributes: [B].
         within, without: the candidates behind their context and behind none, rows of `dataset.encoding.encode_for_decoder`.
         logits_of: see `log_likelihoods`.
     """
     likely, tokens = log_likelihoods(within, logits_of, pad_token_id, batch_size)
     anyway, _ = log_likelihoods(without, logits_of, pad_token_id, batch_size)
-    return Merits(heard, likely / tokens, (likely - anyway) / tokens)
+    return CandidateScores(attributes, likely / tokens, (likely - anyway) / tokens)
 
 
 @torch.no_grad()

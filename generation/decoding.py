@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from generation.token_choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
-from model.decoder import LatentDecoder, causal_mask, positions_of
+from model.cache import StaticPrefixCache
+from model.decoder import causal_mask, positions_of
 from model.graphs import recorded
 from model.noise import uniform
 
@@ -30,7 +32,41 @@ class Rules:
     plausibility: float
 
 
-class Replies:
+class Decoder(Protocol):
+    """What `generate` decodes with: `model.decoder.LatentDecoder`, and a baseline's `baselines.language_model.PlainDecoder`.
+
+    `condition` is whatever a decoder is given for each reply, [B, ...]: a latent, or the reply's number. Nothing in `call`
+    may read anything back from the device, so that a step can be recorded as a CUDA graph.
+    """
+
+    n_prefix: int
+    to_logits: Callable[[torch.Tensor], torch.Tensor] | None
+    """condition -> what is added to every step's logits, [B, V]; None for nothing."""
+
+    def to_offset(self, condition: torch.Tensor) -> torch.Tensor:
+        """What `embed` adds for each reply, [B, ...]; kept for the rows still alive."""
+
+    def prefix_mask(self, condition: torch.Tensor) -> torch.Tensor:
+        """1 for the positions in front of the prompt that count, [B, n_prefix]."""
+
+    def start_cache(self, condition: torch.Tensor, room: int) -> StaticPrefixCache:
+        """A cache with room for so many tokens behind the prefix."""
+
+    def embed(self, ids: torch.Tensor, offset: torch.Tensor) -> object:
+        """What `call` reads for token ids [B, T]."""
+
+    def call(
+        self,
+        inputs: object,
+        mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        cache: StaticPrefixCache,
+        logits_to_keep: int = 0,
+    ) -> torch.Tensor:
+        """Next-token logits [B, T or logits_to_keep, V]."""
+
+
+class DecodingState:
     """The replies of a batch while they are written.
 
     With a reference every reply is read twice, behind its latent and behind its reference; the rows of the second reading
@@ -46,7 +82,7 @@ class Replies:
     """
 
     def __init__(
-        self, decoder: LatentDecoder, z: torch.Tensor, reference: torch.Tensor | None, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor,
+        self, decoder: Decoder, z: torch.Tensor, reference: torch.Tensor | None, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor,
         longest: int, rules: Rules, uniforms: torch.Tensor | None,
     ):  # fmt: skip
         """Reads the prompts and writes the first token; arguments as for `generate`, and the randomness [B, longest]."""
@@ -72,7 +108,7 @@ class Replies:
 
         seen = torch.cat([decoder.prefix_mask(z), prompt_mask], dim=1)
         positions = positions_of(prompt_mask)
-        self.cache.aim(torch.arange(prefix, prefix + length, device=device), prefix + length)
+        self.cache.set_columns(torch.arange(prefix, prefix + length, device=device), prefix + length)
         self._choose(
             decoder.call(
                 decoder.embed(prompt_ids, self.offset),
@@ -100,7 +136,7 @@ class Replies:
     def step(self, visible: int) -> None:
         """Write one more token of every reply; attention reads the first `visible` columns of the cache."""
         self.mask.index_fill_(3, self.column, True)
-        self.cache.aim(self.column, visible)
+        self.cache.set_columns(self.column, visible)
         embeddings = self.decoder.embed(self.tokens.repeat(self.readings).unsqueeze(1), self.offset)
         self._choose(
             self.decoder.call(
@@ -150,7 +186,7 @@ class Replies:
 
 @torch.no_grad()
 def generate(
-    decoder: LatentDecoder,
+    decoder: Decoder,
     z: torch.Tensor,
     prompt_ids: torch.Tensor,
     prompt_mask: torch.Tensor,
@@ -173,8 +209,7 @@ def generate(
     """Decode one reply per latent; rows that have ended leave the batch.
 
     Args:
-        decoder: or anything with its interface for writing: `n_prefix`, `prefix_mask`, `start_cache`, `to_offset`, `embed`, `call`, `to_logits`.
-        z: [B, D].
+        z: the decoder's condition of each reply, [B, ...]; a latent [B, D] for ours.
         prompt_ids, prompt_mask: [B, T], padded on the LEFT.
         decoding: ``greedy`` or ``top_p``.
         sources: one generator per row, needed for ``top_p``; each draws all its noise at once, so that a reply does not
@@ -213,7 +248,7 @@ def generate(
         guidance,
         plausibility,
     )
-    replies = Replies(
+    replies = DecodingState(
         decoder,
         z,
         None if guidance == 1.0 else reference,

@@ -1,159 +1,29 @@
 """Replies from a trained CVAE: contexts and targets in, latents by ODE or Langevin, text out."""
 
 import dataclasses
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from common.base_models import ensure_bases
 from common.errors import InputError
-from common.schema import Schema, target_name
-from dataset.batching import pad_inputs
+from common.schema import Schema
+from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
-from generation.choosing import Merits, merits
-from generation.decoding import generate
+from generation.choosing import CandidateScores, candidate_scores
+from generation.loading import load_cvae, tokenizers_of
 from generation.options import ControlArguments, DecodingArguments, in_bf16, parse_weights
-from model.bases import BaseNotFound, tokenizer_beside
-from model.config import MiracleConfig
-from model.cvae import Miracle
+from generation.problem import Problem
+from generation.record import timed
+from generation.requests import Drafts, Replies, Request
+from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
-from model.energy import Energy, aspect_energy
+from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.langevin import sample_langevin
 from model.noise import generators, normal
 from model.prior import combine
-from model.sampler import PSEUDO_TIME, Sample, SamplerSettings, follow, sample_ode
-
-WAY_GRADING = 2.0  # points of a way that is looked at lie closer at the start, where it is steep
-ENCODER_TOKENIZER = "encoder_tokenizer"  # folder inside cvae/; the decoder's tokenizer lies in cvae/ itself
-
-
-@dataclass(frozen=True)
-class Request:
-    """One reply to write: `id` names the context's row, which several targets share.
-
-    Attributes:
-        candidate: which of several replies to the same context and target; all but the first start from a sample of the prior.
-    """
-
-    id: str
-    context: tuple[str, ...]
-    target: dict[str, str]
-    reference: str | None = None
-    candidate: int = 0
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What seeds its noise: the same context has the same wherever it stands."""
-        return "\n".join(self.context), target_name(self.target) + (
-            f"#{self.candidate}" if self.candidate else ""
-        )
-
-
-@dataclass(frozen=True)
-class Replies:
-    """What was written for a list of requests, in order.
-
-    Attributes:
-        texts: one per request.
-        sample: the latents that they were decoded from, [B, ...].
-        candidates: which of the candidates each is.
-    """
-
-    texts: list[str]
-    sample: Sample
-    candidates: list[int]
-
-
-@dataclass(frozen=True)
-class Drafts:
-    """All candidates for a list of requests, a request's behind one another.
-
-    Attributes:
-        texts: one per candidate.
-        sample: their latents.
-        merits: what speaks for each; None where there is nothing to choose, or the writing was stopped.
-    """
-
-    texts: list[str]
-    sample: Sample
-    merits: Merits | None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the sampler solves for a list of requests.
-
-    Attributes:
-        start: z at t = 1, [B, D].
-        prior: the combined prior of each request, [B, D].
-        make_energy: rows [n] -> the `Energy` of those requests.
-        targets: aspect index per attribute, [B, K], -1 where none is named.
-        keys: what seeds each request's noise.
-    """
-
-    start: torch.Tensor
-    prior: Gaussian
-    make_energy: Callable[[torch.Tensor], Energy]
-    targets: torch.Tensor
-    keys: list[tuple[str, str]]
-
-    def way(self, settings: SamplerSettings, points: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The latents' ways through the ODE, to be looked at, whatever solver found their ends.
-
-        Args:
-            settings: geometry and energy over time.
-            points: of every way, besides its start; they lie at `way_times`.
-
-        Returns:
-            (latents [points + 1, B, D], energies [points + 1, B]).
-        """
-        path = follow(settings, self.start, self.prior, self.make_energy, way_times(points)[1:])
-        path = torch.cat([self.start.unsqueeze(0), path])
-        energy = self.make_energy(torch.arange(len(self.keys), device=self.start.device))
-        with torch.no_grad():
-            return path, torch.stack([energy(z) for z in path])
-
-
-def way_times(points: int) -> list[float]:
-    """The pseudo-times of `Problem.way`'s points: 0 = prior, 5.025 = end."""
-    return [PSEUDO_TIME * (i / points) ** WAY_GRADING for i in range(points + 1)]
-
-
-def load_cvae(folder: Path) -> Miracle:
-    """A checkpoint, whole or adapters; bases that adapters stand on are fetched where they are not there (`common.base_models`).
-
-    Raises:
-        model.bases.BaseNotFound: where they are not found, or are others.
-    """
-    try:
-        return Miracle.from_pretrained(folder, use_safetensors=True).eval()
-    except BaseNotFound:
-        known = {
-            (base["known"], base["source"])
-            for base in MiracleConfig.from_pretrained(folder).bases.values()
-            if base["known"]
-        }
-        if not known:
-            raise
-    for name, source in sorted(known):
-        ensure_bases(name, source)
-    return Miracle.from_pretrained(folder, use_safetensors=True).eval()
-
-
-def tokenizers_of(
-    folder: Path, config: MiracleConfig
-) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """The encoder's and the decoder's tokenizer of a checkpoint."""
-    return (
-        tokenizer_beside(folder / ENCODER_TOKENIZER, "encoder", config.bases.get("encoder")),
-        tokenizer_beside(folder, "decoder", config.bases.get("decoder")),
-    )
+from model.sampler import Sample, sample_ode
 
 
 class ReplyGenerator:
@@ -187,10 +57,8 @@ class ReplyGenerator:
     def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
         """p(z | c, attribute) of every attribute, [N, K, D]; every context is encoded once."""
         rows = encode_contexts(self.encoder_tokenizer, contexts, None, self.config.encoder_length)
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
         means, logvars = [None] * len(rows), [None] * len(rows)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for chosen in batches_by_length(rows, batch_size):
             batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)
@@ -264,8 +132,8 @@ class ReplyGenerator:
             return Replies(drafts.texts, drafts.sample, [0] * len(requests))
         best = (
             [0] * len(requests)
-            if drafts.merits is None
-            else drafts.merits.best(n, control.fluency, control.relevance)
+            if drafts.scores is None
+            else drafts.scores.best(n, control.fluency, control.relevance)
         )
         kept = [position * n + i for position, i in enumerate(best)]
         parts = [getattr(drafts.sample, field.name) for field in dataclasses.fields(Sample)]
@@ -312,18 +180,20 @@ class ReplyGenerator:
         found = None
         if n > 1 and not stopped:
             likelihoods = control.fluency > 0 or control.relevance > 0
-            found = timed(seconds, "choosing", self.merits, everything, texts, sample, how, likelihoods)
+            found = timed(
+                seconds, "choosing", self.candidate_scores, everything, texts, sample, how, likelihoods
+            )
         return Drafts(texts, sample, found)
 
-    def merits(
+    def candidate_scores(
         self,
         requests: list[Request],
         replies: list[str],
         sample: Sample,
         how: DecodingArguments,
         likelihoods: bool = True,
-    ) -> Merits:
-        """What the model itself says of replies: `heard`, and the decoder's likelihoods behind the latents without control.
+    ) -> CandidateScores:
+        """What the model itself says of replies: `attributes`, and the decoder's likelihoods behind the latents without control.
 
         Of a decoder that reads no context the relevance is 0.
 
@@ -331,9 +201,9 @@ class ReplyGenerator:
             sample: of `latents`; its `reference` is what the decoder stands behind.
             likelihoods: False leaves fluency and relevance out, which cost two readings of every reply.
         """
-        heard = self.heard(requests, replies, how.batch_size)
+        attributes = self.attribute_scores(requests, replies, how.batch_size)
         if not likelihoods:
-            return Merits(heard)
+            return CandidateScores(attributes)
         decoder, tokenizer, contexts = (
             self._decoder(how),
             self.decoder_tokenizer,
@@ -352,10 +222,10 @@ class ReplyGenerator:
             )
             for use_context in (self.config.use_context, False)
         ]
-        return merits(heard, *behind, logits_of, tokenizer.pad_token_id, how.batch_size)
+        return candidate_scores(attributes, *behind, logits_of, tokenizer.pad_token_id, how.batch_size)
 
     @torch.no_grad()
-    def heard(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:
+    def attribute_scores(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:
         """How well the model itself hears each request's aspects in a reply: the latent heads on the posterior's mean.
 
         Returns:
@@ -366,12 +236,9 @@ class ReplyGenerator:
         )
         targets = self.target_indices(requests)
         found = torch.full((len(rows),), -torch.inf)
-        order = sorted(
-            (i for i in range(len(rows)) if replies[i].strip()),
-            key=lambda index: len(rows[index]["input_ids"]),
-        )
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        spoken = [index for index in range(len(rows)) if replies[index].strip()]
+        for part in batches_by_length([rows[index] for index in spoken], batch_size):
+            chosen = [spoken[number] for number in part]
             batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)
@@ -452,98 +319,14 @@ class ReplyGenerator:
         sources = None
         if how.decoding == "top_p":
             sources = generators(seed, [request.key for request in requests], "decoding")
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-        replies = [""] * len(rows)
-
-        def watching(chosen: list[int]) -> Callable[[torch.Tensor], bool] | None:
-            if on_text is None:
-                return None
-            return lambda written: on_text(
-                {
-                    i: " ".join(t.split())
-                    for i, t in zip(chosen, tokenizer.batch_decode(written, skip_special_tokens=True))
-                }
-            )
-
-        with tqdm(
-            total=len(rows), desc="decoding", unit="reply", leave=False, disable=True if on_text else None
-        ) as bar:
-            for begin in range(0, len(order), how.batch_size):
-                chosen = order[begin : begin + how.batch_size]
-                batch = pad_inputs([rows[index] for index in chosen], tokenizer.pad_token_id, side="left")
-                tokens = generate(
-                    decoder,
-                    sample.z[chosen],
-                    batch["input_ids"].to(self.device),
-                    batch["attention_mask"].to(self.device),
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                    max_new_tokens=how.max_new_tokens,
-                    decoding=how.decoding,
-                    top_p=how.top_p,
-                    temperature=how.temperature,
-                    sources=None if sources is None else [sources[index] for index in chosen],
-                    no_repeat_ngram_size=how.no_repeat_ngram_size,
-                    repetition_penalty=how.repetition_penalty,
-                    reference=sample.reference[chosen],
-                    guidance=how.guidance,
-                    plausibility=how.plausibility,
-                    on_step=watching(chosen),
-                )
-                for index, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True)):
-                    replies[index] = " ".join(text.split())
-                bar.update(len(chosen))
-        return replies
-
-
-def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
-    """What the solver's own check says against the latents; empty where it holds or was not made."""
-    found = []
-    if sample.settled is not None and not sample.settled.all():
-        lost = float((~sample.settled).float().mean())
-        found.append(
-            f"sampler: the ODE could not be followed to its end in {lost:.1%} of replies (steps too small or too many); lower --weights or raise --tolerance"
+        return decode_rows(
+            decoder,
+            sample.z,
+            rows,
+            tokenizer,
+            how,
+            self.device,
+            sources,
+            reference=sample.reference,
+            on_text=on_text,
         )
-    if sample.latent_change is None:
-        return found
-    for name, change in (("latent", sample.latent_change), ("energy", sample.energy_change)):
-        over = float((~(change <= tolerance)).float().mean())
-        if over > 0:
-            found.append(
-                f"sampler: halving the last step still changes the {name} by over {tolerance:.0%} in {over:.1%} of replies; raise --steps or --max-halvings"
-            )
-    return found
-
-
-def context_warnings(cut: list[Cut | None]) -> list[str]:
-    """Says how many contexts were read in part; empty where none was."""
-    some = [one for one in cut if one is not None]
-    if not some:
-        return []
-    return [
-        f"context: {len(some)} of {len(cut)} replies were written without the beginning of their context: the decoder reads {some[0].room} tokens of it, so that every reply has room"
-    ]
-
-
-def sampling_record(sample: Sample) -> dict:
-    """What the results say about the sampler: cost, energies and the solver's own check."""
-
-    def mean(values: torch.Tensor | None) -> float | None:
-        return None if values is None else float(values.float().mean())
-
-    return {
-        "nfe": mean(sample.nfe),
-        "energy_start": mean(sample.energy_start),
-        "energy": mean(sample.energy),
-        "settled": mean(sample.settled),
-        "halving_latent_change": mean(sample.latent_change),
-        "halving_energy_change": mean(sample.energy_change),
-    }
-
-
-def timed(seconds: dict[str, float], name: str, work, *args, **kwargs):
-    """Run `work`, note its wall-clock seconds under `name`, and return what it returns."""
-    started = time.monotonic()
-    value = work(*args, **kwargs)
-    seconds[name] = round(time.monotonic() - started, 2)
-    return value

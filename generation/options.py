@@ -16,6 +16,9 @@ ALGORITHMS = ("ode", "langevin", "none")
 STARTS = ("sample", "mean")
 
 
+SAMPLER = SamplerSettings()  # the owner of the ODE's defaults
+
+
 @dataclass(frozen=True)
 class ControlArguments:
     """How latents are found."""
@@ -34,30 +37,37 @@ class ControlArguments:
         metadata={"help": "how the named attributes' priors become one", "choices": COMBINATIONS},
     )
     start: str = field(
-        default="sample",
+        default="mean",
         metadata={"help": "start from a sample of the prior or from its mean", "choices": STARTS},
     )
     geometry: str = field(
-        default="whitened", metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES}
+        default=SAMPLER.geometry,
+        metadata={"help": "form of the ODE, see model/sampler.py", "choices": GEOMETRIES},
     )
     energy_time: str = field(
-        default="static", metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES}
+        default=SAMPLER.energy_time,
+        metadata={"help": "energy of the whitened ODE over time", "choices": ENERGY_TIMES},
     )
     solver: str = field(
-        default="rowwise",
+        default=SAMPLER.solver,
         metadata={
             "help": "rowwise: adaptive, every reply its own steps; rk4, midpoint, euler: fixed steps; dopri5: the reference",
             "choices": SOLVERS,
         },
     )
-    tolerance: float = field(default=1e-3, metadata={"help": "error that rowwise allows in a step"})
-    steps: int = field(default=16, metadata={"help": "steps of a fixed-step solver before any halving"})
+    tolerance: float = field(
+        default=SAMPLER.tolerance, metadata={"help": "error that rowwise allows in a step"}
+    )
+    steps: int = field(
+        default=SAMPLER.steps, metadata={"help": "steps of a fixed-step solver before any halving"}
+    )
     grading: float = field(
-        default=3.0,
+        default=SAMPLER.grading,
         metadata={"help": "over 1: shorter steps at the start, where strong weights make the energy steep"},
     )
     max_halvings: int = field(
-        default=4, metadata={"help": "how often an example's step may be halved; 0: report only"}
+        default=SAMPLER.max_halvings,
+        metadata={"help": "how often an example's step may be halved; 0: report only"},
     )
     langevin_steps: int = field(default=200, metadata={"help": "steps of Langevin dynamics"})
     langevin_step_size: float = field(default=0.02, metadata={"help": "its step size"})

@@ -23,15 +23,10 @@ from common.provenance import (
 from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
-from generation.generator import (
-    ReplyGenerator,
-    Request,
-    context_warnings,
-    sampling_record,
-    sampling_warnings,
-    timed,
-)
+from generation.generator import ReplyGenerator
 from generation.options import ControlArguments, DecodingArguments
+from generation.record import context_warnings, sampling_record, sampling_warnings, timed
+from generation.requests import Request
 from generation.trace import trace
 from model.bases import SCRATCH
 from scoring.columns import Gatherer
@@ -62,7 +57,8 @@ class GenerationArguments:
     )
     score: bool = field(default=True, metadata={"help": "score the replies with the run's evaluators"})
     trace: bool = field(
-        default=True, metadata={"help": "keep a sample of the latents' ways through the ODE for the report"}
+        default=True,
+        metadata={"help": "keep a sample of the latents' trajectories through the ODE for the report"},
     )
     sweep_weights: str | None = field(
         default=None, metadata={"help": "also measure these strengths, 1,10,100: the report's dial curves"}

@@ -1,21 +1,23 @@
-"""A sample of the latents' ways through the ODE, small enough to keep: what the report draws."""
+"""A sample of the latents' trajectories through the ODE, small enough to keep: what the report draws."""
 
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from generation.generator import ReplyGenerator, Request, way_times
+from generation.generator import ReplyGenerator
 from generation.options import ControlArguments
+from generation.problem import trajectory_times
+from generation.requests import Request
 
 CONTEXTS = 24
-POINTS = 16  # of every way, besides its start
+POINTS = 16  # of every trajectory, besides its start
 PRIOR_SAMPLES = 480
 
 
 def trace(
     generator: ReplyGenerator, requests: list[Request], control: ControlArguments, batch_size: int
 ) -> dict:
-    """Where latents start and end, and how energy and probabilities go along the way.
+    """Where latents start and end, and how energy and probabilities go along the trajectory.
 
     Args:
         requests: those of `CONTEXTS` contexts, evenly spread, are traced.
@@ -33,7 +35,7 @@ def trace(
     }
     chosen = [request for request in requests if request.context in kept]
     problem = generator.problem(chosen, control, batch_size)
-    path, energies = problem.way(control.sampler, POINTS)
+    path, energies = problem.trajectory(control.sampler, POINTS)
 
     noise = torch.randn(
         PRIOR_SAMPLES, path.shape[2], generator=torch.Generator().manual_seed(control.seed)
@@ -52,7 +54,7 @@ def trace(
             {"target": r.target, "start": a, "end": b}
             for r, a, b in zip(chosen, _rounded(start), _rounded(end))
         ],
-        "time": way_times(POINTS),
+        "time": trajectory_times(POINTS),
         "energy": _band(energies.cpu().numpy()),
         "probability": {
             name: _band(values) for name, values in chances.items() if not np.isnan(values).all()
@@ -78,7 +80,7 @@ def _probabilities(
 
 
 def _band(values: np.ndarray) -> dict[str, list[float]]:
-    """Mean and 5th and 95th percentile over the requests at every point of the way."""
+    """Mean and 5th and 95th percentile over the requests at every point of the trajectory."""
     low, high = np.nanpercentile(values, [5, 95], axis=1)
     return {"mean": np.nanmean(values, axis=1).tolist(), "low": low.tolist(), "high": high.tolist()}
 

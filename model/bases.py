@@ -1,4 +1,4 @@
-"""Base models: where the encoders' and the decoder's weights come from, and tiny configurations to start from nothing."""
+"""Base models: where the encoders' and the decoder's weights come from, and tiny configurations for models trained from scratch."""
 
 import dataclasses
 import hashlib

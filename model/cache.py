@@ -53,7 +53,7 @@ class RoomLayer(DynamicLayer):
         return self.keys[:, :, : self.visible], self.values[:, :, : self.visible]
 
 
-class RoomCache(Cache):
+class StaticPrefixCache(Cache):
     """The `RoomLayer`s of a decoder.
 
     Args:
@@ -68,7 +68,7 @@ class RoomCache(Cache):
         self.room = -(-(prefix[0][0].shape[2] + room) // 8) * 8
         super().__init__(layers=[RoomLayer(keys, values, self.room) for keys, values in prefix])
 
-    def aim(self, columns: torch.Tensor, visible: int) -> None:
+    def set_columns(self, columns: torch.Tensor, visible: int) -> None:
         """The next states go into these columns (a tensor, so that a recorded step can move on), and `visible` are read."""
         for layer in self.layers:
             layer.columns, layer.visible = columns, visible

@@ -6,7 +6,7 @@ PRIORS = ("per_attribute", "shared")
 
 
 class MiracleConfig(PreTrainedConfig):
-    """Configuration of `model.cvae.Miracle`.
+    """Configuration of `model.cvae.MiracleModel`.
 
     Args:
         encoder, decoder: the base models' configurations as dicts (``config.to_dict()``).
@@ -40,11 +40,11 @@ class MiracleConfig(PreTrainedConfig):
         tie_encoders: bool = False,
         lexical_offset: bool = True,
         head_width: int = 128,
-        head_layers: int = 2,
-        token_dropout: float = 0.3,
+        head_layers: int = 0,
+        token_dropout: float = 0.1,
         template: dict[str, str] | None = None,
-        encoder_length: int = 256,
-        decoder_length: int = 256,
+        encoder_length: int = 128,
+        decoder_length: int = 128,
         lexical_embedding: bool = False,
         lora_rank: int = 0,
         lora_alpha: float = 0.0,

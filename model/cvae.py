@@ -30,7 +30,7 @@ from model.losses import (
 from model.prior import LatentPrior, of_attribute
 
 
-class Miracle(PreTrainedModel):
+class MiracleModel(PreTrainedModel):
     """Prior encoder, posterior encoder, latent decoder and latent heads (figure 2 of the paper)."""
 
     config_class = MiracleConfig
@@ -236,4 +236,4 @@ class Miracle(PreTrainedModel):
 
 
 AutoConfig.register("miracle", MiracleConfig, exist_ok=True)
-AutoModel.register(MiracleConfig, Miracle, exist_ok=True)
+AutoModel.register(MiracleConfig, MiracleModel, exist_ok=True)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from model.cache import PrefixLayer, RoomCache
+from model.cache import PrefixLayer, StaticPrefixCache
 from model.encoder import encoder_config as decoder_config
 from model.losses import token_losses
 
@@ -334,8 +334,8 @@ class LatentDecoder(nn.Module):
             "use_cache": True,
         }
 
-    def start_cache(self, z: torch.Tensor, room: int) -> RoomCache:
+    def start_cache(self, z: torch.Tensor, room: int) -> StaticPrefixCache:
         """A cache with room for so many tokens behind the prefix of z [B, D], for generation."""
         dtype = self.lm.dtype
         prefix = [(keys.to(dtype), values.to(dtype)) for keys, values in self.prefix(z)]
-        return RoomCache(prefix, room)
+        return StaticPrefixCache(prefix, room)

@@ -5,14 +5,30 @@ published code subtracts a [B] from a [B, 1] tensor, which multiplies every grad
 here energies stay [B], so that published behaviour corresponds to weights near 128.
 """
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch.nn import functional as F
 
 from model.heads import LatentHeads, StackedHeads
 
-Energy = Callable[[torch.Tensor], torch.Tensor]  # z [B, D] -> E [B]
+
+class Energy(Protocol):
+    """An energy of a batch of latents. Any function of z will do; `energy_gradient` differentiates it."""
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        """z [B, D] -> E [B], example by example; lower is better."""
+        ...
+
+
+@runtime_checkable
+class EnergyWithGradient(Energy, Protocol):
+    """An energy with a gradient in closed form that reads nothing back from the device, so that a solver's step with it can be
+    recorded as a CUDA graph."""
+
+    def gradient(self, z: torch.Tensor) -> torch.Tensor:
+        """dE/dz, [B, D]."""
+        ...
 
 
 class AspectEnergy:
@@ -62,7 +78,7 @@ def energy_gradient(energy: Energy, z: torch.Tensor) -> torch.Tensor:
 
     An energy that has a ``gradient`` of its own is asked for it; any other function of z is differentiated.
     """
-    if hasattr(energy, "gradient"):
+    if isinstance(energy, EnergyWithGradient):
         return energy.gradient(z)
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)

@@ -1,11 +1,11 @@
 """Latent heads: one classifier of z per attribute; their cross-entropy is a loss in training and the energy afterwards."""
 
-import math  # noqa: I001
+import itertools
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-import itertools
 
 
 def latent_head(latent_size: int, n_aspects: int, width: int, layers: int) -> nn.Sequential:
@@ -18,32 +18,13 @@ def latent_head(latent_size: int, n_aspects: int, width: int, layers: int) -> nn
 class LatentHeads(nn.Module):
     """The heads of all attributes."""
 
-    def __init__(self, latent_size: int, aspects: list[int], width: int = 128, layers: int = 2):
+    def __init__(self, latent_size: int, aspects: list[int], width: int, layers: int):
         super().__init__()
         self.heads = nn.ModuleList(latent_head(latent_size, n, width, layers) for n in aspects)
 
     def forward(self, z: torch.Tensor) -> list[torch.Tensor]:
         """Args: z [B, D]. Returns logits per attribute, [B, aspects of k]."""
         return [head(z) for head in self.heads]
-
-    def negative_log_probability(self, z: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """-log softmax(head_k(z))[a_k] in nats.
-
-        Args:
-            z: [B, D].
-            targets: [B, K] aspect indices, -1 where an attribute is not named.
-
-        Returns:
-            [B, K], 0 where not named.
-        """
-        columns = []
-        for k, head in enumerate(self.heads):
-            target = targets[:, k]
-            if bool((target < 0).all()):
-                columns.append(z.new_zeros(z.shape[0]))
-            else:
-                columns.append(F.cross_entropy(head(z), target, ignore_index=-1, reduction="none"))
-        return torch.stack(columns, dim=1)
 
     def stacked(self) -> "StackedHeads":
         """All heads as one, for many evaluations with fixed weights."""

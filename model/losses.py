@@ -91,7 +91,7 @@ def reconstruction_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 def context_loss(losses: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Nats per context token: plain language modelling of what the decoder reads before the response.
 
-    Not in the paper, whose decoder is pre-trained; a decoder that starts from nothing learns its language from two
+    Not in the paper, whose decoder is pre-trained; a decoder trained from scratch learns its language from two
     thirds more text. Arguments: as for `reconstruction_loss`, and the decoder's attention mask [B, T].
     """
     return mean_over_tokens(losses, (attention_mask != 0) & (labels == -100))

@@ -30,7 +30,7 @@ def of_attribute(priors: Gaussian, attribute: torch.Tensor) -> Gaussian:
     return Gaussian(priors.mean[rows, attribute], priors.logvar[rows, attribute])
 
 
-def combine(priors: Gaussian, named: torch.Tensor, combination: str = "product") -> Gaussian:
+def combine(priors: Gaussian, named: torch.Tensor, combination: str) -> Gaussian:
     """One prior from those of the attributes that a target names.
 
     ``product``: precisions add and means are weighted by precision, so K equal heads shrink the variance K-fold (the

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torchdiffeq import odeint
 
-from model.energy import Energy, energy_gradient
+from model.energy import Energy, EnergyWithGradient, energy_gradient
 from model.gaussian import Gaussian
 from model.rowwise import solve_rowwise
 from model.schedule import tau
@@ -59,7 +59,7 @@ class SamplerSettings:
     solver: str = "rowwise"
     tolerance: float = 1e-3
     steps: int = 16
-    grading: float = 1.0
+    grading: float = 3.0
     max_halvings: int = 4
     halving_tolerance: float = 0.01
     atol: float = 1e-5
@@ -246,7 +246,7 @@ def _walk(
             whole.to_coordinates(start[rows]),
             times,
             settings.tolerance,
-            graphs=hasattr(whole.energy, "gradient"),
+            graphs=isinstance(whole.energy, EnergyWithGradient),
         )
     return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.settled
 

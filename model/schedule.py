@@ -1,23 +1,11 @@
 """Two schedules as pure functions: the VP diffusion's, and the KL weight's."""
 
-import math
-
 BETA_MIN, BETA_MAX = 0.1, 20.0  # Song et al. 2021, the values of LACE and of the paper
-
-
-def beta(t: float) -> float:
-    """beta(t) of the VP diffusion at t in [0, 1], linear from 0.1 to 20."""
-    return BETA_MIN + (BETA_MAX - BETA_MIN) * t
 
 
 def tau(t: float) -> float:
     """Half the integral of beta from 0 to t; tau(1) = 5.025 is the pseudo-time of the whole ODE."""
     return 0.5 * (BETA_MIN * t + 0.5 * (BETA_MAX - BETA_MIN) * t * t)
-
-
-def alpha(t: float) -> float:
-    """exp(-tau(t)): the share of the clean latent that is left at t."""
-    return math.exp(-tau(t))
 
 
 KL_SCHEDULES = ("ramp", "cyclical", "constant")

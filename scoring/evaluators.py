@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from common.errors import InputError
 from common.provenance import relative
-from dataset.batching import ClassifierCollator, pad_inputs
+from dataset.batching import ClassifierCollator, batches_by_length, pad_inputs
 from dataset.encoding import encode_contexts, encode_texts
 from dataset.tokenizers import train_encoder_tokenizer
 from model.bases import (
@@ -218,15 +218,11 @@ class Evaluator:
     @torch.no_grad()
     def probabilities(self, rows: list[dict], batch_size: int = 64) -> np.ndarray:
         """Softmax probabilities [N, labels] of encoded rows, in their order; batches are grouped by length."""
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        batches = batches_by_length(rows, batch_size)
         result = np.zeros((len(rows), self.model.config.num_labels))
-        for start in tqdm(
-            range(0, len(order), batch_size),
-            desc=f"scoring {self.name}",
-            leave=False,
-            disable=len(order) < 1000 or None,
+        for chosen in tqdm(
+            batches, desc=f"scoring {self.name}", leave=False, disable=len(rows) < 1000 or None
         ):
-            chosen = order[start : start + batch_size]
             batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id).items()
             logits = self.model(**{key: value.to(self.model.device) for key, value in batch}).logits
             result[chosen] = softmax(

@@ -4,7 +4,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dataset.batching import pad, pad_inputs
+from dataset.batching import batches_by_length, pad, pad_inputs
 from dataset.chat_template import template_of
 from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
 from model.bases import load_decoder, load_decoder_tokenizer
@@ -39,15 +39,9 @@ class PerplexityModel:
         """
         rows = encode_for_decoder(self.tokenizer, self.template, contexts, replies, self.max_length)
         nats, tokens = [0.0] * len(rows), [0] * len(rows)
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+        batches = batches_by_length(rows, batch_size)
         device = self.model.device
-        for start in tqdm(
-            range(0, len(order), batch_size),
-            desc="perplexity",
-            leave=False,
-            disable=len(order) < 1000 or None,
-        ):
-            chosen = order[start : start + batch_size]
+        for chosen in tqdm(batches, desc="perplexity", leave=False, disable=len(rows) < 1000 or None):
             batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id)
             labels = pad([[*rows[index]["labels"][:-1], IGNORED] for index in chosen], IGNORED).to(device)
             logits = (

@@ -49,7 +49,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Request:
+class SheetRequest:
     """What was asked of the systems; two are equal when context and target are, in whatever order the target stands."""
 
     context: tuple[str, ...]
@@ -58,10 +58,10 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Item:
+class Comparison:
     """One comparison: the reply of ``systems[0]`` is shown as A, that of ``systems[1]`` as B."""
 
-    request: Request
+    request: SheetRequest
     systems: Pair
     replies: tuple[str, str]
 
@@ -73,7 +73,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Rating:
     """One cell that an annotator filled in; `choice` is A, B or =, still blinded, and `where` is its file and line."""
 
     annotator: str
@@ -86,7 +86,7 @@ class Answer:
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def read_systems(arguments: list[str]) -> dict[str, dict[Request, str]]:
+def read_systems(arguments: list[str]) -> dict[str, dict[SheetRequest, str]]:
     """Every system's replies.
 
     Args:
@@ -111,12 +111,12 @@ def read_systems(arguments: list[str]) -> dict[str, dict[Request, str]]:
     return {name: read_replies(path) for name, path in places.items()}
 
 
-def read_replies(path: Path) -> dict[Request, str]:
+def read_replies(path: Path) -> dict[SheetRequest, str]:
     """request -> reply of a generations file; of several replies to one request the first one counts.
 
     Raises `InputError` for a row without a usable context, target or response.
     """
-    replies: dict[Request, str] = {}
+    replies: dict[SheetRequest, str] = {}
     for where, row in read_jsonl(path):
         context, target, response = (row.get(key) for key in ("context", "target", "response"))
         if not isinstance(context, list) or not context or not all(isinstance(turn, str) for turn in context):
@@ -125,12 +125,14 @@ def read_replies(path: Path) -> dict[Request, str]:
             raise InputError(f"{where}: 'target' must name an aspect per attribute, found {target!r:.80}")
         if not isinstance(response, str):
             raise InputError(f"{where}: 'response' must be a text, found {response!r:.80}")
-        request = Request(tuple(context), frozenset(target.items()), ", ".join(target.values()) or "(none)")
+        request = SheetRequest(
+            tuple(context), frozenset(target.items()), ", ".join(target.values()) or "(none)"
+        )
         replies.setdefault(request, response)
     return replies
 
 
-def common_requests(systems: dict[str, dict[Request, str]]) -> list[Request]:
+def common_requests(systems: dict[str, dict[SheetRequest, str]]) -> list[SheetRequest]:
     """The requests that all systems answered, in the first one's order; raises `InputError` where there is none."""
     first, *others = systems.values()
     common = [request for request in first if all(request in other for other in others)]
@@ -143,8 +145,8 @@ def common_requests(systems: dict[str, dict[Request, str]]) -> list[Request]:
 
 
 def different_pairs(
-    systems: dict[str, dict[Request, str]], requests: list[Request]
-) -> dict[Request, list[Pair]]:
+    systems: dict[str, dict[SheetRequest, str]], requests: list[SheetRequest]
+) -> dict[SheetRequest, list[Pair]]:
     """For every request the pairs of systems whose replies are not equal word for word; no request without such a pair."""
     words = {
         name: {request: replies[request].split() for request in requests} for name, replies in systems.items()
@@ -156,7 +158,9 @@ def different_pairs(
     return {request: usable for request, usable in different.items() if usable}
 
 
-def draw(candidates: dict[Request, list[Pair]], count: int, rng: random.Random) -> list[tuple[Request, Pair]]:
+def draw(
+    candidates: dict[SheetRequest, list[Pair]], count: int, rng: random.Random
+) -> list[tuple[SheetRequest, Pair]]:
     """Requests, and for each the pair of systems to compare, all drawn without replacement.
 
     Each draw takes a target that was drawn least, then a context that was drawn least, then the pair that was; what is
@@ -177,10 +181,10 @@ def draw(candidates: dict[Request, list[Pair]], count: int, rng: random.Random) 
 
 
 def blinded(
-    drawn: list[tuple[Request, Pair]], systems: dict[str, dict[Request, str]], rng: random.Random
-) -> list[Item]:
+    drawn: list[tuple[SheetRequest, Pair]], systems: dict[str, dict[SheetRequest, str]], rng: random.Random
+) -> list[Comparison]:
     """Items in random order; of every pair each system is A as often as the other, to within one."""
-    by_pair: dict[Pair, list[Request]] = defaultdict(list)
+    by_pair: dict[Pair, list[SheetRequest]] = defaultdict(list)
     for request, pair in drawn:
         by_pair[pair].append(request)
     items = []
@@ -190,7 +194,7 @@ def blinded(
         rng.shuffle(turned)
         for request, turn in zip(requests, turned):
             order = pair[::-1] if turn else pair
-            items.append(Item(request, order, (systems[order[0]][request], systems[order[1]][request])))
+            items.append(Comparison(request, order, (systems[order[0]][request], systems[order[1]][request])))
     rng.shuffle(items)
     return items
 
@@ -200,18 +204,18 @@ def guarded(text: str) -> str:
     return "'" + text if text.startswith(FORMULA) else text
 
 
-def fingerprint(items: list[Item]) -> str:
+def fingerprint(items: list[Comparison]) -> str:
     """sha256 of everything that annotators see, in its order."""
     return hashlib.sha256(json.dumps([item.texts for item in items]).encode()).hexdigest()
 
 
-def item_names(items: list[Item]) -> list[str]:
+def item_names(items: list[Comparison]) -> list[str]:
     """``s1f0c9a-07``: they carry the sheet's hash, so that answers to another sheet are noticed (a letter first: no number or date)."""
     sheet, width = fingerprint(items)[:6], len(str(len(items)))
     return [f"s{sheet}-{number:0{width}d}" for number in range(1, len(items) + 1)]
 
 
-def sheet_csv(items: list[Item]) -> bytes:
+def sheet_csv(items: list[Comparison]) -> bytes:
     """The sheet for a spreadsheet, which takes it for UTF-8 by its byte order mark; criteria and comment are empty."""
     out = io.StringIO(newline="")
     writer = csv.writer(out)
@@ -221,7 +225,7 @@ def sheet_csv(items: list[Item]) -> bytes:
     return out.getvalue().encode("utf-8-sig")
 
 
-def sheet_html(items: list[Item]) -> str:
+def sheet_html(items: list[Comparison]) -> str:
     """The sheet as a form in one file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -239,7 +243,7 @@ def sheet_html(items: list[Item]) -> str:
     )
 
 
-def key_of(items: list[Item], systems: list[str], seed: int, equal: int) -> dict:
+def key_of(items: list[Comparison], systems: list[str], seed: int, equal: int) -> dict:
     """What `read` needs and annotators must not see."""
     return {
         "format": FORMAT, "sha256": fingerprint(items), "seed": seed, "systems": systems, "equal_comparisons_left_out": equal,
@@ -362,7 +366,7 @@ def unknown_item(item: str, names: list[str]) -> str:
     return f"unknown item {item!r}; expected one of {names[0]} to {names[-1]}"
 
 
-def read_answers(paths: Sequence[Path], key: dict) -> list[Answer]:
+def read_answers(paths: Sequence[Path], key: dict) -> list[Rating]:
     """All filled cells of all files.
 
     An annotator is the name in the column ``annotator``, else the file's (with its folder's where two files have one name;
@@ -372,7 +376,7 @@ def read_answers(paths: Sequence[Path], key: dict) -> list[Answer]:
         InputError: for a file that cannot be read, an item that the key does not have, a cell that is no choice, and
             an answer given twice.
     """
-    answers: dict[tuple[str, str, str], Answer] = {}
+    answers: dict[tuple[str, str, str], Rating] = {}
     names, files = list(key["items"]), Counter(path.name for path in paths)
     for path in paths:
         file = path.name if files[path.name] == 1 else f"{path.resolve().parent.name}/{path.name}"
@@ -387,7 +391,7 @@ def read_answers(paths: Sequence[Path], key: dict) -> list[Answer]:
                     )
                 if (choice := CHOICES[row[criterion].lower()]) is None:
                     continue
-                answer = Answer(annotator, item, criterion, choice, where)
+                answer = Rating(annotator, item, criterion, choice, where)
                 if (earlier := answers.setdefault((annotator, item, criterion), answer)) is not answer:
                     raise InputError(
                         f"{where}: {annotator!r} answers {criterion} of {item} again, first in {earlier.where}; expected one"
@@ -395,7 +399,7 @@ def read_answers(paths: Sequence[Path], key: dict) -> list[Answer]:
     return list(answers.values())
 
 
-def win_rate(answers: list[Answer], pair: Pair, key: dict) -> dict:
+def win_rate(answers: list[Rating], pair: Pair, key: dict) -> dict:
     """How often the first of a pair was preferred.
 
     Args:
@@ -436,7 +440,7 @@ def kappa(one: list[str], other: list[str]) -> float | None:
     return None if len({*one, *other}) < 2 else float(cohen_kappa_score(one, other))
 
 
-def agreement(answers: list[Answer]) -> dict:
+def agreement(answers: list[Rating]) -> dict:
     """How far annotators agree on one criterion, as means over the pairs of annotators with items in common.
 
     It is of the answers as given (A, B, =): unblinded, a system that nearly always wins would make chance agreement high
@@ -464,7 +468,7 @@ def agreement(answers: list[Answer]) -> dict:
     }
 
 
-def results_of(answers: list[Answer], key: dict) -> dict:
+def results_of(answers: list[Rating], key: dict) -> dict:
     """Everything that `read` prints."""
     compared = [{item["A"], item["B"]} for item in key["items"].values()]
     pairs = [pair for pair in itertools.combinations(key["systems"], 2) if set(pair) in compared]

@@ -23,7 +23,7 @@ from common.entry import Parser, run_main
 from common.provenance import device_name, package_versions
 from generation.decoding import generate
 from model.config import MiracleConfig
-from model.cvae import Miracle
+from model.cvae import MiracleModel
 from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.heads import LatentHeads
@@ -91,7 +91,7 @@ class Figure:
         return self.rate / self.floor_rate if self.floor_rate else None
 
 
-def build(size: Size, device: torch.device, use_context: bool) -> Miracle:
+def build(size: Size, device: torch.device, use_context: bool) -> MiracleModel:
     """A model of that size with random weights."""
     layers, width, heads, vocabulary = size.encoder
     encoder = BertConfig(
@@ -117,7 +117,7 @@ def build(size: Size, device: torch.device, use_context: bool) -> Miracle:
     )  # fmt: skip
     torch.manual_seed(0)
     with device:  # weights are drawn where they are needed
-        return Miracle(config)
+        return MiracleModel(config)
 
 
 def example_batch(size: Size, batch: int, use_context: bool, device: torch.device) -> dict[str, torch.Tensor]:
@@ -295,7 +295,7 @@ class Bench:
         )  # AdamW reads weights, gradients, two moments, and writes three of them
         return self.measured("train", batch, "examples/s", batch, step, arithmetic + moved)
 
-    def prior_of(self, model: Miracle, context: torch.Tensor) -> Gaussian:
+    def prior_of(self, model: MiracleModel, context: torch.Tensor) -> Gaussian:
         """The priors of contexts [B, T] without padding, in the bench's precision."""
         with (
             torch.no_grad(),
@@ -321,7 +321,9 @@ class Bench:
         """
         torch.manual_seed(0)
         heads, attributes = (
-            LatentHeads(self.size.latent, [len(aspects) for aspects in ATTRIBUTES.values()]).to(self.device),
+            LatentHeads(self.size.latent, [len(aspects) for aspects in ATTRIBUTES.values()], 128, 2).to(
+                self.device
+            ),
             len(ATTRIBUTES),
         )
         centres = torch.randn(attributes, self.size.latent, device=self.device) * 4 * self.size.latent**-0.5

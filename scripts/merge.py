@@ -10,7 +10,7 @@ from pathlib import Path
 from common.entry import Parser, run_main
 from common.errors import InputError
 from common.jsonl import read_json, write_json
-from generation.generator import load_cvae
+from generation.loading import load_cvae
 from generation.sharing import run_parts
 from model.bases import weights_hash
 

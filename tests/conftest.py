@@ -145,9 +145,9 @@ def make_decoder():
 
 @pytest.fixture
 def make_miracle(three):
-    """Builds a tiny `Miracle` in eval mode, of the attributes of `three` unless told otherwise."""
+    """Builds a tiny `MiracleModel` in eval mode, of the attributes of `three` unless told otherwise."""
     from model.config import MiracleConfig
-    from model.cvae import Miracle
+    from model.cvae import MiracleModel
 
     def make(kind="gpt2", seed=0, decoder=None, **changes):
         torch.manual_seed(seed)
@@ -159,7 +159,7 @@ def make_miracle(three):
             "token_dropout": 0.0,
         }
         settings = decoder_settings(kind, **decoder or {})
-        return Miracle(
+        return MiracleModel(
             MiracleConfig(encoder=encoder_settings(), decoder=settings, **defaults | changes)
         ).eval()
 
@@ -168,7 +168,7 @@ def make_miracle(three):
 
 @pytest.fixture
 def batch(encoder_tokenizer, decoder_tokenizer):
-    """Five encoded dialogues, of unequal length and of all attributes of `three`, as `Miracle.forward` takes them."""
+    """Five encoded dialogues, of unequal length and of all attributes of `three`, as `MiracleModel.forward` takes them."""
     from dataset.batching import CvaeCollator, cvae_rows
     from dataset.dialogues import Dialogue
     from dataset.tokenizers import SCRATCH_TEMPLATE
@@ -233,3 +233,12 @@ def open_chromium(tmp_path_factory):
         )  # named, so that no driver is looked for online
 
     return start
+
+
+def negative_log_probability(heads, z: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log softmax(head_k(z))[a_k] in nats, [B, K], 0 where none is named: the plain form of what `model.energy` computes."""
+    columns = []
+    for k, logits in enumerate(heads(z)):
+        own = logits.log_softmax(-1).gather(1, targets[:, k : k + 1].clamp_min(0)).squeeze(1)
+        columns.append(torch.where(targets[:, k] >= 0, -own, torch.zeros_like(own)))
+    return torch.stack(columns, dim=1)

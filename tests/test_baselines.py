@@ -14,7 +14,7 @@ from baselines.fudge import Fudge, GuidedDecoder
 from baselines.guides import Guide, Guided, guides, judge, sample_name
 from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, uncontrolled
 from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combine
-from baselines.registry import METHODS, TrainingSetting, method_named
+from baselines.registry import METHODS, TrainingSetting
 from baselines.rerank import Rerank
 from baselines.steering import SteeredDecoder, Steering, directions, layers_of, mean_states
 from common.errors import InputError
@@ -24,9 +24,9 @@ from dataset.encoding import IGNORED, encode_for_decoder
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer
 from experiments.baseline import BaselineKind, Trained
 from generation import token_choice as choice
-from generation.decoding import Replies, Rules, generate
-from generation.generator import Request
+from generation.decoding import DecodingState, Rules, generate
 from generation.options import DecodingArguments
+from generation.requests import Request
 from model.encoder import encoder_config as config_from
 from tests.conftest import decoder_settings
 
@@ -463,7 +463,11 @@ def test_cells_that_only_choose_differently_share_their_samples(name, setting, s
     """And what speaks for each: neither what the guides hear nor a likelihood is found twice, or before a cell asks for it."""
     method, asked, how = once_trained(name, setting, shared), requests(*BOTH), replace(HOW, decoding="top_p")
     system, options, done = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, []
-    for owner, work in ((LanguageModel, "write"), (LanguageModel, "merits"), (Guided, "heard")):
+    for owner, work in (
+        (LanguageModel, "write"),
+        (LanguageModel, "candidate_scores"),
+        (Guided, "attribute_scores"),
+    ):
         original = getattr(owner, work)
         monkeypatch.setattr(
             owner,
@@ -480,7 +484,7 @@ def test_cells_that_only_choose_differently_share_their_samples(name, setting, s
     heard = cell()
     assert done == ["write"] * 4 + ["heard"] and set(heard.seconds) == {"decoding", "choosing"}
     fluent = cell(fluency=100.0)
-    assert done == ["merits"]
+    assert done == ["candidate_scores"]
     assert fluent.seconds["decoding"] == heard.seconds["decoding"]
     assert cell(relevance=100.0).replies != fluent.replies and done == []
     for change in (
@@ -515,8 +519,8 @@ def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, pl
     rerank, asked = Rerank.train(setting, shared), requests(*BOTH)
     contexts = [request.context for request in asked]
 
-    def merits(replies):
-        return plain.model.merits(torch.zeros(len(replies)), contexts, replies, HOW)
+    def candidate_scores(replies):
+        return plain.model.candidate_scores(torch.zeros(len(replies)), contexts, replies, HOW)
 
     heard, fluent, relevant = (
         rerank.write(asked, HOW, 1.0, 3, n=8, **options)
@@ -526,13 +530,13 @@ def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, pl
         plain.model.write(asked, replace(HOW, decoding="top_p"), 3, purpose=sample_name(number))
         for number in range(8)
     ]
-    found = [merits(replies) for replies in samples]
+    found = [candidate_scores(replies) for replies in samples]
     assert torch.allclose(
-        merits(fluent).fluency, torch.stack([m.fluency for m in found]).amax(0), atol=0.2
+        candidate_scores(fluent).fluency, torch.stack([m.fluency for m in found]).amax(0), atol=0.2
     )  # 0.2: the guides' say, a hundredth
     assert (
-        merits(fluent).fluency.mean() > merits(heard).fluency.mean()
-        and merits(relevant).relevance.mean() > merits(heard).relevance.mean()
+        candidate_scores(fluent).fluency.mean() > candidate_scores(heard).fluency.mean()
+        and candidate_scores(relevant).relevance.mean() > candidate_scores(heard).relevance.mean()
     )
 
     lm, likely = plain.model, []
@@ -545,7 +549,7 @@ def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, pl
             chances = torch.log_softmax(lm.lm(ids).logits[0], -1)
         places = [place for place, label in enumerate(row["labels"]) if label != IGNORED]
         likely.append(sum(float(chances[place - 1, ids[0, place]]) for place in places) / len(places))
-    torch.testing.assert_close(merits(fluent).fluency, torch.tensor(likely), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(candidate_scores(fluent).fluency, torch.tensor(likely), atol=1e-4, rtol=1e-4)
 
 
 # --- steering -------------------------------------------------------------------------------------------------------------
@@ -665,7 +669,7 @@ def test_a_step_can_be_recorded(name, monkeypatch):
     """Step after step the same operations with the same numbers, on tensors that stay where they are; nothing is read back."""
     monkeypatch.setattr(choice, "FEW", ())  # as on a GPU
     rules = Rules(10**6, "top_p", 0.9, 1.0, 2, 1.2, 1.0, 0.0)
-    replies = Replies(
+    replies = DecodingState(
         make_writer(name), torch.arange(3), None, PROMPTS, (PROMPTS > 1).long(), 8, rules, torch.rand(3, 8)
     )
     caches = [replies.cache, *(getattr(replies.cache, "guides", None) or [])]
@@ -812,15 +816,6 @@ def test_what_is_shared_is_trained_once_and_for_one_setting(setting, shared, pla
     assert uncontrolled(setting, shared) is plain.model
     with pytest.raises(ValueError, match="`shared` holds what was trained with another setting"):
         uncontrolled(replace(setting, epochs=2), shared)
-
-
-def test_unknown_names_list_the_known_ones():
-    assert method_named("fudge") is Fudge
-    with pytest.raises(
-        InputError,
-        match="unknown baseline 'pplm'; there are uncontrolled, control_codes, prefix_tuning, fudge, rerank, steering",
-    ):
-        method_named("pplm")
 
 
 def test_settings_that_cannot_be_are_refused(setting):

@@ -25,7 +25,7 @@ from dataset.dialogues import Dialogue
 from dataset.encoding import DialogueTemplate, encode_contexts, encode_for_decoder, encode_texts, ended
 from generation.decoding import generate
 from model import bases
-from model.cvae import Miracle
+from model.cvae import MiracleModel
 from model.decoder import LatentDecoder, position_offset, positions_limit
 from training import cvae as cvae_training
 
@@ -124,7 +124,7 @@ def test_an_encoder_of_any_family_is_taken_over_and_comes_back(
             model.eval().prior_encoder(ids, torch.ones_like(ids)), expected, atol=1e-5, rtol=1e-4
         )
         model.save_pretrained(tmp_path / "cvae")
-        again = Miracle.from_pretrained(tmp_path / "cvae").eval()
+        again = MiracleModel.from_pretrained(tmp_path / "cvae").eval()
         torch.testing.assert_close(
             again.encode_prior(ids, torch.ones_like(ids)).mean,
             model.encode_prior(ids, torch.ones_like(ids)).mean,

@@ -102,7 +102,7 @@ def test_training_set_holds_every_attribute_by_number(three, encoder_tokenizer, 
 
 
 def test_collator_gives_what_the_model_takes(batch):
-    from model.cvae import Miracle
+    from model.cvae import MiracleModel
 
-    parameters = inspect.signature(Miracle.forward).parameters
+    parameters = inspect.signature(MiracleModel.forward).parameters
     assert set(batch) == set(parameters) - {"self", "weights", "noise"}

@@ -10,9 +10,9 @@ from common.errors import InputError
 from dataset.encoding import IGNORED, encode_for_decoder
 from experiments.cvae import CachingGenerator
 from generation import choosing
-from generation.choosing import Merits
-from generation.generator import Request
+from generation.choosing import CandidateScores
 from generation.options import ControlArguments, DecodingArguments
+from generation.requests import Request
 from miracle import Miracle
 
 HOW = DecodingArguments(max_new_tokens=6)
@@ -201,7 +201,7 @@ def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mea
     generator, requests = model.generator, asked(model)[:5]
     replies = ["Yes, warm bread.", "No.", "", "The sea is far, and the road is long.", "Walk."]
     sample = generator.latents(requests, CONTROL, 64)
-    found = generator.merits(requests, replies, sample, dataclasses.replace(HOW, batch_size=2))
+    found = generator.candidate_scores(requests, replies, sample, dataclasses.replace(HOW, batch_size=2))
     for i, request in enumerate(requests):
         fluency, relevance = direct_merits(generator, request, replies[i], sample.reference[i])
         assert float(found.fluency[i]) == pytest.approx(fluency, abs=1e-4) and float(
@@ -211,24 +211,24 @@ def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mea
     monkeypatch.setattr(
         choosing, "LARGEST", 20
     )  # so few positions at once that the replies are looked at in more parts
-    again = generator.merits(requests, replies, sample, HOW)
+    again = generator.candidate_scores(requests, replies, sample, HOW)
     torch.testing.assert_close(
         torch.stack([again.fluency, again.relevance]),
         torch.stack([found.fluency, found.relevance]),
         atol=1e-4,
         rtol=1e-4,
     )
-    assert generator.merits(requests, replies, sample, HOW, likelihoods=False).fluency is None
+    assert generator.candidate_scores(requests, replies, sample, HOW, likelihoods=False).fluency is None
 
 
 def test_the_weights_of_the_merits_decide():
-    found = Merits(
+    found = CandidateScores(
         torch.tensor([-1.0, -2.0, -3.0, -1.0, -torch.inf, -9.0]),
         torch.tensor([-3.0, -1.0, -2.0, -1.0, -0.1, -1.0]),
         torch.tensor([0.0, 0.1, 2.0, 0.0, 5.0, 9.0]),
     )
     assert found.best(3, 0, 0) == [0, 0] and found.best(3, 1, 0) == [1, 0] and found.best(3, 0, 2) == [2, 2]
-    assert Merits(torch.full((4,), -torch.inf)).best(2, 0, 0) == [0, 0]  # nothing but empty replies
+    assert CandidateScores(torch.full((4,), -torch.inf)).best(2, 0, 0) == [0, 0]  # nothing but empty replies
 
 
 def test_what_is_kept_has_the_greatest_weighed_sum(model):
@@ -239,7 +239,7 @@ def test_what_is_kept_has_the_greatest_weighed_sum(model):
     )
     seconds = {}
     drafts = generator.drafts(requests, control, how, seconds)
-    total = drafts.merits.heard + 2 * drafts.merits.fluency + drafts.merits.relevance
+    total = drafts.scores.attributes + 2 * drafts.scores.fluency + drafts.scores.relevance
     kept = generator.write(requests, control, how)
     assert kept.candidates == total.view(-1, 4).argmax(1).tolist() and set(seconds) == {
         "latents",

@@ -5,7 +5,7 @@ import torch
 
 from generation.decoding import generate
 from model.config import MiracleConfig
-from model.cvae import Miracle
+from model.cvae import MiracleModel
 from model.energy import aspect_energy
 from model.gaussian import kl_per_dimension
 from model.losses import LossWeights
@@ -166,7 +166,7 @@ def test_saved_model_has_the_same_loss(kind, tied, tie_encoders, make_miracle, b
     files = {path.name for path in tmp_path.iterdir()}
     assert "model.safetensors" in files and not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
     torch.manual_seed(99)  # a weight that is not read would be drawn anew
-    loaded = Miracle.from_pretrained(tmp_path).eval()
+    loaded = MiracleModel.from_pretrained(tmp_path).eval()
     assert terms_of(loaded, batch) == terms_of(model, batch)
     head, embeddings = loaded.decoder.lm.get_output_embeddings(), loaded.decoder.lm.get_input_embeddings()
     assert (head.weight is embeddings.weight) == tied and (loaded.posterior_encoder is None) == tie_encoders
@@ -262,7 +262,9 @@ def test_one_attribute_with_three_aspects(make_miracle, batch):
 def replies(model, batch, targets, rows, decoding):
     """What generation does: prior, combination, sampler, decoder; for some rows of a batch."""
     targets = torch.tensor(targets)[rows]
-    prior = combine(model.encode_prior(batch["context_ids"][rows], batch["context_mask"][rows]), targets >= 0)
+    prior = combine(
+        model.encode_prior(batch["context_ids"][rows], batch["context_mask"][rows]), targets >= 0, "product"
+    )
     keys = [(str(row), "target") for row in rows]
     start = prior.sample(normal(generators(0, keys, "start"), 8))
     energy = lambda part: aspect_energy(model.heads, targets[part], torch.tensor([1.0, 30.0, 128.0]))  # noqa: E731

@@ -108,7 +108,7 @@ def test_a_cache_with_room_gives_the_logits_of_the_whole(kind, attention, make_d
     with torch.no_grad():
         embeddings, parts = decoder.embed(ids, decoder.to_offset(z)), []
         for begin, end, visible in ((0, 4, prefix + 4), (4, 5, room), (5, 7, room)):
-            cache.aim(torch.arange(prefix + begin, prefix + end), visible)
+            cache.set_columns(torch.arange(prefix + begin, prefix + end), visible)
             mask = torch.arange(visible) <= prefix + torch.arange(begin, end).unsqueeze(1)
             positions = torch.arange(begin, end).expand(2, -1)
             parts.append(decoder.call(embeddings[:, begin:end], mask.expand(2, 1, -1, -1), positions, cache))

@@ -135,7 +135,7 @@ def test_recorded_decoding_writes_the_same_tokens(decoding, batch):
 def test_recorded_steps_of_the_solver_end_where_plain_ones_do():
     torch.manual_seed(0)
     heads, prior = (
-        LatentHeads(16, [2, 3]).cuda(),
+        LatentHeads(16, [2, 3], 128, 2).cuda(),
         Gaussian(torch.randn(50, 16).cuda(), torch.randn(50, 16).cuda()),
     )
     targets = torch.randint(2, (50, 2)).cuda()

@@ -61,10 +61,12 @@ def test_rows_of_a_batch_combine_by_their_own_targets():
         Gaussian(torch.randn(3, 2, 4), torch.randn(3, 2, 4)),
         torch.tensor([[True, False], [True, True], [False, False]]),
     )
-    together = combine(priors, named)
+    together = combine(priors, named, "product")
     for row in range(3):
         alone = combine(
-            Gaussian(priors.mean[row : row + 1], priors.logvar[row : row + 1]), named[row : row + 1]
+            Gaussian(priors.mean[row : row + 1], priors.logvar[row : row + 1]),
+            named[row : row + 1],
+            "product",
         )
         torch.testing.assert_close(
             (together.mean[row], together.logvar[row]), (alone.mean[0], alone.logvar[0])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from generation.generator import sampling_warnings
+from generation.record import sampling_warnings
 from model import sampler
 from model.energy import aspect_energy
 from model.gaussian import Gaussian
@@ -15,6 +15,11 @@ from model.schedule import alpha
 
 SOLVERS = ("rowwise", "rk4", "midpoint", "euler", "dopri5")
 EVALUATIONS = {"rk4": 4, "midpoint": 2, "euler": 1}  # of the drift per step
+
+
+def settings_of(**settings) -> SamplerSettings:
+    """Steps of one length, whose error has a known order, unless a test says otherwise."""
+    return SamplerSettings(**{"grading": 1.0} | settings)
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def logistic(directions, weights):
 
 def solve(start, prior, make_energy, **settings):
     """By rk4 where nothing else is said."""
-    return sample_ode(SamplerSettings(**{"solver": "rk4"} | settings), start, prior, make_energy)
+    return sample_ode(settings_of(**{"solver": "rk4"} | settings), start, prior, make_energy)
 
 
 def closed_form(geometry, energy_time, start, prior, g):
@@ -107,7 +112,7 @@ def test_normal_without_energy_ends_at_mean_over_one_minus_variance(prior, start
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("geometry", ["standard", "whitened"])
 def test_weight_zero_returns_the_start(solver, geometry, prior, start):
-    heads, targets = LatentHeads(4, [2, 3], 16), torch.tensor([[0, 2], [1, -1], [-1, 1]])
+    heads, targets = LatentHeads(4, [2, 3], 16, 2), torch.tensor([[0, 2], [1, -1], [-1, 1]])
     sample = solve(
         start,
         prior,
@@ -120,7 +125,7 @@ def test_weight_zero_returns_the_start(solver, geometry, prior, start):
 
 
 def test_unnamed_example_stays_where_it_starts_in_company_and_alone(prior, start):
-    heads, targets = LatentHeads(4, [2, 3], 16), torch.tensor([[0, 2], [-1, -1], [1, -1]])
+    heads, targets = LatentHeads(4, [2, 3], 16, 2), torch.tensor([[0, 2], [-1, -1], [1, -1]])
     for rows in (torch.arange(3), torch.tensor([1])):
         part = Gaussian(prior.mean[rows], prior.logvar[rows])
         sample = solve(
@@ -137,14 +142,14 @@ def test_unnamed_example_stays_where_it_starts_in_company_and_alone(prior, start
 def test_n_steps_are_n_steps(solver, prior, start):
     """In fp32, 5.025 / (5.025 / 6) comes out a little over 6, and a seventh step of no length is one too many."""
     energy, counts = linear(torch.ones(3, 4))(torch.arange(3)), (1, 6, 12, 16, 24, 32, 40, 57)
-    found = [integrate(SamplerSettings(solver=solver), start, prior, energy, steps)[1] for steps in counts]
+    found = [integrate(settings_of(solver=solver), start, prior, energy, steps)[1] for steps in counts]
     assert found == [steps * EVALUATIONS[solver] for steps in counts]
 
 
 def test_a_way_has_its_points_at_their_times(prior, start):
     g = torch.randn(3, 4)
     path = follow(
-        SamplerSettings(geometry="standard"),
+        settings_of(geometry="standard"),
         start,
         prior,
         linear(g),
@@ -159,7 +164,7 @@ def test_tweedie_path_runs_from_noise_to_data(prior, start):
     """The energy's share alpha_t grows from exp(-5.025) to 1 on the way, so that most of the shift comes late."""
     g = torch.randn(3, 4)
     path = follow(
-        SamplerSettings(energy_time="tweedie", tolerance=1e-5),
+        settings_of(energy_time="tweedie", tolerance=1e-5),
         start,
         prior,
         linear(g),
@@ -240,8 +245,8 @@ def test_overshoot_looks_like_success_and_is_reported(prior, start, directions):
 def test_no_halvings_takes_the_step_as_it_is(prior, start, directions):
     energy = logistic(directions, WEIGHTS)
     sample = solve(start, prior, energy, max_halvings=0)
-    coarse, _ = integrate(SamplerSettings(solver="rk4"), start, prior, energy(torch.arange(3)), 16)
-    fine, _ = integrate(SamplerSettings(solver="rk4"), start, prior, energy(torch.arange(3)), 32)
+    coarse, _ = integrate(settings_of(solver="rk4"), start, prior, energy(torch.arange(3)), 16)
+    fine, _ = integrate(settings_of(solver="rk4"), start, prior, energy(torch.arange(3)), 32)
     torch.testing.assert_close(sample.z, coarse)
     torch.testing.assert_close(sample.latent_change, (fine - coarse).norm(dim=1) / fine.norm(dim=1))
     assert sample.nfe.tolist() == [EVALUATIONS["rk4"] * (16 + 32)] * 3
@@ -410,21 +415,21 @@ def test_overflow_of_a_coarse_step_is_refined_away(prior, start):
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        SamplerSettings(**settings)
+        settings_of(**settings)
 
 
 def test_graded_steps_resolve_a_steep_start_that_equal_steps_overshoot():
     """A strong energy is steep at the start and flat later: the same number of steps, short ones first, comes nearer."""
     torch.manual_seed(0)
-    heads = LatentHeads(4, [2], layers=0)
+    heads = LatentHeads(4, [2], width=16, layers=0)
     with torch.no_grad():
         heads.heads[0][0].weight.mul_(20)
     prior = Gaussian(torch.zeros(3, 4), torch.zeros(3, 4))
     start, targets = torch.randn(3, 4), torch.zeros(3, 1, dtype=torch.long)
     energy = aspect_energy(heads, targets, torch.tensor([1000.0]))
-    exact, _ = integrate(SamplerSettings(solver="dopri5", atol=1e-7, rtol=1e-7), start, prior, energy, 1)
+    exact, _ = integrate(settings_of(solver="dopri5", atol=1e-7, rtol=1e-7), start, prior, energy, 1)
     error = {
-        g: (integrate(SamplerSettings(solver="rk4", grading=g), start, prior, energy, 64)[0] - exact).norm()
+        g: (integrate(settings_of(solver="rk4", grading=g), start, prior, energy, 64)[0] - exact).norm()
         for g in (1.0, 4.0)
     }
     assert error[4.0] < 0.1 * error[1.0]

@@ -342,7 +342,7 @@ def test_the_times_of_a_way_are_those_of_its_points():
     """With a linear energy and a unit prior dz/ds is constant, so that places tell the times."""
     import torch
 
-    from generation.generator import Problem, way_times
+    from generation.problem import Problem, trajectory_times
     from model.gaussian import Gaussian
     from model.sampler import PSEUDO_TIME, SamplerSettings
 
@@ -354,11 +354,11 @@ def test_the_times_of_a_way_are_those_of_its_points():
         torch.zeros(1, 0),
         [("0", "")],
     )
-    path, energies = problem.way(SamplerSettings(), 8)
-    assert path[:, 0, 0].tolist() == pytest.approx(way_times(8), abs=1e-4) and energies[
+    path, energies = problem.trajectory(SamplerSettings(), 8)
+    assert path[:, 0, 0].tolist() == pytest.approx(trajectory_times(8), abs=1e-4) and energies[
         :, 0
     ].tolist() == pytest.approx((-path[:, 0, 0]).tolist())
-    assert way_times(8)[-1] == pytest.approx(PSEUDO_TIME)
+    assert trajectory_times(8)[-1] == pytest.approx(PSEUDO_TIME)
 
 
 def test_a_stranger_s_file_does_not_take_the_place_of_the_run_s_own(tiny_run, tmp_path, save):

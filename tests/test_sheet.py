@@ -234,7 +234,7 @@ def test_targets_are_even_and_contexts_distinct(runs, export):
 def test_the_order_of_the_draw_gives_nothing_away():
     """Targets are drawn in turns and pairs too: neither the items' order nor the side may follow that."""
     requests = [
-        sheet.Request((f"Question {c}?",), frozenset(enumerate(aspects)), "")
+        sheet.SheetRequest((f"Question {c}?",), frozenset(enumerate(aspects)), "")
         for c in range(12)
         for aspects in ASPECTS
     ]

@@ -19,58 +19,69 @@ from dataset.chat_template import UnreadableTemplate, template_of
 from dataset.dialogues import Dialogue, read_attribute_dialogues
 from dataset.encoding import SHORTEST, DialogueTemplate, ended
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer
-from generation.generator import ENCODER_TOKENIZER, load_cvae, tokenizers_of
+from generation.loading import ENCODER_TOKENIZER, load_cvae, tokenizers_of
 from generation.sharing import run_parts
 from model import bases
 from model.checkpointing import checkpoint_layers
 from model.config import PRIORS, MiracleConfig
-from model.cvae import Miracle
+from model.cvae import MiracleModel
 from model.decoder import positions_limit
 from model.schedule import KL_SCHEDULES
 from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
-from training.stage import PRECISIONS, Stage, compared_settings, run_trainer, settled
+from training.stage import PRECISIONS, Stage, compared_settings, resolved_arguments, run_trainer
+
+CONFIG = MiracleConfig()  # the owner of the defaults
 
 
 @dataclass(frozen=True)
 class ModelArguments:
     """What the model is made of; see `model.config.MiracleConfig`."""
 
-    latent_size: int = field(default=128, metadata={"help": "dimensions of z"})
+    latent_size: int = field(default=CONFIG.latent_size, metadata={"help": "dimensions of z"})
     n_prefix: int = field(
-        default=4, metadata={"help": "key/value positions per decoder layer through which z enters"}
+        default=CONFIG.n_prefix,
+        metadata={"help": "key/value positions per decoder layer through which z enters"},
     )
     prior: str = field(
-        default="per_attribute",
+        default=CONFIG.prior,
         metadata={"help": "one Gaussian head per attribute, or one for all (published)", "choices": PRIORS},
     )
     use_context: bool = field(
-        default=True,
+        default=CONFIG.use_context,
         metadata={"help": "the decoder reads the context too (--no-use-context: z alone, as published)"},
     )
     lexical_offset: bool = field(
-        default=True, metadata={"help": "z adds a linear term to the next-token logits as well"}
+        default=CONFIG.lexical_offset,
+        metadata={"help": "z adds a linear term to the next-token logits as well"},
     )
     tie_encoders: bool = field(
-        default=False, metadata={"help": "one encoder for context and context + response"}
+        default=CONFIG.tie_encoders, metadata={"help": "one encoder for context and context + response"}
     )
-    head_width: int = field(default=128, metadata={"help": "width of the latent heads"})
-    head_layers: int = field(default=2, metadata={"help": "their hidden layers; 0: linear"})
+    head_width: int = field(default=CONFIG.head_width, metadata={"help": "width of the latent heads"})
+    head_layers: int = field(default=CONFIG.head_layers, metadata={"help": "their hidden layers; 0: linear"})
     token_dropout: float = field(
-        default=0.3, metadata={"help": "share of the decoder's input embeddings zeroed in training"}
+        default=CONFIG.token_dropout,
+        metadata={"help": "share of the decoder's input embeddings zeroed in training"},
     )
-    encoder_length: int = field(default=128, metadata={"help": "longest encoder input in tokens"})
-    decoder_length: int = field(default=128, metadata={"help": "longest decoder input in tokens"})
+    encoder_length: int = field(
+        default=CONFIG.encoder_length, metadata={"help": "longest encoder input in tokens"}
+    )
+    decoder_length: int = field(
+        default=CONFIG.decoder_length, metadata={"help": "longest decoder input in tokens"}
+    )
     lexical_embedding: bool = field(
-        default=False,
+        default=CONFIG.lexical_embedding,
         metadata={
             "help": "that linear term goes through the decoder's output embedding: a fraction of the weights"
         },
     )
     lora_rank: int = field(
-        default=0, metadata={"help": "train adapters of this rank on the frozen bases (LoRA); 0: all weights"}
+        default=CONFIG.lora_rank,
+        metadata={"help": "train adapters of this rank on the frozen bases (LoRA); 0: all weights"},
     )
     lora_alpha: float = field(
-        default=0.0, metadata={"help": "their scale is lora_alpha / lora_rank; 0: twice the rank"}
+        default=CONFIG.lora_alpha,
+        metadata={"help": "their scale is lora_alpha / lora_rank; 0: twice the rank"},
     )
     start_from: str | None = field(
         default=None,
@@ -88,10 +99,10 @@ class ModelArguments:
     turn_start: str = field(default="", metadata={"help": "text between mark and turn"})
     turn_end: str = field(default="<|endoftext|>", metadata={"help": "mark after a turn"})
     scratch_encoder_layers: int = field(
-        default=2, metadata={"help": "layers of an encoder that starts from nothing"}
+        default=2, metadata={"help": "layers of an encoder trained from scratch"}
     )
     scratch_decoder_layers: int = field(
-        default=3, metadata={"help": "layers of a decoder that starts from nothing"}
+        default=3, metadata={"help": "layers of a decoder trained from scratch"}
     )
     scratch_width: int = field(default=128, metadata={"help": "their width"})
     scratch_heads: int = field(default=4, metadata={"help": "their attention heads"})
@@ -115,7 +126,7 @@ class ModelArguments:
         return DialogueTemplate(self.user_prefix, self.assistant_prefix, self.turn_start, self.turn_end)
 
     def scratch_size(self, layers: int) -> bases.ScratchSize:
-        """The size of a transformer that starts from nothing."""
+        """The size of a transformer trained from scratch."""
         positions = max(self.encoder_length, self.decoder_length) + 2
         return bases.ScratchSize(
             layers,
@@ -182,7 +193,7 @@ class LossArguments:
 
 
 def scratch_decoder(options: ModelArguments, texts: list[str]) -> tuple[GPT2Config, PreTrainedTokenizerBase]:
-    """A decoder that starts from nothing, whose text is marked by `SCRATCH_TEMPLATE`, and its tokenizer, trained on `texts`."""
+    """A decoder trained from scratch, whose text is marked by `SCRATCH_TEMPLATE`, and its tokenizer, trained on `texts`."""
     tokenizer = train_decoder_tokenizer(texts, options.scratch_vocab_size)
     return bases.scratch_decoder_config(
         options.scratch_size(options.scratch_decoder_layers), tokenizer
@@ -191,7 +202,7 @@ def scratch_decoder(options: ModelArguments, texts: list[str]) -> tuple[GPT2Conf
 
 def build(
     common: CommonArguments, options: ModelArguments, schema: Schema, dialogues: list[Dialogue]
-) -> tuple[Miracle, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+) -> tuple[MiracleModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """The model with its bases' weights, or tiny and random, and the encoder's and decoder's tokenizers.
 
     Raises:
@@ -242,7 +253,7 @@ def build(
         **{name: getattr(options, name) for name in names},
     )
     try:
-        model = Miracle(config)
+        model = MiracleModel(config)
     except (ValueError, AttributeError, TypeError, NotImplementedError) as error:
         raise InputError(" ".join(str(error).split())) from error
     try:
@@ -266,7 +277,7 @@ def build(
 
 def continued(
     options: ModelArguments, schema: Schema
-) -> tuple[Miracle, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+) -> tuple[MiracleModel, PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """The model of another run with this schema's attributes: heads and priors of attributes that it does not have start anew.
 
     Raises:
@@ -276,12 +287,12 @@ def continued(
     source = load_cvae(folder)
     config = copy.deepcopy(source.config)
     config.attributes, config.token_dropout = schema.aspects, options.token_dropout
-    model = Miracle(config)
+    model = MiracleModel(config)
     model.load_state_dict(inherited(source, model), strict=False)
     return model, *tokenizers_of(folder, source.config)
 
 
-def inherited(source: Miracle, model: Miracle) -> dict[str, torch.Tensor]:
+def inherited(source: MiracleModel, model: MiracleModel) -> dict[str, torch.Tensor]:
     """The weights that a model takes over from one with other attributes; an attribute is the same where its aspects are, too."""
     weights, own = source.state_dict(), model.state_dict()
     taken = {name: value for name, value in weights.items() if not name.startswith(("heads.", "prior."))}
@@ -389,7 +400,7 @@ def train(
         data=data_record(schema, train_rows, dev_rows),
         descriptions={a.name: a.descriptions for a in schema.attributes if a.descriptions},
     )
-    arguments = settled(training, stage, loss.precision, label_names=["labels"])
+    arguments = resolved_arguments(training, stage, loss.precision, label_names=["labels"])
     set_seed(training.seed)
     model, encoder_tokenizer, decoder_tokenizer = build(
         common, options, schema, [d for ds in train_rows.values() for d in ds]

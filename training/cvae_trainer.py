@@ -3,7 +3,7 @@
 import torch
 from transformers import Trainer, TrainingArguments
 
-from model.cvae import Miracle
+from model.cvae import MiracleModel
 from model.losses import LossTerms, LossWeights
 from model.prior import of_attribute
 from model.schedule import kl_weight
@@ -27,7 +27,7 @@ def _stacked(terms: LossTerms) -> torch.Tensor:
 
 
 class CvaeTrainer(Trainer):
-    """Trains a `Miracle`.
+    """Trains a `MiracleModel`.
 
     Args:
         settings: the weights and schedules of the loss, see `train_cvae.LossArguments`.
@@ -131,7 +131,7 @@ class CvaeTrainer(Trainer):
         """
         s = self.settings
         weights = LossWeights(s.kl_weight, s.classification_weight, s.distance_weight, s.free_bits)
-        model: Miracle = self.accelerator.unwrap_model(self.model)
+        model: MiracleModel = self.accelerator.unwrap_model(self.model)
         training = model.training
         model.eval()
         if self.graphed is not None:
@@ -160,7 +160,7 @@ class CvaeTrainer(Trainer):
 
     @staticmethod
     def _vital_signs(
-        model: Miracle, batch: dict[str, torch.Tensor], noise: torch.Tensor
+        model: MiracleModel, batch: dict[str, torch.Tensor], noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         attribute, aspect = batch["attribute"], batch["aspect"]
         prior = of_attribute(model.encode_prior(batch["context_ids"], batch["context_mask"]), attribute)

@@ -15,7 +15,7 @@ from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
 from scoring.calibration import dev_report
 from scoring.evaluators import make_trainer, save_classifier
-from training.stage import PRECISIONS, Stage, run_trainer, settled
+from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EvaluatorArguments:
     lora_rank: int = field(
         default=0, metadata={"help": "train adapters of this rank on the frozen base (LoRA); 0: all weights"}
     )
-    scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder that starts from nothing"})
+    scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder trained from scratch"})
     scratch_width: int = field(default=128, metadata={"help": "its width"})
     scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
     scratch_vocab_size: int = field(default=4000, metadata={"help": "its vocabulary"})
@@ -49,7 +49,7 @@ class EvaluatorArguments:
 
     @property
     def size(self) -> ScratchSize:
-        """The size of an encoder that starts from nothing."""
+        """The size of an encoder trained from scratch."""
         return ScratchSize(
             self.scratch_layers,
             self.scratch_width,
@@ -122,7 +122,7 @@ def train_evaluator(
         print(f"warning: {stage.name} will be {doubt}", flush=True)
     check_length(model, max([*train["length"], *dev["length"]], default=1))
     trainer = make_trainer(
-        model, tokenizer, train, dev, settled(training, stage, precision, label_names=["labels"])
+        model, tokenizer, train, dev, resolved_arguments(training, stage, precision, label_names=["labels"])
     )
     seconds = run_trainer(trainer, stage)
     predicted = trainer.predict(dev)

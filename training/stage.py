@@ -92,7 +92,9 @@ class Stage:
         return record
 
 
-def settled(training: TrainingArguments, stage: Stage, precision: str, **changes) -> TrainingArguments:
+def resolved_arguments(
+    training: TrainingArguments, stage: Stage, precision: str, **changes
+) -> TrainingArguments:
     """A script's `TrainingArguments` with the stage's folder and the precision of this machine filled in.
 
     ``auto`` is bf16 on a GPU that has it and fp32 elsewhere.

@@ -9,7 +9,7 @@ from common.errors import InputError
 from scoring.metrics import METRICS, arrow, excludes_zero, written
 from scoring.report import plots
 from scoring.report.page import render, write_page
-from scoring.report.wording import Cell, bracket, cell, judges, readable, share
+from scoring.report.wording import TableCell, bracket, cell, judges, readable, share
 
 SECTIONS = {
     "table": "Results and differences",
@@ -85,7 +85,7 @@ def page_content(comparison: dict) -> dict:
 
 def row_cells(
     key: str, systems: list[dict], differences: list[dict | None]
-) -> list[tuple[Cell, Difference | None]]:
+) -> list[tuple[TableCell, Difference | None]]:
     """One metric of every system, with its difference against the first."""
     padded = [*differences, *[None] * len(systems)]
     return [

@@ -12,7 +12,7 @@ EMBEDDED = 10_000  # rows; some 6 MB of page, and what a phone still filters at 
 
 
 @dataclass(frozen=True)
-class Replies:
+class ReplyBrowser:
     """What the page's script reads.
 
     Attributes:
@@ -28,7 +28,7 @@ class Replies:
     total: int
 
 
-def read_replies(path: Path, aspects: dict[str, list[str]], limit: int = EMBEDDED) -> Replies | None:
+def read_replies(path: Path, aspects: dict[str, list[str]], limit: int = EMBEDDED) -> ReplyBrowser | None:
     """The first rows of a generations file; None where there is no such file.
 
     Args:
@@ -45,7 +45,7 @@ def read_replies(path: Path, aspects: dict[str, list[str]], limit: int = EMBEDDE
     names = all_aspects(rows, aspects)
     contexts: dict[tuple[str, ...], int] = {}
     numbers = [contexts.setdefault(tuple(row["context"]), len(contexts)) for row in rows]
-    return Replies(
+    return ReplyBrowser(
         [[name, found] for name, found in names.items()],
         [list(context) for context in contexts],
         [compact(row, number, names) for row, number in zip(rows, numbers)],

@@ -11,7 +11,7 @@ from common.jsonl import read_json
 from scoring.metrics import METRICS
 from scoring.report import plots
 from scoring.report.page import render, write_page
-from scoring.report.replies import Replies, read_replies
+from scoring.report.replies import ReplyBrowser, read_replies
 from scoring.report.wording import cell, chance, judges, metric_rows, readable, share
 
 SECTIONS = {
@@ -49,7 +49,7 @@ class RunFiles:
     name: str
     results: dict
     aspects: dict[str, list[str]]
-    replies: Replies | None
+    replies: ReplyBrowser | None
     latents: dict | None
     sweep: dict | None
     history: list[dict]

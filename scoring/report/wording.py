@@ -11,7 +11,7 @@ NOTHING = "–"  # for what could not be computed
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A value and its 95 % interval as texts; the interval may be empty."""
 
     value: str
@@ -26,15 +26,15 @@ class Row:
     title: str
     arrow: str
     judge: str
-    cells: list[Cell]
+    cells: list[TableCell]
     level: int = 0
 
 
-def cell(m: dict | None, key: str) -> Cell:
+def cell(m: dict | None, key: str) -> TableCell:
     """A metric of an M; a dash for what could not be computed."""
     if m is None or m.get(key) is None:
-        return Cell(NOTHING)
-    return Cell(written(key, m[key]), bracket(key, m.get("ci95", {}).get(key)))
+        return TableCell(NOTHING)
+    return TableCell(written(key, m[key]), bracket(key, m.get("ci95", {}).get(key)))
 
 
 def bracket(key: str, interval: list[float] | None) -> str:
@@ -69,7 +69,7 @@ def _attribute_row(name: str, columns: list[dict | None], evaluators: dict[str, 
     for m in columns:
         own, intervals = ((m or {}).get(part) or {} for part in ("attributes", "ci95"))
         cells.append(
-            Cell(
+            TableCell(
                 share((own.get(name) or {}).get("accuracy")),
                 bracket("accuracy_mean", intervals.get(f"{name}.accuracy")),
             )

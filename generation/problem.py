@@ -1,0 +1,54 @@
+"""What the sampler solves, and the trajectories that it takes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from model.energy import Energy
+from model.gaussian import Gaussian
+from model.sampler import PSEUDO_TIME, SamplerSettings, follow
+
+TRAJECTORY_GRADING = (
+    2.0  # points of a trajectory that is looked at lie closer at the start, where it is steep
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the sampler solves for a list of requests.
+
+    Attributes:
+        start: z at t = 1, [B, D].
+        prior: the combined prior of each request, [B, D].
+        make_energy: rows [n] -> the `Energy` of those requests.
+        targets: aspect index per attribute, [B, K], -1 where none is named.
+        keys: what seeds each request's noise.
+    """
+
+    start: torch.Tensor
+    prior: Gaussian
+    make_energy: Callable[[torch.Tensor], Energy]
+    targets: torch.Tensor
+    keys: list[tuple[str, str]]
+
+    def trajectory(self, settings: SamplerSettings, points: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The latents' trajectories through the ODE, to be looked at, whatever solver found their ends.
+
+        Args:
+            settings: geometry and energy over time.
+            points: of every trajectory, besides its start; they lie at `trajectory_times`.
+
+        Returns:
+            (latents [points + 1, B, D], energies [points + 1, B]).
+        """
+        path = follow(settings, self.start, self.prior, self.make_energy, trajectory_times(points)[1:])
+        path = torch.cat([self.start.unsqueeze(0), path])
+        energy = self.make_energy(torch.arange(len(self.keys), device=self.start.device))
+        with torch.no_grad():
+            return path, torch.stack([energy(z) for z in path])
+
+
+def trajectory_times(points: int) -> list[float]:
+    """The pseudo-times of `Problem.trajectory`'s points: 0 = prior, 5.025 = end."""
+    return [PSEUDO_TIME * (i / points) ** TRAJECTORY_GRADING for i in range(points + 1)]
