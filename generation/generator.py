@@ -16,14 +16,14 @@ from generation.options import ControlArguments, DecodingArguments, in_bf16, par
 from generation.problem import Problem
 from generation.record import timed
 from generation.requests import Drafts, Replies, Request
+from generation.samplers import SAMPLERS
 from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
 from model.energy import aspect_energy
 from model.gaussian import Gaussian
-from model.langevin import sample_langevin
 from model.noise import generators, normal
 from model.prior import combine
-from model.sampler import Sample, sample_ode
+from model.sampler import Sample
 
 
 class ReplyGenerator:
@@ -108,7 +108,9 @@ class ReplyGenerator:
     def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:
         """Latents for all requests, in order."""
         problem = self.problem(requests, control, batch_size)
-        return dataclasses.replace(self._solved(problem, control), reference=problem.prior.mean)
+        return dataclasses.replace(
+            SAMPLERS[control.algorithm](problem, control), reference=problem.prior.mean
+        )
 
     def write(
         self,
@@ -260,24 +262,6 @@ class ReplyGenerator:
                 total += torch.where(wanted >= 0, own, torch.zeros_like(own))
             found[chosen] = total.cpu()
         return found
-
-    def _solved(self, problem: Problem, control: ControlArguments) -> Sample:
-        start, prior, everyone = (
-            problem.start,
-            problem.prior,
-            torch.arange(len(problem.keys), device=self.device),
-        )
-        if control.algorithm == "ode":
-            return sample_ode(control.sampler, start, prior, problem.make_energy)
-        energy = problem.make_energy(everyone)
-        if control.algorithm == "langevin":
-            sources = generators(control.seed, problem.keys, "langevin")
-            return sample_langevin(
-                start, prior, energy, sources, control.langevin_steps, control.langevin_step_size
-            )
-        with torch.no_grad():
-            value = energy(start)
-        return Sample(start, value, value, torch.zeros_like(everyone))
 
     def _decoder(self, how: DecodingArguments) -> LatentDecoder:
         """The decoder, with its language model in the precision that is asked for."""

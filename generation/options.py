@@ -9,10 +9,10 @@ from common.errors import InputError
 from common.options import at_least, within
 from generation.choosing import check_weights
 from generation.decoding import DECODINGS
+from generation.samplers import SAMPLERS
 from model.prior import COMBINATIONS
 from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, SamplerSettings
 
-ALGORITHMS = ("ode", "langevin", "none")
 STARTS = ("sample", "mean")
 
 
@@ -24,7 +24,8 @@ class ControlArguments:
     """How latents are found."""
 
     algorithm: str = field(
-        default="ode", metadata={"help": "ode, langevin, or none: the prior as it is", "choices": ALGORITHMS}
+        default="ode",
+        metadata={"help": "ode, langevin, or none: the prior as it is", "choices": list(SAMPLERS)},
     )
     weights: str = field(
         default="10",

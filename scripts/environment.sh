@@ -5,7 +5,7 @@
 #
 # The folder stays the caller's, so that the paths that a user types are what they mean; $MIRACLE is the repository.
 # Runs under bash 3.2, macOS's own: there "${OPTIONS[@]}" of an empty array is an unbound variable, so scripts write
-# ${OPTIONS[@]+"${OPTIONS[@]}"} (tests/test_shell.py looks for what 3.2 lacks).
+# ${OPTIONS[@]+"${OPTIONS[@]}"} (tests/scripts/test_shell.py looks for what 3.2 lacks).
 
 set -euo pipefail
 MIRACLE=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)

@@ -22,7 +22,7 @@ from dataset.tokenizers import train_decoder_tokenizer, train_encoder_tokenizer
 from generation import run as generation_run
 from scripts import pipeline
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--limit", "6"]
 ONE_EPOCH = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
 

@@ -18,7 +18,7 @@ from playground import views  # noqa: E402
 from playground.latent_map import principal_axes  # noqa: E402
 from playground.settings import LONGEST, Settings, cut, factor, from_link, to_link  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EVIL = "<img src=x onerror=alert(1)> ${alert(2)} {{{this}}}"
 HEBREW = "האם הלחם שלי יתפח?"
 SCHEMA = Schema((Attribute("style", ("plain", "lyrical")), Attribute("mood", ("calm", "angry", "sad"))))

@@ -17,7 +17,7 @@ from scoring import compare, score
 from scoring.calibration import calibration, dev_report
 from scoring.generations import read_generations
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TARGETS = [
     {"languagestyle": a, "attitude": b} for a in ("plain", "lyrical") for b in ("pessimistic", "optimistic")
 ]

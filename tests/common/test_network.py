@@ -11,7 +11,7 @@ import pytest
 from common.entry import message_for
 from common.network import environment_mistake, hub_mistake, reason_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "data": ["-m", "scripts.download_data"],
     "base": ["train_cvae.py", "--encoder", "somebody/encoder", "--limit", "2"],

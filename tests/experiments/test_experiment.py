@@ -35,7 +35,7 @@ from experiments.summary import Summary, best_of_models
 from model.bases import ScratchSize, scratch_encoder_config, weights_hash
 from scoring.evaluators import Evaluator, new_classifier
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCORERS = {}  # folder -> its evaluators
 
 

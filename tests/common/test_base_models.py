@@ -38,7 +38,7 @@ from common import base_models as get_bases
 from common.base_models import Base, ensure_bases, find_bases
 from common.errors import InputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / "data" / "bases" / "smollm2"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEMPLATE = (

@@ -19,7 +19,7 @@ from common.schema import load_schema
 from dataset.synthesis.journal import Journal
 from scripts import check_data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-test-0123456789abcdefghij"
 
 

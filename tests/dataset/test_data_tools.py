@@ -15,7 +15,7 @@ import pytest
 from common.errors import InputError
 from scripts import check_data, clean_data, download_data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 REPLIES = {  # ten a side, so that five folds can be made
     "calm": [

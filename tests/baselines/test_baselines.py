@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from conftest import decoder_settings
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
@@ -28,7 +29,6 @@ from generation.decoding import DecodingState, Rules, generate
 from generation.options import DecodingArguments
 from generation.requests import Request
 from model.encoder import encoder_config as config_from
-from tests.conftest import decoder_settings
 
 MARKERS = {"plain": "brick", "lyrical": "moon", "calm": "pond", "angry": "fire", "sad": "rain"}
 THINGS = ("bread", "soup", "tea", "fish", "cake", "rice")

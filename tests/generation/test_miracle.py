@@ -22,7 +22,7 @@ import chat
 from common.errors import InputError
 from miracle import Miracle, turns_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUESTION = "My bread did not rise. What shall I do?"
 
 

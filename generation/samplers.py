@@ -1,0 +1,45 @@
+"""How latents are found, by the name that ``--algorithm`` gives it; a new sampler is a function and a line in `SAMPLERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from generation.problem import Problem
+from model.langevin import sample_langevin
+from model.noise import generators
+from model.sampler import Sample, sample_ode
+
+if TYPE_CHECKING:
+    from generation.options import ControlArguments
+
+Sampler = Callable[[Problem, "ControlArguments"], Sample]
+
+
+def ode(problem: Problem, control: ControlArguments) -> Sample:
+    """The probability-flow ODE from each start (`model.sampler`)."""
+    return sample_ode(control.sampler, problem.start, problem.prior, problem.make_energy)
+
+
+def langevin(problem: Problem, control: ControlArguments) -> Sample:
+    """Langevin dynamics from each start (`model.langevin`)."""
+    sources = generators(control.seed, problem.keys, "langevin")
+    steps, size = control.langevin_steps, control.langevin_step_size
+    return sample_langevin(problem.start, problem.prior, _energy(problem), sources, steps, size)
+
+
+@torch.no_grad()
+def none(problem: Problem, control: ControlArguments) -> Sample:
+    """The start itself: no control."""
+    value = _energy(problem)(problem.start)
+    evaluations = torch.zeros(len(problem.keys), dtype=torch.long, device=problem.start.device)
+    return Sample(problem.start, value, value, evaluations)
+
+
+def _energy(problem: Problem):
+    return problem.make_energy(torch.arange(len(problem.keys), device=problem.start.device))
+
+
+SAMPLERS: dict[str, Sampler] = {"ode": ode, "langevin": langevin, "none": none}
