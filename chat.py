@@ -144,7 +144,7 @@ class Chat:
         if reply.cut is not None:
             self.write(f"  ({reply.cut})")
         self.write(wrapped(f"{reply.text or '(an empty reply; later ones do not read its message)'}", "  "))
-        self.write("  " + heard(reply))
+        self.write("  " + predicted(reply))
 
     def again(self) -> None:
         """Another reply to the last message, from another sample of the prior."""
@@ -153,7 +153,7 @@ class Chat:
         self.answer(turns, start="sample")
 
     def show_all(self) -> None:
-        """The last message under all combinations, with what the classifiers hear."""
+        """The last message under all combinations, with what the classifiers predict."""
         replies = self.model.all_combinations(answered(self.last_message()), self.weights(), self.seed)
         if replies[0].cut is not None:
             self.write(f"({replies[0].cut})")
@@ -163,7 +163,7 @@ class Chat:
                 for name, aspect in reply.target.items()
                 if reply.predicted and reply.predicted[name] != aspect
             ]
-            note = f"   (heard: {', '.join(reply.predicted[name] for name in wrong)})" if wrong else ""
+            note = f"   (predicted: {', '.join(reply.predicted[name] for name in wrong)})" if wrong else ""
             self.write(f"{target_name(reply.target)}{note}")
             self.write(wrapped(reply.text or "(an empty reply)", "  "))
 
@@ -212,12 +212,12 @@ class Chat:
         self.write(f"saved: {name}")
 
 
-def heard(reply: Reply) -> str:
-    """What the evaluators say to a reply, in one line: ``[lyrical 0.98, optimistic 0.04 (pessimistic heard); fits 0.20; 0.3 s]``."""
+def predicted(reply: Reply) -> str:
+    """What the evaluators say to a reply, in one line: ``[lyrical 0.98, optimistic 0.04 (predicted pessimistic); fits 0.20; 0.3 s]``."""
     parts = []
     for name, aspect in reply.target.items():
         if reply.probabilities:
-            other = "" if reply.predicted[name] == aspect else f" ({reply.predicted[name]} heard)"
+            other = "" if reply.predicted[name] == aspect else f" (predicted {reply.predicted[name]})"
             parts.append(f"{aspect} {reply.probabilities[name][aspect]:.2f}{other}")
     fits = "" if reply.coherence is None else f"fits {reply.coherence:.2f}; "
     return f"[{', '.join(parts)}{'; ' if parts else ''}{fits}{reply.seconds:.1f} s]"

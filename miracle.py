@@ -40,7 +40,7 @@ class Reply:
         target: attribute -> aspect, as asked for.
         weights: attribute -> strength, as used.
         seed: of all noise; the same seed gives the same reply.
-        predicted: attribute -> the aspect that the run's classifier hears; None without evaluators.
+        predicted: attribute -> the aspect that the run's classifier predicts; None without evaluators.
         probabilities: attribute -> aspect -> probability, by the same; None without evaluators.
         coherence: the probability that the reply fits its context; None without evaluators.
         energy_start, energy: E(a | z) before and after the ODE, in nats times weights; low = the latent has the aspects.

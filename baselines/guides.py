@@ -232,11 +232,11 @@ class Guided(ABC):
     ) -> CandidateScores:
         """What speaks for every sample, those of a request one after the other.
 
-        What the guides hear is the sum over the named attributes of log P(aspect | whole reply), -inf for an empty one; the
+        What the guides predict is the sum over the named attributes of log P(aspect | whole reply), -inf for an empty one; the
         likelihoods, if they are wanted, are the language model's.
 
         Args:
-            known: scores of these samples that were found before; what the guides hear is taken from there.
+            known: scores of these samples that were found before; what the guides predict is taken from there.
         """
         replies = [sample[index] for index in range(len(requests)) for sample in samples]
         attribute_values = (

@@ -9,7 +9,7 @@ from generation.requests import Request
 
 
 class Rerank(Guided):
-    """The reply in which the guides hear the named aspects best, or that is best weighed with its likelihoods."""
+    """The reply in which the guides predict the named aspects best, or that is best weighed with its likelihoods."""
 
     name = "rerank"
     has_strength = False

@@ -269,7 +269,7 @@ class Samples:
     found: CandidateScores | None = None
 
     def candidate_scores(self, baseline: "Guided", likelihoods: bool) -> CandidateScores:
-        """What the guides hear, and with the likelihoods if they are wanted; none is found twice."""
+        """What the guides predict, and with the likelihoods if they are wanted; none is found twice."""
         requests, how = self.asked[:2]
         if self.found is None or (likelihoods and self.found.fluency is None):
             spent: dict[str, float] = {}

@@ -82,7 +82,7 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
     axes.set(
         xlim=(left, right), ylim=(0, min(1.05, max(2.5 * guess, 1.15 * max(y, default=0.0)))), title=title
     )
-    axes.set_ylabel("joint accuracy: all aspects heard, share of replies")
+    axes.set_ylabel("joint accuracy: all aspects predicted, share of replies")
     axes.set_xlabel(
         "coherence: mean probability that the reply fits its context\n(numbers beside points: strength)"
     )

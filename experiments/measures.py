@@ -40,7 +40,7 @@ def measured(rows: list[dict], schema: Schema, contexts: int) -> dict[str, float
 
     Joint accuracies are given only where every target names every attribute, because right on one aspect is not right on
     all. distinct-2 falls as replies are added, so it is the mean over the targets of at most `contexts` replies each.
-    ``second_*`` are the second set's; ``both_joint`` is the share of replies in which both sets hear all aspects. Intervals
+    ``second_*`` are the second set's; ``both_joint`` is the share of replies in which both sets predict all aspects. Intervals
     are 95 % bootstrap intervals over contexts.
 
     Args:
@@ -85,7 +85,7 @@ def _by_target(columns: Columns) -> list[Columns]:
 
 
 def _rights(row: dict) -> tuple[float, float, float]:
-    """(share of aspects that the second set hears, whether all of them, whether both sets hear all)."""
+    """(share of aspects that the second set predicts, whether all of them, whether both sets predict all)."""
     first, second = (
         [row[key][name] == aspect for name, aspect in row["target"].items()]
         for key in ("predicted", "second_predicted")

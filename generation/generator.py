@@ -228,7 +228,7 @@ class ReplyGenerator:
 
     @torch.no_grad()
     def attribute_scores(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:
-        """How well the model itself hears each request's aspects in a reply: the latent heads on the posterior's mean.
+        """How well the model itself predicts each request's aspects in a reply: the latent heads on the posterior's mean.
 
         Returns:
             log-probability of all named aspects, [B], on the CPU; minus infinity for a reply without a letter.

@@ -75,13 +75,13 @@ class ControlArguments:
     candidates: int = field(
         default=1,
         metadata={
-            "help": "replies to write for each that is asked for; kept is the one in which the model's own heads hear the named aspects best, or that is best with --fluency and --relevance"
+            "help": "replies to write for each that is asked for; kept is the one in which the model's own heads predict the named aspects best, or that is best with --fluency and --relevance"
         },
     )
     fluency: float = field(
         default=0.0,
         metadata={
-            "help": "of several candidates: weight of the reply's log-likelihood per token, beside 1 for what the heads hear"
+            "help": "of several candidates: weight of the reply's log-likelihood per token, beside 1 for what the heads predict"
         },
     )
     relevance: float = field(

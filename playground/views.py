@@ -75,7 +75,7 @@ def chat(turns: list[dict], doubts: list[str] = ()) -> str:
     """The whole conversation."""
     inside = (
         "".join(turn(entry, doubts) for entry in turns)
-        or '<p class="note">Choose aspects, ask something, and see what the evaluators hear.</p>'
+        or '<p class="note">Choose aspects, ask something, and see what the evaluators predict.</p>'
     )
     return f'<div class="chat" role="log" aria-live="polite">{inside}</div>'
 

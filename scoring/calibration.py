@@ -14,7 +14,7 @@ def dev_report(probabilities: np.ndarray, labels: list[int], names: list[str]) -
         labels: the true aspect indices.
 
     Returns:
-        ``{"confusion": {"labels": names, "counts": true x heard}, "calibration": {"ece", "bins"}}``.
+        ``{"confusion": {"labels": names, "counts": true x predicted}, "calibration": {"ece", "bins"}}``.
     """
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=list(range(len(names))))
     return {

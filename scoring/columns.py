@@ -35,7 +35,7 @@ class Columns:
     Attributes:
         names: of the columns of `values`: `MEANS`, `SUMS`, `NOTES`, and ``<attribute>.accuracy``, ``<attribute>.probability``.
         values: [N, M]; NaN where a metric does not apply to a reply.
-        wanted, heard: [N, attributes], aspect indices; -1 where the target names none, or the reply is not scored.
+        wanted, predicted: [N, attributes], aspect indices; -1 where the target names none, or the reply is not scored.
         context, request: [N], equal numbers for equal contexts (and targets).
         target: [N], numbers into `targets`.
         replies: the texts.
@@ -45,7 +45,7 @@ class Columns:
     names: list[str]
     values: np.ndarray
     wanted: np.ndarray
-    heard: np.ndarray
+    predicted: np.ndarray
     context: np.ndarray
     request: np.ndarray
     target: np.ndarray
@@ -63,7 +63,7 @@ class Columns:
         """Some of the replies, in the order given."""
         arrays = {
             name: getattr(self, name)[rows]
-            for name in ("values", "wanted", "heard", "context", "request", "target")
+            for name in ("values", "wanted", "predicted", "context", "request", "target")
         }
         return Columns(
             self.schema, self.names, **arrays, targets=self.targets, replies=[self.replies[i] for i in rows]
@@ -140,7 +140,7 @@ class Gatherer:
         self.indices.append(indices)
 
     def _scores(self, row: dict, indices: np.ndarray) -> dict[str, float]:
-        """The judges' values of a row; fills in the aspect indices [2, attributes], wanted and heard."""
+        """The judges' values of a row; fills in the aspect indices [2, attributes], wanted and predicted."""
         found = {key: row[key] for key in ("nli", "nats", "tokens") if row[key] is not None}
         if not row["predicted"] or not row["target"]:
             return found
@@ -149,9 +149,9 @@ class Gatherer:
             wanted = row["target"].get(attribute.name)
             if wanted is None:
                 continue
-            heard = row["predicted"][attribute.name]
-            indices[0, k], indices[1, k] = attribute.index(wanted), attribute.index(heard)
-            right.append(float(heard == wanted))
+            predicted = row["predicted"][attribute.name]
+            indices[0, k], indices[1, k] = attribute.index(wanted), attribute.index(predicted)
+            right.append(float(predicted == wanted))
             chances.append(row["probabilities"][attribute.name][wanted])
             found[f"{attribute.name}.accuracy"], found[f"{attribute.name}.probability"] = (
                 right[-1],
@@ -176,7 +176,7 @@ class Gatherer:
             self.names,
             np.concatenate(self.parts) if self.parts else np.zeros((0, len(self.names))),
             wanted=indices[:, 0],
-            heard=indices[:, 1],
+            predicted=indices[:, 1],
             context=np.array(self.contexts, dtype=np.int64),
             request=np.array(self.requests, dtype=np.int64),
             target=np.array(self.targets, dtype=np.int64),

@@ -31,7 +31,7 @@ METRICS = {
             "accuracy",
             "higher",
             ".3f",
-            "share of named aspects that the attribute's classifier hears (arg-max), mean over the attributes named",
+            "share of named aspects that the attribute's classifier predicts (arg-max), mean over the attributes named",
             True,
         ),
         Metric(
@@ -39,7 +39,7 @@ METRICS = {
             "joint",
             "higher",
             ".3f",
-            "share of replies in which all named aspects are heard",
+            "share of replies in which all named aspects are predicted",
             True,
         ),
         Metric(

@@ -56,7 +56,7 @@ def measure(columns: Columns, seed: int = 0) -> dict:
             "probability": found.pop(f"{attribute.name}.probability"),
             "confusion": {
                 "labels": list(attribute.aspects),
-                "counts": confusion(columns.wanted[:, k], columns.heard[:, k], len(attribute.aspects)),
+                "counts": confusion(columns.wanted[:, k], columns.predicted[:, k], len(attribute.aspects)),
             },
         }
         for k, attribute in enumerate(columns.schema.attributes)
@@ -71,11 +71,11 @@ def measure(columns: Columns, seed: int = 0) -> dict:
     return result
 
 
-def confusion(wanted: np.ndarray, heard: np.ndarray, size: int) -> list[list[int]]:
-    """How often which aspect was heard (columns) where which was wanted (rows)."""
+def confusion(wanted: np.ndarray, predicted: np.ndarray, size: int) -> list[list[int]]:
+    """How often which aspect was predicted (columns) where which was wanted (rows)."""
     counts = np.zeros((size, size), dtype=int)
-    judged = (wanted >= 0) & (heard >= 0)
-    np.add.at(counts, (wanted[judged], heard[judged]), 1)
+    judged = (wanted >= 0) & (predicted >= 0)
+    np.add.at(counts, (wanted[judged], predicted[judged]), 1)
     return counts.tolist()
 
 

@@ -3,7 +3,7 @@
 The copy gets a schema.py of its own, so that SCHEMA=<folder>/schema.py trains on it; the source files are only read.
 Rows go for these reasons: not readable; the reply too short or too long; the reply repeats an earlier one of its
 aspect, or nearly; the reply or context stands in dev or test too (training rows only); the reply's aspect can hardly
-be heard in it (training and dev rows, with --min-probability).
+be predicted in it (training and dev rows, with --min-probability).
 """
 
 import sys

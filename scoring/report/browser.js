@@ -52,7 +52,7 @@
       const k = Number(select.dataset.attribute), aspect = Number(select.value);
       if (select.value !== "") tests.push(function (i) { return data.rows[i].t[k] === aspect; });
     });
-    form.querySelectorAll("select[name=heard]").forEach(function (select) {
+    form.querySelectorAll("select[name=predicted]").forEach(function (select) {
       const column = right[Number(select.dataset.attribute)], sought = Number(select.value === "right");
       if (select.value !== "") tests.push(function (i) { return column[i] === sought; });
     });
@@ -134,16 +134,16 @@
   }
 
   function judged(i) {
-    const row = data.rows[i], side = make("ul", "heard");
+    const row = data.rows[i], side = make("ul", "predicted");
     data.attributes.forEach(function (attribute, k) {
-      const wanted = row.t[k], heard = row.h[k];
-      if (wanted < 0 && !heard) return;
+      const wanted = row.t[k], predicted = row.h[k];
+      if (wanted < 0 && !predicted) return;
       const state = right[k][i];
       const item = make("li", state === 1 ? "right" : state === 0 ? "wrong" : "");
       item.title = attribute[0];
       item.append(make("span", "mark", state === 1 ? "✓ " : state === 0 ? "✗ " : "· "));
       item.append(make("b", "", wanted < 0 ? "(any)" : attribute[1][wanted]));
-      item.append(make("span", "detail", heardText(attribute[1], wanted, heard)));
+      item.append(make("span", "detail", predictedText(attribute[1], wanted, predicted)));
       side.append(item);
     });
     const coherence = make("li", "coherence");
@@ -153,10 +153,10 @@
     return side;
   }
 
-  function heardText(aspects, wanted, heard) {
-    if (!heard) return ": not judged";
-    const probability = heard[1] === null ? "" : " " + heard[1].toFixed(2);
-    return heard[0] === wanted ? ": heard" + probability : ": heard " + aspects[heard[0]] + probability;
+  function predictedText(aspects, wanted, predicted) {
+    if (!predicted) return ": not judged";
+    const probability = predicted[1] === null ? "" : " " + predicted[1].toFixed(2);
+    return predicted[0] === wanted ? ": predicted" + probability : ": predicted " + aspects[predicted[0]] + probability;
   }
 
   form.addEventListener("input", update);

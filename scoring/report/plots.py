@@ -155,7 +155,7 @@ def confusion(matrix: dict, title: str, x_title: str, y_title: str) -> Markup:
         )
 
     words = "; ".join(
-        f"{name}: " + ", ".join(f"{count:.0f} {heard}" for heard, count in zip(labels, row))
+        f"{name}: " + ", ".join(f"{count:.0f} {predicted}" for predicted, count in zip(labels, row))
         for name, row in zip(labels, counts)
     )
     return picture(PANEL + extra, 2.75 + extra, f"{title}, confusion matrix. {words}", draw)

@@ -79,24 +79,24 @@ def compact(row: dict, context: int, aspects: dict[str, list[str]]) -> dict:
 
     Returns:
         ``c`` number of its context; ``t`` per attribute the index of the aspect asked for, or -1; ``r`` reply;
-        ``f`` reference or null; ``h`` per attribute null or [index of the aspect heard, its probability, that of the
+        ``f`` reference or null; ``h`` per attribute null or [index of the aspect predicted, its probability, that of the
         aspect asked for]; ``n`` coherence or null.
     """
     target = [
         known.index(row["target"][name]) if name in row["target"] else -1 for name, known in aspects.items()
     ]
-    heard = [_heard(row, name, known) for name, known in aspects.items()]
+    predicted = [_predicted(row, name, known) for name, known in aspects.items()]
     return {
         "c": context,
         "t": target,
         "r": row["response"],
         "f": row.get("reference") or None,
-        "h": heard,
+        "h": predicted,
         "n": _number(row.get("nli")),
     }
 
 
-def _heard(row: dict, name: str, known: list[str]) -> list | None:
+def _predicted(row: dict, name: str, known: list[str]) -> list | None:
     aspect = (row.get("predicted") or {}).get(name)
     if aspect is None:
         return None

@@ -17,7 +17,7 @@ from scoring.report.wording import cell, chance, judges, metric_rows, readable, 
 SECTIONS = {
     "table": "Results",
     "combinations": "Combinations of aspects",
-    "judges": "What the judges hear, and how good they are",
+    "judges": "What the judges predict, and how good they are",
     "latents": "Latent space",
     "ode": "Along the ODE",
     "dial": "Strength dial",
@@ -137,7 +137,7 @@ def page_content(files: RunFiles) -> dict:
         "judges": judges(results.get("evaluators") or {}),
         "warnings": results.get("warnings") or [],
         "combinations": combinations(results),
-        "heard": heard(results["overall"]),
+        "predicted": predicted(results["overall"]),
         "evaluators": evaluators(results.get("evaluators") or {}),
         "latents": latent_panels(files.latents),
         "ode": ode_panels(files.latents),
@@ -215,11 +215,11 @@ def combinations(results: dict) -> dict | None:
     return {"picture": picture, "headings": headings, "table": table}
 
 
-def heard(overall: dict) -> list:
-    """A confusion matrix per attribute: asked for against heard."""
+def predicted(overall: dict) -> list:
+    """A confusion matrix per attribute: asked for against predicted."""
     found = {name: m["confusion"] for name, m in overall.get("attributes", {}).items() if m.get("confusion")}
     return [
-        plots.confusion(matrix, name, "heard by the classifier (replies)", "asked for (replies)")
+        plots.confusion(matrix, name, "predicted by the classifier (replies)", "asked for (replies)")
         for name, matrix in found.items()
     ]
 
@@ -235,7 +235,7 @@ def evaluators(records: dict[str, dict]) -> dict:
     audit = (records.get("nli") or {}).get("audit")
     return {
         "confusions": [
-            plots.confusion(matrix, f"{name} on dev", "heard (texts)", "label (texts)")
+            plots.confusion(matrix, f"{name} on dev", "predicted (texts)", "label (texts)")
             for name, matrix in confusions.items()
         ],
         "calibrations": [

@@ -341,9 +341,9 @@ def fudge(setting, shared):
 def probability(method, asked, replies):
     """Mean over replies and named attributes of the guides' P(aspect | whole reply)."""
     targets = torch.tensor([method.schema.target_indices(request.target) for request in asked])
-    heard = [judge(guide, method.model, replies).exp() for guide in method.guides]
+    predicted = [judge(guide, method.model, replies).exp() for guide in method.guides]
     own = [
-        heard[k][row, index]
+        predicted[k][row, index]
         for row, target in enumerate(targets.tolist())
         for k, index in enumerate(target)
         if index >= 0
@@ -353,9 +353,9 @@ def probability(method, asked, replies):
 
 def test_guides_hear_the_marker(fudge):
     for guide, aspects in zip(fudge.guides, (("plain", "lyrical"), ("calm", "angry", "sad"))):
-        heard = judge(guide, fudge.model, [f"yes the tea {MARKERS[aspect]} well" for aspect in aspects])
-        assert heard.argmax(1).tolist() == list(range(len(aspects))) and torch.allclose(
-            heard.exp().sum(1), torch.ones(len(aspects))
+        predicted = judge(guide, fudge.model, [f"yes the tea {MARKERS[aspect]} well" for aspect in aspects])
+        assert predicted.argmax(1).tolist() == list(range(len(aspects))) and torch.allclose(
+            predicted.exp().sum(1), torch.ones(len(aspects))
         )
 
 
@@ -460,7 +460,7 @@ def test_an_empty_reply_is_the_last_choice(fudge):
 
 @pytest.mark.parametrize("name", ["fudge", "rerank"])
 def test_cells_that_only_choose_differently_share_their_samples(name, setting, shared, monkeypatch):
-    """And what speaks for each: neither what the guides hear nor a likelihood is found twice, or before a cell asks for it."""
+    """And what speaks for each: neither what the guides predict nor a likelihood is found twice, or before a cell asks for it."""
     method, asked, how = once_trained(name, setting, shared), requests(*BOTH), replace(HOW, decoding="top_p")
     system, options, done = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, []
     for owner, work in (
@@ -481,11 +481,11 @@ def test_cells_that_only_choose_differently_share_their_samples(name, setting, s
         done.clear()
         return system.write(asked, options | changed)
 
-    heard = cell()
-    assert done == ["write"] * 4 + ["heard"] and set(heard.seconds) == {"decoding", "choosing"}
+    predicted = cell()
+    assert done == ["write"] * 4 + ["attribute_scores"] and set(predicted.seconds) == {"decoding", "choosing"}
     fluent = cell(fluency=100.0)
     assert done == ["candidate_scores"]
-    assert fluent.seconds["decoding"] == heard.seconds["decoding"]
+    assert fluent.seconds["decoding"] == predicted.seconds["decoding"]
     assert cell(relevance=100.0).replies != fluent.replies and done == []
     for change in (
         {"n": 1},
@@ -496,8 +496,8 @@ def test_cells_that_only_choose_differently_share_their_samples(name, setting, s
         found, written = cell(**change), done.count("write")
         assert written == change.get("n", 4) and ("choosing" in found.seconds) == (written > 1)
     monkeypatch.undo()
-    assert heard.replies == method.write(asked, how, 1.0, 3, n=4)
-    assert fluent.replies == method.write(asked, how, 1.0, 3, n=4, fluency=100.0) != heard.replies
+    assert predicted.replies == method.write(asked, how, 1.0, 3, n=4)
+    assert fluent.replies == method.write(asked, how, 1.0, 3, n=4, fluency=100.0) != predicted.replies
     with pytest.raises(InputError, match="relevance: expected a number of 0 or more, found -1"):
         method.write(asked, how, 1.0, 3, n=4, relevance=-1)
 
@@ -515,14 +515,14 @@ def test_a_method_that_does_not_choose_is_asked_for_its_replies(plain):
 
 
 def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, plain):
-    """Where they weigh much, the likelier reply wins whatever the guides hear, and its weights are those of our own choice."""
+    """Where they weigh much, the likelier reply wins whatever the guides predict, and its weights are those of our own choice."""
     rerank, asked = Rerank.train(setting, shared), requests(*BOTH)
     contexts = [request.context for request in asked]
 
     def candidate_scores(replies):
         return plain.model.candidate_scores(torch.zeros(len(replies)), contexts, replies, HOW)
 
-    heard, fluent, relevant = (
+    predicted, fluent, relevant = (
         rerank.write(asked, HOW, 1.0, 3, n=8, **options)
         for options in ({}, {"fluency": 100.0}, {"relevance": 100.0})
     )
@@ -535,8 +535,8 @@ def test_the_language_model_s_likelihoods_have_their_say_too(setting, shared, pl
         candidate_scores(fluent).fluency, torch.stack([m.fluency for m in found]).amax(0), atol=0.2
     )  # 0.2: the guides' say, a hundredth
     assert (
-        candidate_scores(fluent).fluency.mean() > candidate_scores(heard).fluency.mean()
-        and candidate_scores(relevant).relevance.mean() > candidate_scores(heard).relevance.mean()
+        candidate_scores(fluent).fluency.mean() > candidate_scores(predicted).fluency.mean()
+        and candidate_scores(relevant).relevance.mean() > candidate_scores(predicted).relevance.mean()
     )
 
     lm, likely = plain.model, []

@@ -1,4 +1,4 @@
-"""What a bag of words can hear, on texts where the answer is known."""
+"""What a bag of words can predict, on texts where the answer is known."""
 
 import random
 

@@ -513,8 +513,8 @@ def test_the_bundled_dev_contexts_are_none_of_the_test_contexts(write_rows):
 TWO = Schema((Attribute("style", ("plain", "lyrical")), Attribute("mood", ("calm", "angry"))))
 
 
-def scored(context, response, target, heard, second=None):
-    """A scored row; `heard` are the aspects by the judges, `second` by the second set."""
+def scored(context, response, target, predicted, second=None):
+    """A scored row; `predicted` are the aspects by the judges, `second` by the second set."""
     chances = {a.name: dict.fromkeys(a.aspects, 0.5) for a in TWO.attributes}
     row = {
         "context": [context],
@@ -525,7 +525,7 @@ def scored(context, response, target, heard, second=None):
         "tokens": None,
         "nli": 0.5,
     }
-    row |= {"predicted": dict(zip(TWO.names, heard)), "probabilities": chances}
+    row |= {"predicted": dict(zip(TWO.names, predicted)), "probabilities": chances}
     return row if second is None else row | {"second_predicted": dict(zip(TWO.names, second))}
 
 

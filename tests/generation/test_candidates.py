@@ -1,4 +1,4 @@
-"""Of several replies to the same request the one is kept in which the model itself hears the aspects best, or that it weighs best."""
+"""Of several replies to the same request the one is kept in which the model itself predicts the aspects best, or that it weighs best."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def asked(model):
 
 
 def test_the_best_heard_candidate_is_kept(model):
-    """As if every candidate had been asked for by itself, and its text heard."""
+    """As if every candidate had been asked for by itself, and its text predicted."""
     generator, requests = model.generator, asked(model)
     written = generator.write(requests, CONTROL, HOW)
     texts, scores, latents = [], [], []
@@ -42,7 +42,7 @@ def test_the_best_heard_candidate_is_kept(model):
         alone = [dataclasses.replace(request, candidate=number) for request in requests]
         sample = generator.latents(alone, CONTROL, 64)
         texts.append(generator.decode(alone, sample, HOW, CONTROL.seed))
-        scores.append(generator.heard(alone, texts[-1], 64))
+        scores.append(generator.attribute_scores(alone, texts[-1], 64))
         latents.append(sample.z)
     best = torch.stack(scores).max(0)
     assert all(
@@ -75,13 +75,17 @@ def test_the_first_candidate_is_the_reply_without_others(model):
 def test_heard_follows_the_heads_and_does_not_hear_empty_replies(model):
     generator, requests = model.generator, asked(model)[:2]
     free = dataclasses.replace(requests[0], target={})
-    found = generator.heard([*requests, free, requests[0]], ["Yes, warm bread.", "No.", "No.", " "], 2)
+    found = generator.attribute_scores(
+        [*requests, free, requests[0]], ["Yes, warm bread.", "No.", "No.", " "], 2
+    )
     assert found[0] < 0 and found[1] < 0 and found[2] == 0 and found[3] == -torch.inf
     one = (
         dataclasses.replace(requests[0], target={"attitude": "optimistic"}),
         dataclasses.replace(requests[0], target={"attitude": "pessimistic"}),
     )
-    assert generator.heard(list(one), ["Yes, warm bread."] * 2, 2).exp().sum() == pytest.approx(1, abs=1e-4)
+    assert generator.attribute_scores(list(one), ["Yes, warm bread."] * 2, 2).exp().sum() == pytest.approx(
+        1, abs=1e-4
+    )
 
 
 def test_what_is_streamed_is_the_first_candidate_and_a_stop_keeps_it(model):

@@ -44,14 +44,14 @@ def m(shift=0.0, n=12):
 
 
 def generation(number, target, response="A quiet reply."):
-    heard = {"style": ASPECTS["style"][number % 2], "mood": ASPECTS["mood"][number // 2 % 3]}
+    predicted = {"style": ASPECTS["style"][number % 2], "mood": ASPECTS["mood"][number // 2 % 3]}
     chances = {
-        name: {aspect: 0.8 if aspect == heard[name] else 0.2 / (len(known) - 1) for aspect in known}
+        name: {aspect: 0.8 if aspect == predicted[name] else 0.2 / (len(known) - 1) for aspect in known}
         for name, known in ASPECTS.items()
     }
     return {
         "id": str(number), "context": ["Is it late?", "Not very.", f"What about number {number // 6}?"], "target": target,
-        "response": response, "reference": None if number % 2 else "A reference.", "predicted": heard, "probabilities": chances,
+        "response": response, "reference": None if number % 2 else "A reference.", "predicted": predicted, "probabilities": chances,
         "nli": round(number % 100 / 100, 2), "seed": 0,
     }  # fmt: skip
 
@@ -247,7 +247,7 @@ def test_the_first_paragraph_compares_with_no_control_and_chance(page):
     assert (
         "mean accuracy of 0.717 [0.601, 0.802]" in text and "joint accuracy of 0.543 [0.403, 0.604]" in text
     )
-    assert "Without control they hear them with 0.417 and 0.243." in text
+    assert "Without control they predict them with 0.417 and 0.243." in text
     assert "A blind guess has 0.417 and 0.167. The interval of the joint accuracy lies above chance." in text
 
 
@@ -418,7 +418,7 @@ def test_the_command_writes_where_it_is_told(run, tmp_path, capsys):
 
 def test_rows_are_compact_and_complete(run):
     replies = read_replies(run / "generations.jsonl", ASPECTS)
-    row = replies.rows[4]  # target lyrical, angry; heard plain, sad
+    row = replies.rows[4]  # target lyrical, angry; predicted plain, sad
     assert row == {
         "c": row["c"],
         "t": [1, 1],
@@ -598,7 +598,7 @@ def test_a_run_in_a_browser_has_no_errors_and_shows_text_as_text(browser, report
     assert browser.get_log("browser") == []
     first = browser.find_element("css selector", "#rows article").text
     assert f"First {EVIL}" in first and "U:" in first and "Reference: A reference." in first
-    assert "✓ plain: heard 0.80" in first and "coherence 0.00, joint probability 0.64" in first
+    assert "✓ plain: predicted 0.80" in first and "coherence 0.00, joint probability 0.64" in first
     assert browser.find_elements("css selector", "#rows b b, #rows script") == []
 
 

@@ -24,7 +24,7 @@ TARGETS = [
 
 
 def row(context, target, right, nli=0.5, response=None, **other):
-    """A scored row whose first `right` attributes are heard as asked for."""
+    """A scored row whose first `right` attributes are predicted as asked for."""
     opposite = {
         "plain": "lyrical",
         "lyrical": "plain",
