@@ -44,7 +44,7 @@ def measured(rows: list[dict], schema: Schema, contexts: int) -> dict[str, float
     are 95 % bootstrap intervals over contexts.
 
     Args:
-        rows: scored generations (`experiments.judges.Judges.score`).
+        rows: scored generations (`experiments.evaluators.Evaluators.score`).
         contexts: number of contexts of the experiment.
     """
     gatherer = Gatherer(schema)

@@ -12,9 +12,9 @@ from common.schema import Schema
 from experiments.baseline import BaselineKind, methods
 from experiments.contexts import labelled, requests_of, split_of
 from experiments.cvae import CvaeKind, base_name
+from experiments.evaluators import trainings
 from experiments.grid import Grid
 from experiments.human import HumanKind
-from experiments.judges import trainings
 from experiments.options import converted, crossed, parsed
 from experiments.system import Kind, Model
 from generation import run
@@ -89,14 +89,14 @@ def plan(grid: Grid, schema: Schema) -> Plan:
         model.bases.BaseNotFound: for a base that cannot be had.
     """
     defaults, common, what = _generation_defaults(grid)
-    judges = _judges(grid, schema, common)
+    evaluators = _judges(grid, schema, common)
     requests = requests_of(grid, schema)
     if any(entry["kind"] == "human" for entry in grid.models.values()):
         labelled(grid, schema)
     data = fingerprint({"aspects": schema.aspects, "limit": grid.limit}, _files(schema, grid.contexts))
     perplexity = {name: value for name, value in dataclasses.asdict(what).items() if name.startswith("ppl_")}
     contexts = grid.contexts if grid.targets == "all" else f"{grid.contexts} {grid.targets}"
-    measured = {"contexts": contexts, "judges": judges, "perplexity": perplexity, "data": data}
+    measured = {"contexts": contexts, "judges": evaluators, "perplexity": perplexity, "data": data}
     cells: dict[str, Cell] = {}
     for model, kind in _models(grid, data):
         where = f"models.{model.label}.generation"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
-from experiments.judges import trainings
+from experiments.evaluators import trainings
 from experiments.plan import Cell, Plan
 from experiments.worker import CellOutcome, Worker
 
@@ -46,13 +46,13 @@ class Pool:
     def __exit__(self, *what) -> None:
         self.pool.shutdown(cancel_futures=True)
 
-    def judges(self) -> tuple[dict[str, dict], list[str]]:
-        """Train all judges at once, those that are not yet trained; returns their records and warnings."""
+    def evaluators(self) -> tuple[dict[str, dict], list[str]]:
+        """Train all evaluators at once, those that are not yet trained; returns their records and warnings."""
         number = len(trainings(self.plan.grid, self.plan.common))
         for _ in self._results([self.pool.submit(_train, i) for i in range(number)]):
             pass
-        (judges,) = self._results([self.pool.submit(_describe)])
-        return judges
+        (evaluators,) = self._results([self.pool.submit(_describe)])
+        return evaluators
 
     def outcomes(self, parts: list[list[Cell]]) -> Iterator[CellOutcome]:
         """What becomes of every cell, as it becomes known."""
@@ -109,8 +109,8 @@ def _worker() -> Worker:
 
 
 def _describe() -> tuple[dict[str, dict], list[str]]:
-    judges = _worker().judges
-    return judges.summary(), judges.warnings
+    evaluators = _worker().evaluators
+    return evaluators.summary(), evaluators.warnings
 
 
 def _measure(cells: list[Cell]) -> None:

@@ -52,7 +52,7 @@ class Runner:
 
     Args:
         done: where rows go, and what is there already.
-        workers: processes; each loads its own judges and models, and has a log in the experiment's folder.
+        workers: processes; each loads its own evaluators and models, and has a log in the experiment's folder.
     """
 
     def __init__(self, plan: Plan, done: RowsFile, workers: int = 1):
@@ -68,7 +68,7 @@ class Runner:
         """Measure every missing cell; returns the number of those that failed, which ``failures.csv`` names with the reason.
 
         Raises:
-            InputError: where the judges cannot be trained or loaded, or a worker process was ended from outside.
+            InputError: where the evaluators cannot be trained or loaded, or a worker process was ended from outside.
         """
         (self.plan.grid.folder / "failures.csv").unlink(missing_ok=True)
         if not self.missing:
@@ -81,18 +81,18 @@ class Runner:
     def _outcomes(self, parts: list[list[Cell]]) -> Iterator[CellOutcome]:
         if self.workers == 1:
             worker = Worker(self.plan)
-            self._begin(worker.judges.summary(), worker.judges.warnings)
+            self._begin(worker.evaluators.summary(), worker.evaluators.warnings)
             for part in parts:
                 yield from worker.measure(part)
             return
         with Pool(self.plan, self.workers) as pool:
-            self._begin(*pool.judges())
+            self._begin(*pool.evaluators())
             yield from pool.outcomes(parts)
 
-    def _begin(self, judges: dict[str, dict], warnings: list[str]) -> None:
+    def _begin(self, evaluators: dict[str, dict], warnings: list[str]) -> None:
         write_json(
             self.plan.grid.folder / "experiment.json",
-            {"command": command_line(), "evaluators": judges, "warnings": warnings},
+            {"command": command_line(), "evaluators": evaluators, "warnings": warnings},
         )
         self.began = time.monotonic()
 

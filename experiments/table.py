@@ -1,4 +1,4 @@
-"""``table.md``: the best setting of each model, then every setting, with intervals and what the judges are worth."""
+"""``table.md``: the best setting of each model, then every setting, with intervals and what the evaluators are worth."""
 
 from pathlib import Path
 
@@ -64,12 +64,17 @@ def write_table(work: Plan, known: list[Summary]) -> Path:
             "~ the sampler's own check failed for some replies; see the column `warnings` of results.csv.",
             "",
         ]
-    judges = [
-        [name, written("accuracy_mean", judge["accuracy"]), judge["base"] or "-", judge["hash"] or "-"]
-        for name, judge in record.get("evaluators", {}).items()
+    evaluators = [
+        [name, written("accuracy_mean", one["accuracy"]), one["base"] or "-", one["hash"] or "-"]
+        for name, one in record.get("evaluators", {}).items()
     ]
-    if judges:
-        lines += ["## The judges", "", markdown(["evaluator", "accuracy on dev", "base", "hash"], judges), ""]
+    if evaluators:
+        lines += [
+            "## The evaluators",
+            "",
+            markdown(["evaluator", "accuracy on dev", "base", "hash"], evaluators),
+            "",
+        ]
     lines += [f"- Warning: {warning}" for warning in record.get("warnings", [])]
     path = grid.folder / "table.md"
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

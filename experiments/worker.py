@@ -1,4 +1,4 @@
-"""What one process does: load the judges once and every model once, and say of each cell what became of it."""
+"""What one process does: load the evaluators once and every model once, and say of each cell what became of it."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ import torch
 from common.devices import release_memory
 from common.jsonl import write_jsonl
 from common.provenance import device_name, fingerprint, git_revision, package_versions
-from experiments.judges import Judges
+from experiments.evaluators import Evaluators
 from experiments.measures import measured
 from experiments.plan import Cell, Plan, kinds
 from experiments.system import TrainedSystem
@@ -41,23 +41,23 @@ class CellOutcome:
 
 
 class Worker:
-    """Measures cells of a plan; its judges are loaded, or trained where they are not yet, when it is made.
+    """Measures cells of a plan; its evaluators are loaded, or trained where they are not yet, when it is made.
 
     Raises:
-        InputError: where the judges cannot be trained or loaded: without them there is nothing to measure.
+        InputError: where the evaluators cannot be trained or loaded: without them there is nothing to measure.
     """
 
     def __init__(self, plan: Plan):
         self.plan, self.kinds = plan, kinds()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.judges = Judges(plan, self.device)
+        self.evaluators = Evaluators(plan, self.device)
         self.provenance = {
             "device": device_name(),
             "git": git_revision(),
             "versions": json.dumps(package_versions()),
         }
         self.provenance["evaluators"] = json.dumps(
-            {name: judge["hash"] for name, judge in self.judges.summary().items()}
+            {name: one["hash"] for name, one in self.evaluators.summary().items()}
         )
 
     def measure(self, cells: list[Cell]) -> Iterator[CellOutcome]:
@@ -99,7 +99,7 @@ class Worker:
         written = system.write(plan.requests, cell.options)
         rows = generations_of(written.requests, written.replies, model.seed)
         seconds = dict(written.seconds)
-        timed(seconds, "scoring", self.judges.score, rows)
+        timed(seconds, "scoring", self.evaluators.score, rows)
         if plan.grid.keep_replies:
             write_jsonl(plan.grid.folder / "generations" / f"{cell.key}.jsonl", rows)
         numbers = measured(rows, plan.schema, len({request.context for request in plan.requests}))

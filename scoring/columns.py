@@ -140,7 +140,7 @@ class Gatherer:
         self.indices.append(indices)
 
     def _scores(self, row: dict, indices: np.ndarray) -> dict[str, float]:
-        """The judges' values of a row; fills in the aspect indices [2, attributes], wanted and predicted."""
+        """The evaluators' values of a row; fills in the aspect indices [2, attributes], wanted and predicted."""
         found = {key: row[key] for key in ("nli", "nats", "tokens") if row[key] is not None}
         if not row["predicted"] or not row["target"]:
             return found

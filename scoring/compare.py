@@ -277,11 +277,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(markdown(heading, rows))
     for system in comparison["systems"]:
-        judges = ", ".join(
-            f"{name} {written('accuracy_mean', judge.get('accuracy'))}"
-            for name, judge in system["evaluators"].items()
+        evaluators = ", ".join(
+            f"{name} {written('accuracy_mean', one.get('accuracy'))}"
+            for name, one in system["evaluators"].items()
         )
-        print(f"{system['name']}: judged by evaluators with dev accuracy {judges or 'unknown'}")
+        print(f"{system['name']}: judged by evaluators with dev accuracy {evaluators or 'unknown'}")
     own = [
         f"{system['name']}: {warning}" for system in comparison["systems"] for warning in system["warnings"]
     ]

@@ -12,7 +12,7 @@ class Metric:
         better: ``higher``, ``lower``, or None where neither is (a length).
         form: Python format of a value.
         meaning: one sentence, with the source.
-        judge: the numbers rest on trained evaluators.
+        by_evaluators: the numbers rest on trained evaluators.
     """
 
     key: str
@@ -20,7 +20,7 @@ class Metric:
     better: str | None
     form: str
     meaning: str
-    judge: bool = False
+    by_evaluators: bool = False
 
 
 METRICS = {

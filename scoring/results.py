@@ -154,7 +154,7 @@ def results(
 
     Args:
         baseline: the overall M of the uncontrolled replies to the same requests, or None.
-        references: the overall M of real replies to the same requests by the same judges, or None.
+        references: the overall M of real replies to the same requests by the same evaluators, or None.
         evaluators: name -> accuracy, base, hash, and what their training measured on dev.
         run: command, seed, configuration, versions, revision, device, nfe and seconds per stage.
     """

@@ -72,7 +72,7 @@ def score_file(
 def references_of(
     source: Path, schema: Schema, scorer: "Scorer", language_model: "PerplexityModel | None" = None
 ) -> dict | None:
-    """The overall numbers of the real replies that a generations file has beside its own, on the same targets and by the same judges: what they say of people."""
+    """The overall numbers of the real replies that a generations file has beside its own, on the same targets and by the same evaluators: what they say of people."""
     gatherer, seen = Gatherer(schema), 0
     rows = (
         row | {"response": row["reference"], "reference": None}
@@ -162,7 +162,7 @@ def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]
     return [(path, name, run)]
 
 
-def judges(
+def evaluators_of(
     options: argparse.Namespace, schema: Schema, run: Path | None
 ) -> "tuple[Scorer | None, PerplexityModel | None]":
     """The models that the options ask for."""
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     """Score and print the tables; returns the exit status."""
     options = parser().parse_args(argv)
     schema, files = load_schema(options.schema), files_of(options)
-    scorer, language_model = judges(options, schema, files[0][2])
+    scorer, language_model = evaluators_of(options, schema, files[0][2])
     from common.provenance import command_line, git_revision, package_versions
 
     for path, name, run in files:

@@ -22,11 +22,11 @@ INTERVALS = ("accuracy_mean", "accuracy_joint", "probability_mean", "nli", "ppl"
 
 
 def headings(results: dict, attributes: list[str]) -> tuple[list[str], list[str]]:
-    """Two lines of headings: names with the direction that is better, and below every judged number its judge's accuracy."""
-    judges = {name: judge.get("accuracy") for name, judge in results["evaluators"].items()}
+    """Two lines of headings: names with the direction that is better, and below every judged number its evaluator's accuracy."""
+    evaluators = {name: one.get("accuracy") for name, one in results["evaluators"].items()}
 
     def judge(name: str) -> str:
-        return f"({judges[name]:.2f})" if judges.get(name) is not None else ""
+        return f"({evaluators[name]:.2f})" if evaluators.get(name) is not None else ""
 
     first = (
         ["accuracy of"]
@@ -34,7 +34,7 @@ def headings(results: dict, attributes: list[str]) -> tuple[list[str], list[str]
         + [METRICS[key].title + arrow(key) for key in COLUMNS]
     )
     second = (
-        ["(its judge's own, on dev)"]
+        ["(its evaluator's own, on dev)"]
         + [judge(name) for name in attributes]
         + [judge("nli") if key == "nli" else "" for key in COLUMNS]
     )

@@ -12,12 +12,12 @@ from scoring.metrics import METRICS
 from scoring.report import plots
 from scoring.report.page import render, write_page
 from scoring.report.replies import ReplyBrowser, read_replies
-from scoring.report.wording import cell, chance, judges, metric_rows, readable, share
+from scoring.report.wording import cell, chance, evaluators_line, metric_rows, readable, share
 
 SECTIONS = {
     "table": "Results",
     "combinations": "Combinations of aspects",
-    "judges": "What the judges predict, and how good they are",
+    "evaluators": "What the evaluators predict, and how good they are",
     "latents": "Latent space",
     "ode": "Along the ODE",
     "dial": "Strength dial",
@@ -134,7 +134,7 @@ def page_content(files: RunFiles) -> dict:
         ),
         "has_baseline": bool(results.get("baseline")),
         "has_references": bool(results.get("references")),
-        "judges": judges(results.get("evaluators") or {}),
+        "own_accuracy": evaluators_line(results.get("evaluators") or {}),
         "warnings": results.get("warnings") or [],
         "combinations": combinations(results),
         "predicted": predicted(results["overall"]),

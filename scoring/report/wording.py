@@ -1,4 +1,4 @@
-"""Numbers as the reports write them: with intervals, beside chance, beside what their judges are worth."""
+"""Numbers as the reports write them: with intervals, beside chance, beside what their evaluators are worth."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Row:
-    """A metric in the table of several M: `level` 1 is a part of the row above, `judge` its judges' own dev accuracy."""
+    """A metric in the table of several M: `level` 1 is a part of the row above, `own_accuracy` its evaluators' own dev accuracy."""
 
     key: str
     title: str
     arrow: str
-    judge: str
+    own_accuracy: str
     cells: list[TableCell]
     level: int = 0
 
@@ -57,8 +57,8 @@ def metric_rows(columns: list[dict | None], evaluators: dict[str, dict]) -> list
     for key, metric in METRICS.items():
         if not any(key in m for m in known):
             continue
-        judge = judge_of(key, attributes, evaluators) if metric.judge else ""
-        rows.append(Row(key, metric.title, arrow(key), judge, [cell(m, key) for m in columns]))
+        own_accuracy = own_accuracy_of(key, attributes, evaluators) if metric.by_evaluators else ""
+        rows.append(Row(key, metric.title, arrow(key), own_accuracy, [cell(m, key) for m in columns]))
         if key == "accuracy_mean" and len(attributes) > 1:
             rows += [_attribute_row(name, columns, evaluators) for name in attributes]
     return rows
@@ -84,7 +84,7 @@ def _attribute_row(name: str, columns: list[dict | None], evaluators: dict[str, 
     )
 
 
-def judge_of(key: str, attributes: list[str], evaluators: dict[str, dict]) -> str:
+def own_accuracy_of(key: str, attributes: list[str], evaluators: dict[str, dict]) -> str:
     """The dev accuracy of the evaluators that a metric rests on; a range where there are several."""
     names = ["nli"] if key == "nli" else attributes
     found = [
@@ -95,7 +95,7 @@ def judge_of(key: str, attributes: list[str], evaluators: dict[str, dict]) -> st
     return share(found[0]) if len(set(found)) == 1 else f"{min(found):.3f} to {max(found):.3f}"
 
 
-def judges(evaluators: dict[str, dict]) -> str:
+def evaluators_line(evaluators: dict[str, dict]) -> str:
     """One line: every evaluator's own accuracy on dev data."""
     texts = [
         f"{'coherence (NLI)' if name == 'nli' else name} {share(record.get('accuracy'))}"

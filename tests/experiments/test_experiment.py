@@ -21,7 +21,7 @@ from common.schema import Attribute, Schema, load_schema
 from dataset.encoding import DialogueTemplate, encode_texts
 from dataset.nli import LABEL_NAMES
 from experiments import cvae
-from experiments import judges as judges_module
+from experiments import evaluators as judges_module
 from experiments.__main__ import main
 from experiments.contexts import labelled, requests_of
 from experiments.frontier import draw
@@ -86,9 +86,9 @@ def parrot(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def judges(tmp_path_factory, encoder_tokenizer):
+def evaluators(tmp_path_factory, encoder_tokenizer):
     """A run's folder with evaluators of random weights, which need no training to judge."""
-    run, schema = tmp_path_factory.mktemp("judges"), load_schema(ROOT / "schema.py")
+    run, schema = tmp_path_factory.mktemp("evaluators"), load_schema(ROOT / "schema.py")
     places = {f"classifier/{attribute.name}": attribute.aspects for attribute in schema.attributes} | {
         "nli": LABEL_NAMES
     }
@@ -108,8 +108,8 @@ def judges(tmp_path_factory, encoder_tokenizer):
 
 
 @pytest.fixture(autouse=True)
-def loaded_once(monkeypatch, judges):
-    """The evaluators of `judges` are loaded once for all tests."""
+def loaded_once(monkeypatch, evaluators):
+    """The evaluators of `evaluators` are loaded once for all tests."""
     load = judges_module.Scorer
 
     def scorer(folder, *words, **options):
@@ -121,8 +121,8 @@ def loaded_once(monkeypatch, judges):
 
 
 @pytest.fixture
-def grid_file(tmp_path, judges):
-    """Writes a grid for a few rows of the bundled data, judged by `judges`; returns its path."""
+def grid_file(tmp_path, evaluators):
+    """Writes a grid for a few rows of the bundled data, judged by `evaluators`; returns its path."""
 
     def write(models, **changes):
         common = {
@@ -130,7 +130,7 @@ def grid_file(tmp_path, judges):
             "outs": str(tmp_path),
             "limit": 6,
             "contexts": "dev:2",
-            "evaluators": str(judges),
+            "evaluators": str(evaluators),
         }
         path = tmp_path / "grid.yaml"
         path.write_text(
@@ -514,7 +514,7 @@ TWO = Schema((Attribute("style", ("plain", "lyrical")), Attribute("mood", ("calm
 
 
 def scored(context, response, target, predicted, second=None):
-    """A scored row; `predicted` are the aspects by the judges, `second` by the second set."""
+    """A scored row; `predicted` are the aspects by the evaluators, `second` by the second set."""
     chances = {a.name: dict.fromkeys(a.aspects, 0.5) for a in TWO.attributes}
     row = {
         "context": [context],

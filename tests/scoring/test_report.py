@@ -491,7 +491,7 @@ def comparison():
     return {
         "systems": systems,
         "requests": 12,
-        "warnings": ["judges differ"],
+        "warnings": ["evaluators differ"],
         "metrics": list(differences),
         "differences": differences,
     }
@@ -512,7 +512,9 @@ def test_differences_are_marked_where_their_interval_excludes_0(compared):
     assert page.cell("length", 1) == "9.7 ◆ differs +2.0 [1.0, 3.0]"
     assert page.cell("rougeL", 1) == "10.75 +0.50" and page.cell("bleu", 1) == "3.14"
     assert "ppl" not in page.cells  # no system has one
-    assert "judges differ" in page.text and "first: first warns" in page.text and "12 requests" in page.text
+    assert (
+        "evaluators differ" in page.text and "first: first warns" in page.text and "12 requests" in page.text
+    )
     assert len(page.all("svg")) == 6 + 1 and all(svg["aria-label"] for svg in page.all("svg"))
 
 

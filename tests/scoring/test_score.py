@@ -252,10 +252,10 @@ def test_only_requests_that_all_answered_count(save):
 
 def test_different_judges_are_a_warning(save, tmp_path):
     paths = []
-    for name, judge in (("a", "1"), ("b", "2")):
+    for name, one in (("a", "1"), ("b", "2")):
         save(
             f"{name}/results.json",
-            [json.dumps({"evaluators": {"attitude": {"accuracy": 0.9, "hash": judge}}, "warnings": []})],
+            [json.dumps({"evaluators": {"attitude": {"accuracy": 0.9, "hash": one}}, "warnings": []})],
         )
         paths.append(save(f"{name}/generations.jsonl", rows(0, 3)).parent)
     assert "the attitude evaluators differ" in compare.compare(paths, load_schema())["warnings"][0]

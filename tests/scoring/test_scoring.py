@@ -192,8 +192,8 @@ def test_results_and_table_show_every_target_and_warning():
         scored_row("x", "optimistic", "optimistic", 0.9),
         scored_row("x", "pessimistic", "optimistic", 0.1),
     ]
-    judges = {"attitude": {"accuracy": 0.7, "base": "scratch", "hash": "0"}}
-    record = results(columns(rows), baseline=None, evaluators=judges, warnings=["careful"], run={})
+    evaluators = {"attitude": {"accuracy": 0.7, "base": "scratch", "hash": "0"}}
+    record = results(columns(rows), baseline=None, evaluators=evaluators, warnings=["careful"], run={})
     assert list(record["by_target"]) == ["optimistic", "pessimistic"]
     assert (
         record["by_target"]["optimistic"]["accuracy_mean"] == 1 and record["overall"]["accuracy_mean"] == 0.5

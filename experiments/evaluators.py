@@ -76,7 +76,7 @@ def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
     return found
 
 
-class Judges:
+class Evaluators:
     """All evaluators of an experiment, trained and loaded.
 
     Attributes:
@@ -102,14 +102,14 @@ class Judges:
             self.warnings += [f"second {warning}" for warning in self.second.warnings()]
 
     def summary(self) -> dict[str, dict]:
-        """What identifies every judge: accuracy on dev, base, hash."""
+        """What identifies every evaluator: accuracy on dev, base, hash."""
         return {
             name: {key: record.get(key) for key in ("accuracy", "base", "hash")}
             for name, record in self.records.items()
         }
 
     def score(self, rows: list[dict]) -> None:
-        """Write every judge's values into generations; the second set's are ``second_predicted``."""
+        """Write every evaluator's values into generations; the second set's are ``second_predicted``."""
         for begin in range(0, len(rows), CHUNK):
             part = rows[begin : begin + CHUNK]
             self.first.score(part)
