@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 source "$(dirname -- "$0")/environment.sh"
-exec "$PYTHON" -m common.base_models "$@"
+exec "$PYTHON" -m scripts.get_bases "$@"

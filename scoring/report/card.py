@@ -107,7 +107,7 @@ def parameters(folder: Path) -> int:
     count = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "np") as weights:
-            count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights)
+            count += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
     return count
 
 

@@ -736,7 +736,9 @@ def test_a_hub_that_does_not_answer_costs_seconds(hub, tiny, tmp_path):
 # --- the real ones ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not get_bases._record(REAL), reason="bash scripts/get_bases.sh smollm2 has not been run")
+@pytest.mark.skipif(
+    not get_bases.record_of(REAL), reason="bash scripts/get_bases.sh smollm2 has not been run"
+)
 def test_the_real_bases_write_english():
     """The un-tuned decoder answers a plain question; the encoder loads in fp32."""
     record = json.loads((REAL / "base.json").read_text())

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "data": ["-m", "scripts.download_data"],
     "base": ["train_cvae.py", "--encoder", "somebody/encoder", "--limit", "2"],
-    "share": ["-m", "generation.sharing", "RUN", "--to", "somebody/run"],
+    "share": ["-m", "scripts.share", "RUN", "--to", "somebody/run"],
 }
 MISTAKES = {
     "certificates": ({"SSL_CERT_FILE": "/nowhere.pem"}, "SSL_CERT_FILE=/nowhere.pem"),

@@ -272,15 +272,15 @@ def test_messages_and_turns_give_the_same_reply(model):
 def test_a_long_prompt_takes_nothing_from_its_own_reply_or_its_neighbours(model, monkeypatch):
     """A prompt filled the decoder's positions: nine turns left two tokens for the reply, a pasted paragraph none, and
     the whole batch had as few."""
-    from generation import generator as generation
+    from generation import writing
 
-    seen, generate = [], generation.generate
+    seen, generate = [], writing.generate
 
     def noting(decoder, z, ids, mask, **options):
         seen.append((ids.shape[1], options["max_new_tokens"]))
         return generate(decoder, z, ids, mask, **options)
 
-    monkeypatch.setattr(generation, "generate", noting)
+    monkeypatch.setattr(writing, "generate", noting)
     pasted, chatty = (
         "the neighbour came to complain about the noise " * 40,
         ["And what about the tomatoes on the balcony?"] * 17,
@@ -288,7 +288,7 @@ def test_a_long_prompt_takes_nothing_from_its_own_reply_or_its_neighbours(model,
     alone = model.reply(QUESTION, "plain", seed=3)[0]
     together = model.replies([pasted, QUESTION, chatty], ["plain"] * 3, seeds=3)
     assert (together[1].text, together[1].cut) == (alone.text, None)
-    assert all(prompt + new <= 114 and new == generation.decoding.max_new_tokens for prompt, new in seen)
+    assert all(prompt + new <= 114 and new == model.decoding.max_new_tokens for prompt, new in seen)
     assert (
         together[0].cut.turns == 0
         and together[0].cut.tokens > 100

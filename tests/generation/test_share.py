@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.schema import load_schema
 from generation import sharing as share
 from miracle import Miracle
+from scripts.share import main
 
 QUESTION = "My bread did not rise. What shall I do?"
 
@@ -221,22 +222,22 @@ def test_a_refusal_of_the_hub_is_one_line(tiny_run, hub, monkeypatch):
 
 
 def test_the_command_line_and_its_mistakes(tiny_run, tmp_path, hub, capsys):
-    assert share.main([str(tiny_run), "--folder", str(tmp_path / "out")]) == 0
+    assert main([str(tiny_run), "--folder", str(tmp_path / "out")]) == 0
     assert (
         capsys.readouterr().out == f"-> {tmp_path / 'out'}\n" and (tmp_path / "out" / "README.md").is_file()
     )
-    assert share.main([str(tiny_run), "--to", "someone/x"]) == 0 and hub.calls[0] == (
+    assert main([str(tiny_run), "--to", "someone/x"]) == 0 and hub.calls[0] == (
         "create",
         "someone/x",
         None,
         True,
     )
     with pytest.raises(InputError, match="holds something already"):
-        share.main([str(tiny_run), "--folder", str(tmp_path / "out")])
+        main([str(tiny_run), "--folder", str(tmp_path / "out")])
     with pytest.raises(InputError, match="no trained CVAE"):
-        share.main([str(tmp_path), "--folder", str(tmp_path / "other")])
+        main([str(tmp_path), "--folder", str(tmp_path / "other")])
     with pytest.raises(InputError, match="one of the arguments --to --folder is required"):
-        share.main([str(tiny_run)])
+        main([str(tiny_run)])
 
 
 def test_results_of_another_training_are_not_shared(shared, tmp_path):

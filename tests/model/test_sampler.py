@@ -11,7 +11,7 @@ from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.heads import LatentHeads
 from model.sampler import PSEUDO_TIME, SamplerSettings, follow, integrate, sample_ode
-from model.schedule import alpha
+from model.schedule import tau
 
 SOLVERS = ("rowwise", "rk4", "midpoint", "euler", "dopri5")
 EVALUATIONS = {"rk4": 4, "midpoint": 2, "euler": 1}  # of the drift per step
@@ -91,7 +91,7 @@ def test_linear_energy_ends_at_the_closed_form(solver, geometry, energy_time, pr
 
 def test_whitened_shifts_in_units_of_the_prior(prior):
     g = torch.randn(3, 4)
-    for energy_time, time in (("static", 5.025), ("tweedie", 1 - alpha(1.0))):
+    for energy_time, time in (("static", 5.025), ("tweedie", 1 - math.exp(-tau(1.0)))):
         sample = solve(prior.mean, prior, linear(g), energy_time=energy_time)
         shift = (sample.z - prior.mean) / prior.std  # of u
         torch.testing.assert_close(shift, -time * prior.std * g, atol=1e-4, rtol=1e-4)

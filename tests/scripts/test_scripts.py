@@ -20,7 +20,11 @@ from common.errors import InputError
 from common.options import parser_of, read_preset
 from dataset.tokenizers import train_decoder_tokenizer, train_encoder_tokenizer
 from generation import run as generation_run
+from generation import run as run_stage
 from scripts import pipeline
+from training import classifier as classifier_stage
+from training import coherence as coherence_stage
+from training import cvae as cvae_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--limit", "6"]
@@ -74,6 +78,17 @@ def test_generations_and_results_have_the_contract_s_keys(run):
     assert str(Path.home()) not in json.dumps(results) and str(run.parent) not in json.dumps(results)
 
 
+def replace_stages(monkeypatch, function) -> None:
+    """Every stage of the pipeline is `function`."""
+    for module, name in (
+        (classifier_stage, "train"),
+        (coherence_stage, "train"),
+        (cvae_stage, "train"),
+        (run_stage, "generate"),
+    ):
+        monkeypatch.setattr(module, name, function)
+
+
 def test_a_stage_s_model_is_gone_before_the_next_stage(monkeypatch):
     """Its trainer and the steps it recorded refer to each other: on a card that is just large enough there is no room beside them."""
 
@@ -82,14 +97,13 @@ def test_a_stage_s_model_is_gone_before_the_next_stage(monkeypatch):
 
     left = []
 
-    def stage(words):
+    def stage(*configuration):
         assert all(trainer() is None for trainer in left)
         trainer = Trainer()
         trainer.steps = [trainer]
         left.append(weakref.ref(trainer))
 
-    for module in (train_classifier, train_nli, train_cvae, gen_cvae):
-        monkeypatch.setattr(module, "main", stage)
+    replace_stages(monkeypatch, stage)
     gc.disable()
     try:
         assert pipeline.main([]) == 0
@@ -276,8 +290,8 @@ def test_without_a_run_the_last_one_is_taken_else_the_released_model(tmp_path, m
 
 
 def test_a_compact_run_takes_its_tokenizers_from_the_bases(chat_run, tmp_path):
-    from generation.sharing import main
     from miracle import Miracle
+    from scripts.share import main
 
     assert main([str(chat_run), "--folder", str(tmp_path / "small"), "--compact"]) == 0
     assert not list((tmp_path / "small").rglob("tokenizer*.json"))
@@ -565,9 +579,9 @@ def test_bad_weights_are_refused(text):
         parse_weights(text, ["a", "b"])
 
 
-@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+@pytest.mark.parametrize("preset", ["demo", "chat", "small", "paper"])
 def test_presets_have_all_sections(preset):
-    assert {"common", "classifier", "nli", "cvae", "generation"} <= set(read_preset(preset))
+    assert {"classifier", "nli", "cvae", "generation"} <= set(read_preset(preset))
 
 
 def test_help_begins_with_our_options_and_says_what_a_negative_switch_does():
@@ -683,18 +697,13 @@ def test_results_of_other_options_are_replaced_only_where_that_is_asked_for(run,
 
 
 def test_the_pipeline_replaces_its_own_replies(monkeypatch):
-    words = []
-    for module in (train_classifier, train_nli, train_cvae, gen_cvae):
-        monkeypatch.setattr(module, "main", words.append)
+    seen = []
+    replace_stages(monkeypatch, lambda *configuration: seen.append(configuration))
     assert pipeline.main(["--generation.weights", "3"]) == 0
-    assert words[-1] == ["--weights", "3", "--overwrite"] and words[-2] == [
-        "--weights",
-        "3",
-        "--name",
-        "none",
-        "--algorithm",
-        "none",
-    ]
+    (_, *none), (_, *control) = ([common, what, control] for common, what, control, _ in seen[-2:])
+    assert (none[0].name, none[1].algorithm, none[1].weights) == ("none", "none", "3")
+    assert (control[0].name, control[1].algorithm, control[1].weights) == (None, "ode", "3")
+    assert [common.overwrite for common, *_ in seen] == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize(
