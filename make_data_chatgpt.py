@@ -22,13 +22,14 @@ from common.errors import InputError  # noqa: E402
 from common.jsonl import write_jsonl  # noqa: E402
 from common.network import checked_address  # noqa: E402
 from common.schema import load_schema  # noqa: E402
+from common.secrets import keep_secret, redacted  # noqa: E402
 from dataset.synthesis.batch import settle_by_batch  # noqa: E402
 from dataset.synthesis.costs import Meter, price_of  # noqa: E402
 from dataset.synthesis.files import Output, rejects  # noqa: E402
 from dataset.synthesis.journal import Journal  # noqa: E402
 from dataset.synthesis.outcome import Outcome, outcome_of  # noqa: E402
 from dataset.synthesis.runner import Run  # noqa: E402
-from dataset.synthesis.service import FORMATS, OutOfService, RequestSettings, Service, without_keys  # noqa: E402
+from dataset.synthesis.service import FORMATS, OutOfService, RequestSettings, Service  # noqa: E402
 from dataset.synthesis.tasks import Task, persona_of, read_topics  # noqa: E402
 
 KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
@@ -187,6 +188,7 @@ def key_of(options: argparse.Namespace) -> str:
             file=sys.stderr,
         )
     if key:
+        keep_secret(key)
         return key
     raise InputError(f"no key: set {KEY_VARIABLE} (for a local server without keys, to any word)")
 
@@ -285,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         journal.close()
     summary(outcomes, run, written, options.output_dir, settled)
     if run.error is not None:
-        raise InputError(without_keys(str(run.error), key or ""))
+        raise InputError(redacted(str(run.error)))
     return int(any(outcome.next_attempt is not None for outcome in outcomes))
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -64,14 +65,45 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 def parse_line(line: bytes, where: str) -> dict:
     """One line's JSON object; raises `InputError` with `where` in front."""
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        row = json_value(line)
+    except ValueError as error:
         raise InputError(f"{where}: not a line of UTF-8 JSON ({error}){_other_text(line, where)}") from error
     if not isinstance(row, dict):
         raise InputError(
             f"{where}: expected a JSON object, found {type(row).__name__}{_other_text(line, where)}"
         )
     return row
+
+
+def json_value(content: bytes | str) -> object:
+    """The value of a JSON text, in UTF-8 where it comes as bytes.
+
+    Raises:
+        ValueError: in one line, for what is no JSON, and for what JSON's grammar allows and no reader here can use: brackets
+            nested hundreds deep, integers of thousands of digits, half of a surrogate pair, which no UTF-8 file can hold.
+    """
+    try:
+        value = json.loads(content, parse_constant=_no_number)
+        if (b"\\u" if isinstance(content, bytes) else "\\u") in content:
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("brackets nested too deep") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"half of a surrogate pair, {error.object[error.start]!a}, stands for no character"
+        ) from None
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        reason = "an integer of thousands of digits" if "digits" in str(error) else str(error)
+        raise ValueError(reason) from None
+    return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name}, which is no number of JSON's")
 
 
 def _other_text(line: bytes, where: str) -> str:
@@ -104,13 +136,39 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON, replacing the file only once it is complete."""
+    """Write JSON, replacing the file only once it is complete and on disk; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with open(unfinished, "w", encoding="utf-8") as out:
+        out.write(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
     unfinished.replace(path)
 
 
+def finite(value: object) -> object:
+    """The same with None for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
+    return value
+
+
 def read_json(path: Path) -> dict | None:
-    """A JSON file's content; None where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """A JSON file's object; None where there is no such file.
+
+    Raises:
+        InputError: for a file that is damaged, with what is wrong.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json_value(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path}: damaged, not UTF-8 JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: damaged, expected a JSON object, found {type(content).__name__}")
+    return content

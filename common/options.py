@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # it brings torch, which not all who read options need
     from transformers import TrainingArguments
 
 ROOT = Path(__file__).resolve().parent.parent
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 PRESETS = ROOT / "scripts" / "presets"
 
 
@@ -181,6 +183,10 @@ def _preset_schema(schema: str, preset: str) -> str:
 def _with_places(common: CommonArguments, preset: str, own: tuple[str, ...] = ()) -> CommonArguments:
     """Fill in the run's name and, from ``--base``, the two bases, but for those in `own`."""
     changes: dict = {"run": common.run or Path(preset).stem}
+    if not RUN_NAME.fullmatch(changes["run"]):
+        raise InputError(
+            f"--run {changes['run']!r}: expected a name of letters, digits, '.', '_' and '-' that begins with a letter or digit; --outs names the folder"
+        )
     if common.base in KNOWN and len(own) < 2:
         changes["base"] = str(ensure_bases(common.base))
         common = dataclasses.replace(common, base=changes["base"])

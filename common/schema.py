@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+RESERVED = ("nli",)  # names of evaluators that belong to no attribute
 ASPECT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 FILE_NAMES = ("TEST", "NLI", "DEV_NLI")
 ATTRIBUTE_FILES = ("dialogues", "dev_dialogues", "texts", "dev_texts", "test_dialogues")
@@ -124,6 +125,8 @@ def mistakes(attributes: object) -> list[str]:
         where = f"attribute {name!r}" if name else f"ATTRIBUTES[{position}]"
         if not isinstance(name, str) or not ASPECT_NAME.fullmatch(name):
             found.append(f"{where}: a name is letters, digits, '_' and '-', found {name!r}")
+        elif name in RESERVED:
+            found.append(f"{where}: the name is taken, by the coherence model")
         elif name in seen_names:
             found.append(f"{where}: the name is used twice")
         seen_names.add(name if isinstance(name, str) else "")

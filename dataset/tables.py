@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import InputError
+from common.jsonl import json_value
 
 COMPRESSIONS = {
     b"\x1f\x8b": ("gzip", gzip.decompress),
@@ -81,8 +82,8 @@ def decoded(path: Path, content: bytes) -> str:
 def _is_one_object(text: str) -> bool:
     """Whether a text is one JSON object over several lines, or one that holds a list of rows; one line of rows is JSON Lines."""
     try:
-        whole = json.loads(text)
-    except (ValueError, RecursionError):
+        whole = json_value(text)
+    except ValueError:
         return False
     return "\n" in text.strip() or any(isinstance(whole.get(name), list) for name in LISTS)
 
@@ -100,8 +101,8 @@ def _json_lines(path: Path, text: str) -> Rows:
         if line.strip():
             where = f"{path}:{number}"
             try:
-                yield where, _checked(json.loads(line), where)
-            except (ValueError, RecursionError) as error:
+                yield where, _checked(json_value(line), where)
+            except ValueError as error:
                 yield where, InputError(f"{where}: not a line of JSON ({error})")
 
 
@@ -109,7 +110,7 @@ def _json(path: Path, text: str) -> Rows:
     """The items of a list, with the line that each begins in; or of the one list in an object, with their numbers."""
     decoder, position = json.JSONDecoder(), len(text) - len(text.lstrip())
     if text[position] == "{":
-        whole = json.loads(text)
+        whole = json_value(text)
         name = next(
             (
                 name

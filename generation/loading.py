@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from common.base_models import ensure_bases
+from common.errors import InputError
 from model.bases import BaseNotFound, tokenizer_beside
 from model.config import MiracleConfig
 from model.cvae import MiracleModel
@@ -17,9 +20,10 @@ def load_cvae(folder: Path) -> MiracleModel:
 
     Raises:
         model.bases.BaseNotFound: where they are not found, or are others.
+        InputError: for a checkpoint that is damaged, lacks weights, or holds numbers that are not finite.
     """
     try:
-        return MiracleModel.from_pretrained(folder, use_safetensors=True).eval()
+        return _loaded(folder)
     except BaseNotFound:
         known = {
             (base["known"], base["source"])
@@ -30,7 +34,25 @@ def load_cvae(folder: Path) -> MiracleModel:
             raise
     for name, source in sorted(known):
         ensure_bases(name, source)
-    return MiracleModel.from_pretrained(folder, use_safetensors=True).eval()
+    return _loaded(folder)
+
+
+def _loaded(folder: Path) -> MiracleModel:
+    try:
+        model = MiracleModel.from_pretrained(folder, use_safetensors=True).eval()
+    except BaseNotFound:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: the CVAE cannot be loaded ({' '.join(str(error).split())[:300]})"
+        ) from error
+    if name := next(
+        (name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None
+    ):
+        raise InputError(
+            f"{folder}: the weights are not finite ({name} holds NaN or infinity); train it again with --overwrite"
+        )
+    return model
 
 
 def tokenizers_of(

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -214,6 +216,15 @@ def content_hash(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(value.shape)} ".encode())
         digest.update(value.detach().float().contiguous().cpu().numpy())
     return digest.hexdigest()[:16]
+
+
+def not_finite(folder: Path) -> str | None:
+    """The first tensor of a folder's safetensors that holds NaN or infinity; None where all are finite."""
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, value in load_file(path).items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                return name
+    return None
 
 
 def record_of(name: str, model: PreTrainedModel, shown: str) -> dict:

@@ -89,7 +89,12 @@ class MiracleModel(PreTrainedModel):
         """
         config = config or MiracleConfig.from_pretrained(folder)
         if not config.lora_rank:
-            return super().from_pretrained(folder, *args, config=config, **options)
+            model, found = super().from_pretrained(
+                folder, *args, config=config, output_loading_info=True, **options
+            )
+            if missing := sorted(found["missing_keys"]):
+                raise ValueError(f"{folder}: {len(missing)} weights are missing ({missing[0]}, ...)")
+            return model
         with no_init_weights():  # all of them are read
             model = cls(config)
         model.load_bases(

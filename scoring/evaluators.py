@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from scipy.special import softmax
 from tqdm import tqdm
 from transformers import (
@@ -172,6 +173,23 @@ def make_trainer(
     )
 
 
+def whole_classifier(folder: Path) -> PreTrainedModel:
+    """A classifier's own checkpoint; raises `InputError` where weights are missing, which `transformers` would make up."""
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"{folder}: the evaluator cannot be loaded ({' '.join(str(error).split())[:200]})"
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"{folder}: {len(missing)} weights are missing ({missing[0]}, ...); train it again with --overwrite"
+        )
+    return model
+
+
 @dataclass
 class Evaluator:
     """A trained classifier, ready to score."""
@@ -195,11 +213,13 @@ class Evaluator:
             how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
             raise InputError(f"no {name} evaluator in {folder}; train it first: {how}")
         base = getattr(AutoConfig.from_pretrained(folder), "base_record", None)
-        model = (
-            without_adapters(folder)
-            if base
-            else AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
-        )
+        model = without_adapters(folder) if base else whole_classifier(folder)
+        if name_of_it := next(
+            (key for key, value in model.named_parameters() if not torch.isfinite(value).all()), None
+        ):
+            raise InputError(
+                f"{folder}: the weights are not finite ({name_of_it}); train it again with --overwrite"
+            )
         model.to(device).eval()
         found = [model.config.id2label[index] for index in range(model.config.num_labels)]
         if found != labels:

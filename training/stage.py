@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from common.errors import InputError
 from common.jsonl import read_json, write_json
 from common.provenance import enough_memory
+from model.bases import not_finite
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -50,7 +51,7 @@ class Stage:
 
     def finished(self) -> dict | None:
         """The record of a finished stage with the same fingerprint, else None."""
-        record = read_json(self.folder / "stage.json")
+        record = self._record(self.folder / "stage.json")
         if record and record.get("fingerprint") != self.fingerprint:
             print(
                 f"{self.name}: options or data differ from those that {self.folder} was trained with; it will be replaced (another --run keeps both)",
@@ -59,9 +60,17 @@ class Stage:
             return None
         return record
 
+    def _record(self, path: Path) -> dict | None:
+        """A record of this stage; one that is damaged counts as none, and that is said."""
+        try:
+            return read_json(path)
+        except InputError as error:
+            print(f"{self.name}: {error}; it is done again", flush=True)
+            return None
+
     def last_checkpoint(self) -> str | None:
         """The checkpoint to go on from; checkpoints of other settings or data are cleared away."""
-        marker = read_json(self.work / "started.json")
+        marker = self._record(self.work / "started.json")
         if not marker or marker.get("fingerprint") != self.fingerprint:
             if marker:
                 print(
@@ -79,6 +88,10 @@ class Stage:
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir(parents=True)
         save(final)
+        if name := not_finite(final):
+            raise InputError(
+                f"{self.name}: the trained weights are not finite ({name} holds NaN or infinity), and nothing was saved; a lower learning rate or --precision fp32 may help"
+            )
         record = {
             "fingerprint": self.fingerprint,
             "seconds": round(seconds, 1),

@@ -19,6 +19,7 @@ REASONING = (
     (r"\[THINK\]", r"\[/THINK\]"), (r"◁think▷", r"◁/think▷"), (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"<seed:think>", r"</seed:think>"), (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
 )  # fmt: skip
+LONGEST_NAME = 40  # characters in which a line names its speaker, marks included
 MOST_BRACKETS = 2000  # of a text that are tried as the beginning of JSON
 USER_NAMES, REPLY_NAMES = (
     ("user", "human", "a", "person a"),
@@ -152,8 +153,19 @@ def _from_json(found: object) -> Exchanges | None:
 
 def _from_lines(text: str) -> Exchanges | None:
     """``User: ...`` and ``Reply: ...`` lines, with or without Markdown's asterisks; other lines do not count."""
-    turns = re.findall(r"^\W*([A-Za-z ]{1,20}?)\W*:\W*(.+)$", text, re.MULTILINE)
-    turns = [(name, turn.strip().strip('*"')) for name, turn in turns if _side(name)]
+    turns: list[tuple[str, str]] = []
+    open_turn = False  # a name and a colon whose words begin on a later line
+    for line in filter(None, map(str.strip, text.splitlines())):
+        if open_turn:
+            turns[-1], open_turn = (turns[-1][0], line), False
+            continue
+        front, colon, _ = line[:LONGEST_NAME].partition(":")
+        name = re.sub(r"^[^A-Za-z]+|[^A-Za-z]+$", "", front)
+        if colon and _side(name):
+            spoken = re.sub(r"^\W+", "", line[len(front) + 1 :])
+            turns.append((name, spoken))
+            open_turn = not spoken
+    turns = [(name, turn.strip().strip('*"')) for name, turn in turns]
     return _alternating(turns) if turns else None
 
 

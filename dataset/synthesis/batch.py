@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.network import reason_of
+from common.secrets import redacted
 from dataset.synthesis.journal import Answer
 from dataset.synthesis.outcome import ATTEMPTS, Outcome, outcome_of
 from dataset.synthesis.runner import Run
@@ -25,7 +26,6 @@ from dataset.synthesis.service import (
     answer_of,
     message_of,
     messages_for,
-    without_keys,
 )
 from dataset.synthesis.tasks import Task
 
@@ -56,7 +56,7 @@ def settle_by_batch(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
         run.stop("interrupted; the batch goes on at the provider, and the same command collects it")
     except openai.APIConnectionError as error:
         raise OutOfService(
-            f"the server cannot be reached at {run.service.address}: {without_keys(reason_of(error))[:200]}"
+            f"the server cannot be reached at {run.service.address}: {redacted(reason_of(error))[:200]}"
         ) from error
     except openai.APIError as error:
         raise OutOfService(
@@ -195,7 +195,7 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
     ):
         unanswered = set()  # they are asked again, in plainer form
     if unanswered:
-        what = without_keys(refusals[0][2])[:120] if refusals else "no answer"
+        what = redacted(refusals[0][2])[:120] if refusals else "no answer"
         run.failures[f"batch {batch.status}: {what}"] += len(unanswered)
         run.unanswered |= unanswered
     run.journal.remember("submission", None)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from common.errors import InputError
+from common.jsonl import json_value
+from common.secrets import redacted
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab+")  # noqa: SIM115
+        self.file = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "ab+")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -84,8 +86,8 @@ class Journal:
             os.truncate(self.path, complete)  # a line cut off when the process died
         for number, line in enumerate(content[:complete].splitlines(), 1):
             try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
+                self._take(json_value(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
                     f"{self.path}:{number}: not a line of a journal ({type(error).__name__}: {error})"
                 ) from None
@@ -113,6 +115,7 @@ class Journal:
             raise ValueError(f"unknown kind {kind!r}")
 
     def _write(self, line: dict) -> None:
+        line = {name: redacted(value) if isinstance(value, str) else value for name, value in line.items()}
         self.file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.network import reason_of
+from common.secrets import redacted
 from dataset.synthesis.answers import without_reasoning
 from dataset.synthesis.costs import estimated_tokens
 from dataset.synthesis.journal import Answer, Journal, text_of
@@ -197,7 +198,7 @@ class Service:
                 raise Unavailable("no answer within --timeout, after all retries") from error
             except openai.APIConnectionError as error:
                 raise Unavailable(
-                    f"the server cannot be reached{f' at {self.address}' if self.address else ''}: {without_keys(reason_of(error))[:200]}"
+                    f"the server cannot be reached{f' at {self.address}' if self.address else ''}: {redacted(reason_of(error))[:200]}"
                 ) from error
             except openai.APIError as error:
                 raise Unavailable(f"{type(error).__name__}: {message_of(error)}") from error
@@ -277,7 +278,7 @@ def json_of(content: bytes) -> object:
         return json.loads(content)
     except (ValueError, RecursionError):
         beginning = " ".join(content[:300].decode("utf-8", "replace").split())[:80]
-        raise NotACompletion(f"the server's answer is not JSON but {without_keys(beginning)!r}") from None
+        raise NotACompletion(f"the server's answer is not JSON but {redacted(beginning)!r}") from None
 
 
 def answer_of(
@@ -310,7 +311,7 @@ def answer_of(
             else json.dumps(error, ensure_ascii=False, default=str)
         )
         raise NotACompletion(
-            f"the server's answer is no chat completion but {without_keys(' '.join(said.split()))[:120]!r}"
+            f"the server's answer is no chat completion but {redacted(' '.join(said.split()))[:120]!r}"
         )
     text, refusal = text_of(content), message.get("refusal")
     usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
@@ -339,12 +340,4 @@ def answer_of(
 
 def message_of(error: Exception) -> str:
     """An error's message in one line, without anything that looks like a key (services echo parts of it)."""
-    return without_keys(" ".join(str(getattr(error, "message", None) or error).split()))[:300]
-
-
-def without_keys(text: str, *keys: str) -> str:
-    """The text with the given keys, and whatever looks like one, replaced by ``***``."""
-    for key in keys:
-        if key:
-            text = text.replace(key, "***")
-    return re.sub(r"\b(sk|pk|key|hf)[-_][A-Za-z0-9*_\-.]{6,}", "***", text)
+    return redacted(" ".join(str(getattr(error, "message", None) or error).split()))[:300]
