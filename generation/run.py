@@ -11,6 +11,7 @@ import torch
 from common.devices import choose_device
 from common.errors import InputError
 from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from common.locks import exclusive
 from common.options import CommonArguments
 from common.provenance import (
     command_line,
@@ -131,6 +132,17 @@ def generate(
     named, what = what.name is not None, dataclasses.replace(what, name=name_of(what, control))
     if what.name == "none":
         control = dataclasses.replace(control, candidates=1)  # choosing is control too
+    with exclusive(common.run_folder / "generations" / what.name, f"{what.name} of {common.run}"):
+        _generate(common, what, control, decoding, named)
+
+
+def _generate(
+    common: CommonArguments,
+    what: GenerationArguments,
+    control: ControlArguments,
+    decoding: DecodingArguments,
+    named: bool,
+) -> None:
     schema = load_schema(common.schema)
     path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
     if path is None:

@@ -47,6 +47,18 @@ def train_attribute(
         fingerprint=fingerprint(settings | compared_settings(training), files),
         record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
     )
+    with stage.exclusive():
+        return _train(stage, attribute, schema, common, options, training)
+
+
+def _train(
+    stage: Stage,
+    attribute: Attribute,
+    schema: Schema,
+    common: CommonArguments,
+    options: EvaluatorArguments,
+    training: TrainingArguments,
+) -> dict:
     if (record := stage.finished()) and not common.overwrite:
         print(f"{attribute.name}: already trained, {accuracy_or_why_not(record['metrics'])}", flush=True)
         return record

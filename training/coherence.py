@@ -117,6 +117,18 @@ def train(
         fingerprint=fingerprint(settings | compared_settings(training), files),
         record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
     )
+    with stage.exclusive():
+        _train(stage, schema, common, pairs_of, options, training)
+
+
+def _train(
+    stage: Stage,
+    schema: Schema,
+    common: CommonArguments,
+    pairs_of: NliArguments,
+    options: EvaluatorArguments,
+    training: TrainingArguments,
+) -> None:
     if (record := stage.finished()) and not common.overwrite:
         print(f"nli: already trained, {accuracy_or_why_not(record['metrics'])}", flush=True)
         print_audit(record["metrics"]["audit"])

@@ -390,6 +390,18 @@ def train(
         fingerprint=fingerprint(settings | compared_settings(training), files),
         record={"settings": settings | names | compared_settings(training)},
     )
+    with stage.exclusive():
+        _train(stage, schema, common, options, loss, training)
+
+
+def _train(
+    stage: Stage,
+    schema: Schema,
+    common: CommonArguments,
+    options: ModelArguments,
+    loss: LossArguments,
+    training: TrainingArguments,
+) -> None:
     if (record := stage.finished()) and not common.overwrite:
         print(f"cvae: already trained ({record['seconds']:.0f} s)", flush=True)
         return

@@ -5,20 +5,23 @@ import importlib.util
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from common.errors import InputError
 from common.jsonl import read_json, write_json
+from common.locks import exclusive
 from common.provenance import enough_memory
-from model.bases import not_finite
+from model.bases import not_finite, weights_hash
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -49,12 +52,31 @@ class Stage:
         """What ``--report-to tensorboard`` writes; ``tensorboard --logdir outs/<run>`` finds it."""
         return self.folder.parent / "logs" / self.folder.name
 
+    def exclusive(self) -> AbstractContextManager[None]:
+        """No other process trains this stage meanwhile; raises `InputError` where one does."""
+        return exclusive(self.folder, self.name)
+
+    @property
+    def aside(self) -> Path:
+        """Where the folder of an earlier training lies while a new one takes its place."""
+        return self.folder.with_name(self.folder.name + ".replaced")
+
     def finished(self) -> dict | None:
-        """The record of a finished stage with the same fingerprint, else None."""
+        """The record of a finished stage with the same fingerprint, whose weights are there and are those recorded; else None."""
+        if self.aside.is_dir() and not self.folder.exists():  # ended between two moves
+            self.aside.rename(self.folder)
+        shutil.rmtree(self.aside, ignore_errors=True)
         record = self._record(self.folder / "stage.json")
         if record and record.get("fingerprint") != self.fingerprint:
             print(
                 f"{self.name}: options or data differ from those that {self.folder} was trained with; it will be replaced (another --run keeps both)",
+                flush=True,
+            )
+            return None
+        recorded = record.get("metrics", {}).get("hash") if record else None
+        if recorded and weights_hash(self.folder) != recorded:
+            print(
+                f"{self.name}: the weights in {self.folder} are not those that its stage.json names; it is trained again",
                 flush=True,
             )
             return None
@@ -80,7 +102,13 @@ class Stage:
             shutil.rmtree(self.work, ignore_errors=True)
             write_json(self.work / "started.json", {"fingerprint": self.fingerprint})
             return None
-        return get_last_checkpoint(str(self.work))
+        for checkpoint in sorted(self.work.glob("checkpoint-*"), key=_steps, reverse=True):
+            if reason := damage(checkpoint):
+                print(f"{self.name}: {checkpoint.name} is not whole ({reason}) and is left out", flush=True)
+                shutil.rmtree(checkpoint, ignore_errors=True)
+            else:
+                return str(checkpoint)
+        return None
 
     def finish(self, save: Callable[[Path], None], metrics: dict, seconds: float) -> dict:
         """Save into a folder of its own and put it in place in one move; the checkpoints go."""
@@ -99,10 +127,44 @@ class Stage:
             **self.record,
         }
         write_json(final / "stage.json", record)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.aside, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(self.aside)
         final.rename(self.folder)
+        shutil.rmtree(self.aside, ignore_errors=True)
         shutil.rmtree(self.work, ignore_errors=True)
         return record
+
+
+def _steps(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be gone on from: its saving was cut off; None for one that is whole.
+
+    The trainer's state is written last. Weights are looked at by their headers and lengths, PyTorch's files by their directories.
+    """
+    try:
+        if read_json(checkpoint / "trainer_state.json") is None:
+            return "no trainer_state.json"
+    except InputError as error:
+        return str(error)
+    weights, states = (
+        list(checkpoint.glob("*.safetensors")),
+        [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")],
+    )
+    for path in weights:
+        try:
+            with safe_open(path, "np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{path.name}: {' '.join(str(error).split())[:120]}"
+    for path in states:
+        if not zipfile.is_zipfile(path):
+            return f"{path.name} is cut off"
+    return None if weights else "no weights"
 
 
 def resolved_arguments(
