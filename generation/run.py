@@ -194,18 +194,20 @@ def _generate(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": control.seed,
         "config": {"generation": configuration, "cvae": trained.get("settings")},
+        "cvae": trained.get("metrics", {}).get("hash"),
         "versions": package_versions(),
         "git": git_revision(),
         "device": device_name(device),
         **sampling_record(written.sample),
         "seconds": seconds,
     }
+    baseline, stale = baseline_of(common.run_folder, what.name, columns, run["cvae"], scorer.records)
     record = results(
         columns,
-        baseline=baseline_of(common.run_folder, what.name, columns),
+        baseline=baseline,
         references=references_of(generations, schema, scorer, language_model),
         evaluators=scorer.records,
-        warnings=scorer.warnings() + sampling_warnings(written.sample, 0.01) + shortened,
+        warnings=scorer.warnings() + stale + sampling_warnings(written.sample, 0.01) + shortened,
         run=run,
         seed=control.seed,
     )  # fmt: skip

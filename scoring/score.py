@@ -88,12 +88,37 @@ def references_of(
     return measure(gatherer.finish()) if seen else None
 
 
-def baseline_of(run_folder: Path, name: str, columns: Columns) -> dict | None:
-    """The overall numbers of the uncontrolled replies to the same requests, where they are there."""
+def baseline_of(
+    run_folder: Path, name: str, columns: Columns, cvae: str | None, evaluators: dict[str, dict]
+) -> tuple[dict | None, list[str]]:
+    """The overall numbers of the uncontrolled replies to the same requests, where they are there and stand on the same weights.
+
+    Args:
+        cvae: hash of the weights that wrote the replies; None: unknown, from elsewhere.
+        evaluators: name -> record with its ``hash``.
+
+    Returns:
+        (the numbers or None, a warning where there are some that stand on other weights).
+    """
     stored = read_json(run_folder / "results" / "none.json")
-    if name == "none" or stored is None:
-        return None
-    return stored["overall"] if stored["run"].get("requests") == columns.summary() else None
+    if name == "none" or stored is None or stored.get("run", {}).get("requests") != columns.summary():
+        return None, []
+    others = [
+        f"evaluator {key}"
+        for key, record in evaluators.items()
+        if _differ(record.get("hash"), stored.get("evaluators", {}).get(key, {}).get("hash"))
+    ]
+    if _differ(cvae, stored["run"].get("cvae")):
+        others.insert(0, "CVAE")
+    if not others:
+        return stored["overall"], []
+    line = f"no control: results/none.json is of another {', '.join(others)} and is not shown beside this; write it again: bash gen_cvae.sh --name none --algorithm none"
+    return None, [line]
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Whether two hashes are of different weights; an unknown one is taken for the same."""
+    return one is not None and other is not None and one != other
 
 
 def parser() -> argparse.ArgumentParser:
@@ -210,14 +235,18 @@ def main(argv: list[str] | None = None) -> int:
         )
         place = run / "results" / f"{name}.json" if run else path.with_name(f"{path.stem}.results.json")
         before = read_json(place) or {}
+        records = scorer.records if scorer else before.get("evaluators", {})
+        cvae = before.get("run", {}).get("cvae")
+        baseline, stale = baseline_of(run, name, columns, cvae, records) if run else (None, [])
         record = results(
             columns,
-            baseline=baseline_of(run, name, columns) if run else None,
+            baseline=baseline,
             references=references_of(path, schema, scorer, language_model)
             if scorer
             else before.get("references"),
-            evaluators=scorer.records if scorer else before.get("evaluators", {}),
+            evaluators=records,
             warnings=(scorer.warnings() if scorer else [])
+            + stale
             + [w for w in before.get("warnings", []) if w.startswith("sampler")],
             run=before.get("run", {})
             | {
