@@ -9,6 +9,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
+from common.base_models import KNOWN
 from common.jsonl import read_json
 from scoring.metrics import METRICS
 from scoring.report.page import FOLDER
@@ -78,6 +79,11 @@ def card_content(config: dict, stage: dict, results: dict | None, folder: Path) 
         "first": next(iter(attributes)),
         "aspect": next(iter(attributes.values()))[-1],
         "has_evaluators": (folder / "nli").is_dir(),
+        "decoder": {"gpt2": "GPT-2-type", "llama": "LLaMA-type"}.get(
+            kind := config.get("decoder", {}).get("model_type", "causal-LM"), kind
+        ),
+        "rank": config.get("lora_rank") or 0,
+        "bases": base_lines(config.get("bases") or {}),
         "parameters": f"{parameters(folder / 'cvae') / 1e6:.1f}",
         "scratch": stage.get("settings", {}).get("decoder") == "scratch",
         "settings": settings,
@@ -100,6 +106,17 @@ def card_content(config: dict, stage: dict, results: dict | None, folder: Path) 
         "warnings": (results or {}).get("warnings", []),
         "run": (results or {}).get("run", {}),
     }
+
+
+def base_lines(records: dict[str, dict]) -> list[str]:
+    """What adapters stand on, in words: ``encoder: name (licence), hash``."""
+    lines = []
+    for kind, record in records.items():
+        known = {base.kind: base for base in KNOWN.get(record.get("known"), ())}.get(kind)
+        name = f"{known.repository} ({known.licence})" if known else record["name"]
+        source = f", from the {record['source']}" if record.get("source") else ""
+        lines.append(f"{kind}: {name}{source}, hash of the weights {record['hash']}")
+    return lines
 
 
 def parameters(folder: Path) -> int:
