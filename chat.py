@@ -1,4 +1,4 @@
-"""A conversation in the terminal with a trained run. ``python chat.py outs/demo``
+"""A conversation in the terminal with a trained run, or with release/chat. ``python chat.py outs/demo``
 
 Type a message to get a reply. /lyrical asks for an aspect, /optimistic 0.5 for half the run's strength of it, /help lists
 the rest. Ctrl-C stops a reply under way, or ends the conversation at the prompt, as Ctrl-D does.
@@ -264,7 +264,10 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument(
-        "run", nargs="?", type=Path, help="a run's folder, or its cvae/ alone (default: the run trained last)"
+        "run",
+        nargs="?",
+        type=Path,
+        help="a run's folder, or its cvae/ alone (default: the run trained last, else release/chat)",
     )
     options.add_argument("--target", help="aspects to begin with: lyrical,optimistic")
     options.add_argument("--device", help="cpu, cuda or mps; default: the best there is")

@@ -15,7 +15,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line; raises `InputError`."""
     parser = Parser(description="Try a run in the browser. Serves this machine only.")
     parser.add_argument(
-        "folder", nargs="?", type=Path, help="the run's folder (default: the run trained last)"
+        "folder",
+        nargs="?",
+        type=Path,
+        help="the run's folder (default: the run trained last, else release/chat)",
     )
     parser.add_argument("--run", help="the same by its name under outs/")
     parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run, for the tab with both")
