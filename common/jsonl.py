@@ -62,10 +62,10 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise InputError(f"{path}: broken gzip file ({error})") from error
 
 
-def parse_line(line: bytes, where: str) -> dict:
-    """One line's JSON object; raises `InputError` with `where` in front."""
+def parse_line(line: bytes, where: str, strict: bool = True) -> dict:
+    """One line's JSON object; raises `InputError` with `where` in front. `strict`: see `json_value`."""
     try:
-        row = json_value(line)
+        row = json_value(line, strict)
     except ValueError as error:
         raise InputError(f"{where}: not a line of UTF-8 JSON ({error}){_other_text(line, where)}") from error
     if not isinstance(row, dict):
@@ -75,16 +75,19 @@ def parse_line(line: bytes, where: str) -> dict:
     return row
 
 
-def json_value(content: bytes | str) -> object:
+def json_value(content: bytes | str, strict: bool = True) -> object:
     """The value of a JSON text, in UTF-8 where it comes as bytes.
+
+    Args:
+        strict: False takes NaN and halves of surrogate pairs, of what is only shown.
 
     Raises:
         ValueError: in one line, for what is no JSON, and for what JSON's grammar allows and no reader here can use: brackets
             nested hundreds deep, integers of thousands of digits, half of a surrogate pair, which no UTF-8 file can hold.
     """
     try:
-        value = json.loads(content, parse_constant=_no_number)
-        if (b"\\u" if isinstance(content, bytes) else "\\u") in content:
+        value = json.loads(content, parse_constant=_no_number if strict else None)
+        if strict and (b"\\u" if isinstance(content, bytes) else "\\u") in content:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("brackets nested too deep") from None
@@ -168,7 +171,7 @@ def read_json(path: Path) -> dict | None:
     try:
         content = json_value(path.read_bytes())
     except ValueError as error:
-        raise InputError(f"{path}: damaged, not UTF-8 JSON ({error})") from error
+        raise InputError(f"{path}: not UTF-8 JSON ({error})") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: damaged, expected a JSON object, found {type(content).__name__}")
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content

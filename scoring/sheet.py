@@ -307,18 +307,10 @@ def export(arguments: list[str], count: int, seed: int, folder: Path) -> str:
 def read_key(folder: Path) -> dict:
     """The key of a sheet's folder; raises `InputError` where there is none, or no usable one."""
     path = folder / "key.json"
-    try:
-        key = read_json(path)
-    except ValueError as error:
-        raise InputError(f"{path}: not UTF-8 JSON ({error})") from error
+    key = read_json(path)
     if key is None:
         raise InputError(f"file not found: {path}; name the folder that export wrote")
-    if (
-        not isinstance(key, dict)
-        or key.get("format") != FORMAT
-        or not key.get("items")
-        or not key.get("systems")
-    ):
+    if key.get("format") != FORMAT or not key.get("items") or not key.get("systems"):
         raise InputError(f"{path}: not the key of a sheet (format {FORMAT}, with systems and items)")
     return key
 

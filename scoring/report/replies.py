@@ -40,7 +40,7 @@ def read_replies(path: Path, aspects: dict[str, list[str]], limit: int = EMBEDDE
     if not path.is_file():
         return None
     lines = read_lines(path)
-    rows = [_checked(parse_line(line, where), where) for where, line in islice(lines, limit)]
+    rows = [_checked(parse_line(line, where, strict=False), where) for where, line in islice(lines, limit)]
     total = len(rows) + sum(1 for _ in lines)
     names = all_aspects(rows, aspects)
     contexts: dict[tuple[str, ...], int] = {}

@@ -1,6 +1,5 @@
 """The report of one run: reads the run's folder, builds the page."""
 
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -82,12 +81,15 @@ def read_run(folder: Path) -> RunFiles:
         raise InputError(
             f"{folder}: no results.json; generate and score replies first (bash pipeline.sh, or bash gen_cvae.sh)"
         )
-    results, latents = _json(folder / "results.json"), _json(folder / "results" / "control.latents.json")
+    results, latents = (
+        read_json(folder / "results.json"),
+        read_json(folder / "results" / "control.latents.json"),
+    )
     if not isinstance(results.get("overall"), dict):
         raise InputError(
             f"{folder / 'results.json'}: expected the results of a run with the key 'overall', found {list(results)}"
         )
-    stage = _json(folder / "cvae" / "stage.json") or {}
+    stage = read_json(folder / "cvae" / "stage.json") or {}
     known = aspects_of(results) or (latents or {}).get("attributes", {})
     replies = read_replies(folder / "generations.jsonl", known)
     return RunFiles(
@@ -96,19 +98,9 @@ def read_run(folder: Path) -> RunFiles:
         dict(replies.attributes) if replies else known,
         replies,
         latents,
-        _json(folder / "results" / "control.sweep.json"),
+        read_json(folder / "results" / "control.sweep.json"),
         (stage.get("metrics") or {}).get("history") or [],
     )
-
-
-def _json(path: Path) -> dict | None:
-    try:
-        content = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not UTF-8 JSON ({error})") from error
-    if content is not None and not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def aspects_of(results: dict) -> dict[str, list[str]]:

@@ -75,7 +75,7 @@ def test_a_table_is_refused_too(text, suffix, tmp_path):
 def test_a_damaged_file_of_state_is_one_line(content, tmp_path):
     path = tmp_path / "stage.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="stage.json: damaged") as caught:
+    with pytest.raises(InputError, match="stage.json: (not UTF-8 JSON|expected a JSON object)") as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
 

@@ -729,7 +729,10 @@ def test_unusable_keys_are_named(tmp_path, answers):
     (tmp_path / "key.json").write_text("{broken")
     with pytest.raises(InputError, match=r"key\.json: not UTF-8 JSON"):
         read(tmp_path, path)
-    for content in ("[]", "{}", '{"format": 2, "systems": ["a"], "items": {"b": {}}}'):
+    (tmp_path / "key.json").write_text("[]")
+    with pytest.raises(InputError, match=r"key\.json: expected a JSON object, found list"):
+        read(tmp_path, path)
+    for content in ("{}", '{"format": 2, "systems": ["a"], "items": {"b": {}}}'):
         (tmp_path / "key.json").write_text(content)
         with pytest.raises(InputError, match=r"key\.json: not the key of a sheet"):
             read(tmp_path, path)
