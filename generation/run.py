@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,7 +133,9 @@ def generate(
     named, what = what.name is not None, dataclasses.replace(what, name=name_of(what, control))
     if what.name == "none":
         control = dataclasses.replace(control, candidates=1)  # choosing is control too
-    with exclusive(common.run_folder / "generations" / what.name, f"{what.name} of {common.run}"):
+    there = common.run_folder.is_dir()  # of a run that is not, the error says so, and nothing is made
+    place = common.run_folder / "generations" / what.name
+    with exclusive(place, f"{what.name} of {common.run}") if there else nullcontext():
         _generate(common, what, control, decoding, named)
 
 
