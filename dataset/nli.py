@@ -75,6 +75,21 @@ def shuffled(reply: str, rng: random.Random) -> str:
     return between.join(order if order != words else words[::-1])
 
 
+def swapped(reply: str, rng: random.Random) -> str:
+    """The reply's second half, then its first."""
+    words, between = pieces(reply)
+    middle = rng.randint(max(1, len(words) // 3), max(1, -(-2 * len(words) // 3)))
+    return between.join(words[middle:] + words[:middle])
+
+
+def neighbours(reply: str, rng: random.Random) -> str:
+    """A third of the reply's words, at least two pairs, have changed places with the word behind them."""
+    words, between = pieces(reply)
+    for at in rng.sample(range(len(words) - 1), min(len(words) - 1, max(2, len(words) // 6))) if len(words) > 1 else []:
+        words[at], words[at + 1] = words[at + 1], words[at]
+    return between.join(words)
+
+
 def cut(reply: str, rng: random.Random) -> str:
     """The reply's first words, stopped in the middle of a sentence."""
     words, between = pieces(reply)
@@ -90,7 +105,14 @@ def empty_of_content(reply: str, rng: random.Random) -> str:
     return rng.choice(["", ".", "...", ". . . . . .", between.join(words), "... " + between.join(words)])
 
 
-CORRUPTIONS = {"repeated": repeated, "shuffled": shuffled, "cut": cut, "empty": empty_of_content}
+CORRUPTIONS = {
+    "repeated": repeated,
+    "shuffled": shuffled,
+    "swapped": swapped,
+    "neighbours": neighbours,
+    "cut": cut,
+    "empty": empty_of_content,
+}
 
 
 class _Negatives:
@@ -144,9 +166,12 @@ NEGATIVE_KINDS = (
     "repeated",
     "random",
     "shuffled",
+    "topic",
+    "swapped",
     "random",
     "cut",
     "topic",
+    "neighbours",
     "empty",
     "opening",
     "echo",

@@ -1,0 +1,83 @@
+"""One training loop for both bases: AdamW, a warm-up, a cosine, bf16 where the GPU has it, and a line of the record at the end."""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+Losses = dict[str, torch.Tensor]
+
+
+def learning_rate(step: int, steps: int, warmup: int) -> float:
+    """The factor of the peak rate: up in a line, down to a tenth by half a cosine."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def optimise(
+    name: str, model: nn.Module, batches: Iterator, losses_of: Callable[[object], Losses], steps: int, rate: float,
+    device: torch.device, evaluate: Callable[[], dict[str, float]], looks: int = 5,
+) -> dict:  # fmt: skip
+    """Train on `steps` batches; returns seconds, and what `evaluate` said at every look.
+
+    Args:
+        losses_of: a batch -> its losses by name; their sum is what is minimised.
+        rate: the peak learning rate.
+        looks: how often `evaluate` is asked, the last step included.
+    """
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, min(500, steps // 10 + 1)))  # fmt: skip
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    started, seen, history = time.monotonic(), None, []
+    model.train()
+    for step in tqdm(range(1, steps + 1), desc=name, mininterval=5):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            losses = losses_of(next(batches))
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            now = torch.stack([loss.float() for loss in losses.values()])
+            seen = now if seen is None else 0.98 * seen + 0.02 * now
+        if step % max(1, steps // looks) == 0 or step == steps:
+            values = dict(zip(losses, (round(value, 4) for value in seen.tolist())))
+            if not all(math.isfinite(value) for value in values.values()):
+                raise FloatingPointError(f"{name}: the loss is not finite at step {step}: {values}")
+            model.eval()
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+                found = {key: round(value, 4) for key, value in evaluate().items()}
+            model.train()
+            history.append({"step": step, "seconds": round(time.monotonic() - started), "training": values} | found)
+            print(f"{name}: {json.dumps(history[-1])}", flush=True)
+    model.eval()
+    return {"steps": steps, "seconds": round(time.monotonic() - started), "history": history}
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def device_name(device: torch.device) -> str:
+    """What computed."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+
+
+def note(path: Path, entry: dict) -> None:
+    """Add a line to the record of what was tried."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
