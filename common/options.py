@@ -82,6 +82,22 @@ class _Parser(HfArgumentParser):
     def error(self, message: str):
         raise InputError(f"{message} (see --help)")
 
+    @staticmethod
+    def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+        """As `transformers` does it; a field whose metadata has ``read`` is an option whose words that function reads."""
+        if (read := field.metadata.get("read")) is None:
+            HfArgumentParser._parse_dataclass_field(parser, field)
+            return
+
+        def word(text: str) -> object:
+            try:
+                return read(text)
+            except InputError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+        parser.add_argument(*spellings, type=word, default=field.default, help=field.metadata["help"])
+
 
 def _trains(kind: type) -> bool:
     return kind.__name__ == "TrainingArguments"

@@ -12,8 +12,9 @@ from common.schema import Schema
 from experiments.grid import Grid
 from experiments.options import converted, parsed
 from experiments.system import Kind, Model, TrainedSystem, Written
+from generation.control_weights import by_attribute
 from generation.generator import ReplyGenerator
-from generation.options import ControlArguments, DecodingArguments, parse_weights
+from generation.options import ControlArguments, DecodingArguments
 from generation.record import context_warnings, sampling_record, sampling_warnings, timed
 from generation.requests import Drafts, Request
 from model.gaussian import Gaussian
@@ -58,10 +59,6 @@ class CvaeKind(Kind):
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
         """As the base class says; weights may be a mapping from attributes to numbers."""
-        if isinstance(options.get("weights"), dict):
-            options = options | {
-                "weights": ",".join(f"{name}={weight}" for name, weight in options["weights"].items())
-            }
         if (
             options.get("best_of", 1) != 1 or options.get("algorithm") == "none"
         ):  # neither is to choose by the heads as well, unless it says so
@@ -79,9 +76,9 @@ class CvaeKind(Kind):
                 f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample"
             )
         try:
-            parse_weights(control.weights, schema.names)
+            by_attribute(control.weights, schema.names)
         except InputError as error:
-            raise InputError(f"weights: {str(error).removeprefix('--weights ')}") from None
+            raise InputError(f"weights: {error}") from None
         try:
             control.sampler  # noqa: B018  (checks itself)
         except ValueError as error:

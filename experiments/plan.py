@@ -18,6 +18,7 @@ from experiments.human import HumanKind
 from experiments.options import converted, crossed, parsed
 from experiments.system import Kind, Model
 from generation import run
+from generation.control_weights import weights_text
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from model.bases import SCRATCH, load_config
@@ -104,13 +105,19 @@ def plan(grid: Grid, schema: Schema) -> Plan:
             for options, swept in crossed(grid.models[model.label].get("generation", {})):
                 resolved = kind.generation(schema, defaults, options)
                 key = fingerprint(
-                    {"label": model.label, "model": model.name, "generation": resolved, **measured}, []
+                    {"label": model.label, "model": model.name, "generation": _keyed(resolved), **measured},
+                    [],
                 )
                 columns = {f"training.{name}": value for name, value in model.swept.items()} | swept
                 cells.setdefault(key, Cell(model, resolved, columns, key))
         except InputError as error:
             raise grid.mistake(where, error) from None
     return Plan(grid, schema, list(cells.values()), requests, common, what)
+
+
+def _keyed(options: dict) -> dict:
+    """Generation options as a cell's key has them: weights as a text, as always, so that finished cells are found again."""
+    return options | ({"weights": weights_text(options["weights"])} if "weights" in options else {})
 
 
 def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:

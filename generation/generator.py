@@ -11,8 +11,9 @@ from common.schema import Schema
 from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
 from generation.choosing import CandidateScores, candidate_scores
+from generation.control_weights import by_attribute
 from generation.loading import load_cvae, tokenizers_of
-from generation.options import ControlArguments, DecodingArguments, in_bf16, parse_weights
+from generation.options import ControlArguments, DecodingArguments, in_bf16
 from generation.problem import Problem
 from generation.record import timed
 from generation.requests import Drafts, Replies, Request
@@ -90,7 +91,7 @@ class ReplyGenerator:
         prior = combine(
             Gaussian(priors.mean[rows], priors.logvar[rows]), targets >= 0, control.prior_combination
         )
-        weights = torch.tensor(parse_weights(control.weights, self.names), device=self.device)
+        weights = torch.tensor([*by_attribute(control.weights, self.names).values()], device=self.device)
         keys = [request.key for request in requests]
         noise = normal(generators(control.seed, keys, "prior"), self.config.latent_size, self.device)
         if control.start == "mean":

@@ -26,7 +26,7 @@ from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
 from generation.generator import ReplyGenerator
-from generation.options import ControlArguments, DecodingArguments
+from generation.options import ControlArguments, DecodingArguments, recorded_options
 from generation.record import context_warnings, sampling_record, sampling_warnings, timed
 from generation.requests import Request
 from generation.trace import trace
@@ -282,6 +282,7 @@ def check_replaces_its_like(place: Path, configuration: dict) -> None:
         InputError: naming what differs from the settings that ``results/<name>.json`` records.
     """
     before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
+    before |= recorded_options(ControlArguments, before)
     changed = [
         f"{key} {before[key]}, now {configuration[key]}"
         for key in COMPARED
@@ -312,7 +313,7 @@ def sweep(
     """The same requests at several strengths: ``[{"weight", "overall": M, "warnings"}]``."""
     points = []
     for weight in weights:
-        settings = dataclasses.replace(control, weights=str(weight))
+        settings = dataclasses.replace(control, weights=weight)
         written = generator.write(requests, settings, decoding)
         rows = generations_of(requests, written.texts, control.seed)
         scorer.score(rows)

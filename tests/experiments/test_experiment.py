@@ -394,7 +394,7 @@ OURS = {"kind": "cvae"}
         (
             {"m": OURS | {"generation": {"weights": {"style": 1}}}},
             {},
-            "models.m.generation.weights: names ['style']; the schema has",
+            "models.m.generation.weights: weights of ['style']; the schema has",
         ),
         (
             {"m": OURS | {"generation": {"steps": 1.5}}},
