@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import inspect
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,6 +163,12 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
         () if typed.base else tuple(kind for kind in ("encoder", "decoder") if getattr(typed, kind))
     )  # they stand before the preset's base
     return (_with_places(common, name, own), *others)
+
+
+def meanings(registry: Mapping[str, object]) -> str:
+    """A registry's names for an option's help, each with the first sentence of what is said of it: ``ode: ...; none: ...``."""
+    firsts = {name: (inspect.getdoc(entry) or "").partition("\n")[0] for name, entry in registry.items()}
+    return "; ".join(f"{name}: {line.rstrip('.')}" for name, line in firsts.items()).replace("%", "%%")
 
 
 def within(name: str, value: float, right: bool, expected: str) -> None:

@@ -116,8 +116,10 @@ def plan(grid: Grid, schema: Schema) -> Plan:
 
 
 def _keyed(options: dict) -> dict:
-    """Generation options as a cell's key has them: weights as a text, as always, so that finished cells are found again."""
-    return options | ({"weights": weights_text(options["weights"])} if "weights" in options else {})
+    """Generation options as a cell's key has them, so that cells are found again that were finished when weights were a text
+    and there was one energy."""
+    kept = {name: value for name, value in options.items() if (name, value) != ("energy", "aspects")}
+    return kept | ({"weights": weights_text(kept["weights"])} if "weights" in kept else {})
 
 
 def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:

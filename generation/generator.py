@@ -12,6 +12,7 @@ from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
 from generation.choosing import CandidateScores, candidate_scores
 from generation.control_weights import by_attribute
+from generation.energies import ENERGIES, Wanted
 from generation.loading import load_cvae, tokenizers_of
 from generation.options import ControlArguments, DecodingArguments, in_bf16
 from generation.problem import Problem
@@ -20,7 +21,6 @@ from generation.requests import Drafts, Replies, Request
 from generation.samplers import SAMPLERS
 from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
-from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.noise import generators, normal
 from model.prior import combine
@@ -80,7 +80,7 @@ class ReplyGenerator:
         ]
         return torch.tensor(rows, device=self.device).view(len(requests), len(self.names))
 
-    def problem(self, requests: list[Request], control: ControlArguments, batch_size: int) -> "Problem":
+    def problem(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Problem:
         """Priors, energies and starting points of all requests; the targets of a context share its encoding and its priors."""
         position = {}
         for request in requests:
@@ -99,11 +99,7 @@ class ReplyGenerator:
                 [[float(request.candidate > 0)] for request in requests], device=self.device
             )
         start = prior.sample(noise)
-        heads, stacked = self.model.heads, self.model.heads.stacked()
-
-        def make_energy(chosen: torch.Tensor):
-            return aspect_energy(heads, targets[chosen], weights, stacked)
-
+        make_energy = ENERGIES[control.energy](Wanted(self.model.heads, targets, weights, prior))
         return Problem(start, prior, make_energy, targets, keys)
 
     def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import torch
 
 from common.errors import InputError
-from common.options import at_least, within
+from common.options import at_least, meanings, within
 from generation.choosing import check_weights
 from generation.control_weights import Weights, checked_weights, read_weights
 from generation.decoding import DECODINGS
+from generation.energies import ENERGIES
 from generation.samplers import SAMPLERS
 from model.prior import COMBINATIONS
 from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, SamplerSettings
@@ -26,7 +27,11 @@ class ControlArguments:
 
     algorithm: str = field(
         default="ode",
-        metadata={"help": "ode, langevin, or none: the prior as it is", "choices": list(SAMPLERS)},
+        metadata={"help": meanings(SAMPLERS), "choices": list(SAMPLERS)},
+    )
+    energy: str = field(
+        default="aspects",
+        metadata={"help": f"what the latents descend: {meanings(ENERGIES)}", "choices": list(ENERGIES)},
     )
     weights: Weights = field(
         default=10.0,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torchdiffeq import odeint
 
-from model.energy import Energy, EnergyWithGradient, energy_gradient
+from model.energy import Energy, EnergyOf, EnergyWithGradient, energy_gradient
 from model.gaussian import Gaussian
 from model.rowwise import solve_rowwise
 from model.schedule import tau
@@ -165,7 +165,9 @@ def integrate(
         return drift.to_latents(end), drift.evaluations
 
 
-def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy) -> Sample:
+def sample_ode(
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy: EnergyOf
+) -> Sample:
     """Move latents from the prior to where their target's energy is low.
 
     Args:
@@ -213,7 +215,7 @@ def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, 
 
 
 def follow(
-    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, times: list[float]
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy: EnergyOf, times: list[float]
 ) -> torch.Tensor:
     """The ways of the latents: where they are at each of these pseudo-times, rising and over 0, [times, B, D] (by ``rowwise``)."""
     path, _, _ = _walk(
@@ -226,10 +228,10 @@ def _walk(
     settings: SamplerSettings,
     start: torch.Tensor,
     prior: Gaussian,
-    make_energy,
+    make_energy: EnergyOf,
     rows: torch.Tensor,
     times: list[float],
-):
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Latents at the times, evaluations and whether they settled, of some rows."""
 
     def drift_of(chosen: torch.Tensor) -> _Drift:
@@ -252,7 +254,11 @@ def _walk(
 
 
 def _rowwise(
-    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor
+    settings: SamplerSettings,
+    start: torch.Tensor,
+    prior: Gaussian,
+    make_energy: EnergyOf,
+    everyone: torch.Tensor,
 ) -> Sample:
     parts = [
         _walk(settings, start, prior, make_energy, rows, [PSEUDO_TIME])
@@ -265,7 +271,11 @@ def _rowwise(
 
 
 def _one_by_one(
-    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor
+    settings: SamplerSettings,
+    start: torch.Tensor,
+    prior: Gaussian,
+    make_energy: EnergyOf,
+    everyone: torch.Tensor,
 ) -> Sample:
     latents, costs = [], []
     for row in everyone.split(1):

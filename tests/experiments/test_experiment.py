@@ -56,6 +56,7 @@ class Parrot:
     """A baseline that says the user's words again, followed by its strength; told to, it fails."""
 
     name = "parrot"
+    has_strength = True
     trained: ClassVar[list[TrainingSetting]]
     written: ClassVar[list[float]]
     trouble: ClassVar[dict[float | str, BaseException]]
