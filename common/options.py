@@ -98,7 +98,9 @@ class _Parser(HfArgumentParser):
                 raise argparse.ArgumentTypeError(str(error)) from None
 
         spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
-        parser.add_argument(*spellings, type=word, default=field.default, help=field.metadata["help"])
+        made = field.default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING
+        default = field.default_factory() if made else field.default
+        parser.add_argument(*spellings, type=word, default=default, help=field.metadata["help"])
 
 
 def _trains(kind: type) -> bool:

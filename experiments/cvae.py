@@ -55,7 +55,7 @@ class CvaeKind(Kind):
             "decoder": base_name(common.decoder),
             "limit": common.limit,
         }
-        return bases | dataclasses.asdict(model) | dataclasses.asdict(loss) | compared_settings(training)
+        return bases | dataclasses.asdict(model) | loss.settings | compared_settings(training)
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
         """As the base class says; weights may be a mapping from attributes to numbers."""

@@ -36,9 +36,11 @@ def trained(
 
     def forward(batch, kl):
         terms = model.train()(
-            **batch, weights=LossWeights(kl, 1.0, 0.1, 0.05), noise=noise.expand(batch["aspect"].shape[0], -1)
+            **batch,
+            weights=LossWeights(0.05, kl=kl, classification=1.0, distance=0.1),
+            noise=noise.expand(batch["aspect"].shape[0], -1),
         )
-        return terms.loss, torch.stack([term.detach() for term in terms])
+        return terms["loss"], torch.stack([term.detach() for term in terms.values()])
 
     step = GraphedStep(forward, list(model.parameters()), device)
     assert step.records == (device.type == "cuda")
