@@ -136,7 +136,7 @@ class Miracle:
         where the run has all of them; without them replies carry no probabilities.
 
         Args:
-            device: ``cpu``, ``cuda``, ``mps``; None: the best there is.
+            device: ``cpu``, ``cuda``, ``mps``; None: CUDA, MPS or CPU, in that order.
 
         Raises:
             InputError: where there is no trained CVAE, or no such device.

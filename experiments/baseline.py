@@ -76,7 +76,7 @@ class BaselineKind(Kind):
         self.method = method
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
-        """As the base class says; the CVAE's values of the preset stand where an option of the same meaning is not given."""
+        """Everything that decides what the training comes to; the CVAE's values of the preset stand where an option of the same meaning is not given."""
         from baselines.registry import TrainingSetting
 
         for name in options:
@@ -112,7 +112,7 @@ class BaselineKind(Kind):
         }
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
-        """As the base class says; where `write` takes any option by ``**``, unknown ones are left to the method."""
+        """A cell's decoding, strength and options of the method's own, checked; where `write` takes any option by ``**``, unknown ones are left to the method."""
         parameters = inspect.signature(self.method.write).parameters.values()
         own = {
             p.name: p.default for p in parameters if p.name not in INTERFACE and p.kind is not p.VAR_KEYWORD
@@ -142,7 +142,7 @@ class BaselineKind(Kind):
         )
 
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Trained":
-        """As the base class says; nothing is kept on disk."""
+        """Train the method in memory; nothing is kept on disk."""
         from baselines.registry import TrainingSetting
 
         common, preset, *_ = _preset(grid)
@@ -250,7 +250,7 @@ class Trained(TrainedSystem):
 
 @dataclasses.dataclass
 class Samples:
-    """Samples of a baseline that chooses among them, with what speaks for each as far as a cell has asked.
+    """Samples of a baseline that chooses among them, with their scores as far as a cell has asked.
 
     Attributes:
         asked: requests, decoding, strength and the method's own options that they were written for.

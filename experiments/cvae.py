@@ -46,7 +46,7 @@ class CvaeKind(Kind):
     section = "cvae"
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
-        """As the base class says."""
+        """Bases, architecture, loss and training options, as `training.cvae` resolves them."""
         common, model, loss, training = parsed(
             cvae.OPTIONS, "cvae", options, [*grid.words(grid.folder, "check"), "--seed", str(seed)]
         )
@@ -58,7 +58,7 @@ class CvaeKind(Kind):
         return bases | dataclasses.asdict(model) | loss.settings | compared_settings(training)
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
-        """As the base class says; weights may be a mapping from attributes to numbers."""
+        """A cell's options of `ControlArguments`, `DecodingArguments` and `Choice` over the preset's, checked against each other."""
         if (
             options.get("best_of", 1) != 1 or options.get("algorithm") == "none"
         ):  # neither is to choose by the heads as well, unless it says so
@@ -86,7 +86,7 @@ class CvaeKind(Kind):
         return found
 
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Cvae":
-        """As the base class says; the model lies in ``models/<name>/cvae``."""
+        """Train the model into ``models/<name>/cvae``, or find it trained, and load it."""
         models = grid.folder / "models"
         cvae.train(
             *parsed(
@@ -109,7 +109,7 @@ class Cvae(TrainedSystem):
         self.seed, self.generator = seed, CachingGenerator(folder, device, schema)
 
     def write(self, requests: list[Request], options: dict) -> Written:
-        """Latents, then text; raises `FloatingPointError` where the sampler leaves the numbers."""
+        """Latents, then text; raises `FloatingPointError` where the sampler's latents are not finite."""
         control, decoding = arguments(options | {"seed": self.seed})
         seconds: dict[str, float] = {}
         if options["best_of"] > 1:

@@ -87,16 +87,17 @@ def plan(grid: Grid, schema: Schema) -> Plan:
 
     Raises:
         InputError: in one line, for the first mistake: the grid's file, the key, what is wrong; or a data file's.
-        model.bases.BaseNotFound: for a base that cannot be had.
+        model.bases.BaseNotFound: for a base that is not found.
     """
     defaults, common, what = _generation_defaults(grid)
-    evaluators = _judges(grid, schema, common)
+    evaluators = _evaluators(grid, schema, common)
     requests = requests_of(grid, schema)
     if any(entry["kind"] == "human" for entry in grid.models.values()):
         labelled(grid, schema)
     data = fingerprint({"aspects": schema.aspects, "limit": grid.limit}, _files(schema, grid.contexts))
     perplexity = {name: value for name, value in dataclasses.asdict(what).items() if name.startswith("ppl_")}
     contexts = grid.contexts if grid.targets == "all" else f"{grid.contexts} {grid.targets}"
+    # "judges" is the evaluators' name in the keys of version 0.1: another one would measure every finished cell anew
     measured = {"contexts": contexts, "judges": evaluators, "perplexity": perplexity, "data": data}
     cells: dict[str, Cell] = {}
     for model, kind in _models(grid, data):
@@ -158,16 +159,16 @@ def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, run.Generat
         own = converted(own, ControlArguments, DecodingArguments)
     except InputError as error:
         raise grid.mistake("generation", error) from None
-    judge = common.decoder if what.ppl_model == "decoder" else what.ppl_model
-    for base in {common.encoder, common.decoder, grid.second_encoder, judge} - {SCRATCH, None}:
+    scorer = common.decoder if what.ppl_model == "decoder" else what.ppl_model
+    for base in {common.encoder, common.decoder, grid.second_encoder, scorer} - {SCRATCH, None}:
         load_config(base)
     defaults = dataclasses.asdict(control) | dataclasses.asdict(decoding) | own
     defaults.pop("seed")
     return defaults, common, what
 
 
-def _judges(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
-    """What decides which evaluators judge: the options of their training, or the hashes of those of a run."""
+def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
+    """What decides which evaluators score: the options of their training, or the hashes of those of a run."""
     found: dict = {}
     if grid.evaluators is not None:
         for name in (*(f"classifier/{name}" for name in schema.names), "nli"):

@@ -1,4 +1,4 @@
-"""Which of several candidates for a reply is kept: what speaks for each, and how it is weighed."""
+"""Which of several candidates for a reply is kept: the candidate scores, and how they are weighed."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -121,7 +121,7 @@ class ReplyGenerator:
 
         Args:
             seconds: takes the wall-clock seconds of the parts.
-            on_text: see `decode`; of several candidates it is told the first, which is also kept where it stops the writing.
+            on_text: see `decode`; of several candidates it receives the first's text, which is also kept where it stops the writing.
         """
         n, drafts = (
             control.candidates,

@@ -66,7 +66,7 @@ class GenerationArguments:
         default=None, metadata={"help": "also measure these strengths, 1,10,100: the report's dial curves"}
     )
     device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda or mps; default: the best there is"}
+        default=None, metadata={"help": "cpu, cuda or mps; default: CUDA, MPS or CPU, in that order"}
     )
     ppl_model: str | None = field(
         default=None,

@@ -89,7 +89,7 @@ class Sample:
         nfe: evaluations of the drift per example, [B], all refinements and the last check included.
         latent_change: relative change of z when the final step was halved, [B]; None for the adaptive solvers.
         energy_change: change of E in that halving, relative to E or to 1 nat where E is smaller, [B].
-        settled: False where the adaptive solver gave an example up, [B]; None for the others.
+        converged: False where the adaptive solver gave an example up, [B]; None for the others.
         reference: the prior's mean, [B, D]: latents without control, for guidance in decoding; None where nobody set it.
     """
 
@@ -99,7 +99,7 @@ class Sample:
     nfe: torch.Tensor
     latent_change: torch.Tensor | None = None
     energy_change: torch.Tensor | None = None
-    settled: torch.Tensor | None = None
+    converged: torch.Tensor | None = None
     reference: torch.Tensor | None = None
 
 
@@ -217,7 +217,7 @@ def sample_ode(
 def follow(
     settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy: EnergyOf, times: list[float]
 ) -> torch.Tensor:
-    """The ways of the latents: where they are at each of these pseudo-times, rising and over 0, [times, B, D] (by ``rowwise``)."""
+    """The latents' trajectories: where they are at each of these pseudo-times, rising and over 0, [times, B, D] (by ``rowwise``)."""
     path, _, _ = _walk(
         settings, start, prior, make_energy, torch.arange(start.shape[0], device=start.device), times
     )
@@ -232,7 +232,7 @@ def _walk(
     rows: torch.Tensor,
     times: list[float],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Latents at the times, evaluations and whether they settled, of some rows."""
+    """Latents at the times, evaluations and whether they converged, of some rows."""
 
     def drift_of(chosen: torch.Tensor) -> _Drift:
         return _Drift(
@@ -250,7 +250,7 @@ def _walk(
             settings.tolerance,
             graphs=isinstance(whole.energy, EnergyWithGradient),
         )
-    return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.settled
+    return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.converged
 
 
 def _rowwise(
@@ -264,10 +264,10 @@ def _rowwise(
         _walk(settings, start, prior, make_energy, rows, [PSEUDO_TIME])
         for rows in everyone.split(CHUNK.get(start.device.type, CHUNK["cuda"]))
     ]
-    paths, costs, settled = zip(*parts)
+    paths, costs, converged = zip(*parts)
     z, energy = torch.cat([path[-1] for path in paths]), make_energy(everyone)
     with torch.no_grad():
-        return Sample(z, energy(start), energy(z), torch.cat(costs), settled=torch.cat(settled))
+        return Sample(z, energy(start), energy(z), torch.cat(costs), converged=torch.cat(converged))
 
 
 def _one_by_one(

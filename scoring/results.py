@@ -74,8 +74,8 @@ def measure(columns: Columns, seed: int = 0) -> dict:
 def confusion(wanted: np.ndarray, predicted: np.ndarray, size: int) -> list[list[int]]:
     """How often which aspect was predicted (columns) where which was wanted (rows)."""
     counts = np.zeros((size, size), dtype=int)
-    judged = (wanted >= 0) & (predicted >= 0)
-    np.add.at(counts, (wanted[judged], predicted[judged]), 1)
+    scored = (wanted >= 0) & (predicted >= 0)
+    np.add.at(counts, (wanted[scored], predicted[scored]), 1)
     return counts.tolist()
 
 

@@ -250,7 +250,7 @@ def build(
     """The model with its bases' weights, or tiny and random, and the encoder's and decoder's tokenizers.
 
     Raises:
-        model.bases.BaseNotFound: a base cannot be had.
+        model.bases.BaseNotFound: a base is not found.
         InputError: a decoder whose cache cannot take z.
     """
     if options.start_from:

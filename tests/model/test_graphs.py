@@ -151,7 +151,7 @@ def test_recorded_steps_of_the_solver_end_where_plain_ones_do():
         for graphs in (False, True)
     )
     torch.testing.assert_close(found.states, plain.states, atol=1e-3, rtol=1e-3)
-    assert found.settled.all() and (found.nfe - plain.nfe).abs().max() <= 9
+    assert found.converged.all() and (found.nfe - plain.nfe).abs().max() <= 9
 
 
 @gpu
