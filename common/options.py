@@ -58,7 +58,7 @@ class CommonArguments:
     @property
     def run_folder(self) -> Path:
         """``outs/<run>``."""
-        return Path(self.outs) / self.run
+        return Path(self.outs) / (self.run or Path(self.preset).stem)
 
 
 def read_preset(name: str) -> dict:
@@ -98,8 +98,8 @@ class _Parser(HfArgumentParser):
                 raise argparse.ArgumentTypeError(str(error)) from None
 
         spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
-        made = field.default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING
-        default = field.default_factory() if made else field.default
+        made = field.default_factory
+        default = made() if callable(made) else field.default
         parser.add_argument(*spellings, type=word, default=default, help=field.metadata["help"])
 
 
@@ -173,7 +173,7 @@ def meanings(registry: Mapping[str, object]) -> str:
     return "; ".join(f"{name}: {line.rstrip('.')}" for name, line in firsts.items()).replace("%", "%%")
 
 
-def within(name: str, value: float, right: bool, expected: str) -> None:
+def within(name: str, value: object, right: bool, expected: str) -> None:
     """Raises `InputError` for an option's value that is not `right`, with what was expected in words."""
     if not right:
         raise InputError(f"{name}: expected a number {expected}, found {value}")

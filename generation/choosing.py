@@ -39,6 +39,7 @@ class CandidateScores:
         total = self.attributes.clone()
         for weight, score in ((fluency, self.fluency), (relevance, self.relevance)):
             if weight:
+                assert score is not None, "candidates that are weighed by a score have it"
                 total += weight * score
         return total.view(-1, n).argmax(1).tolist()
 

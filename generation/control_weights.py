@@ -1,6 +1,7 @@
 """The strength dials w_k of the energy (`model.energy`): one number for all attributes, or a number by attribute."""
 
 import math
+from typing import Any
 
 from common.errors import InputError
 
@@ -10,7 +11,7 @@ OTHERS = (
 )
 
 
-def read_weights(given: object) -> Weights:
+def read_weights(given: Any) -> Weights:
     """Weights as a command line, a grid, a preset or a record writes them, read once.
 
     Args:
@@ -41,7 +42,7 @@ def _parsed(text: str) -> Weights:
     return weights
 
 
-def checked_weights(weights: object) -> Weights:
+def checked_weights(weights: Any) -> Weights:
     """The weights themselves; raises `InputError` for what are none: every number is 0 or more and finite."""
     numbers = list(weights.values()) if isinstance(weights, dict) else [weights]
     if any(isinstance(n, bool) or not isinstance(n, (int, float)) or not 0 <= n < math.inf for n in numbers):

@@ -58,7 +58,7 @@ class ReplyGenerator:
     def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
         """p(z | c, attribute) of every attribute, [N, K, D]; every context is encoded once."""
         rows = encode_contexts(self.encoder_tokenizer, contexts, None, self.config.encoder_length)
-        means, logvars = [None] * len(rows), [None] * len(rows)
+        means, logvars = [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows)
         for chosen in batches_by_length(rows, batch_size):
             batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
             with torch.autocast(
@@ -82,7 +82,7 @@ class ReplyGenerator:
 
     def problem(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Problem:
         """Priors, energies and starting points of all requests; the targets of a context share its encoding and its priors."""
-        position = {}
+        position: dict[tuple[str, ...], int] = {}
         for request in requests:
             position.setdefault(request.context, len(position))
         priors = self.priors(list(position), batch_size)
@@ -135,12 +135,7 @@ class ReplyGenerator:
             else drafts.scores.best(n, control.fluency, control.relevance)
         )
         kept = [position * n + i for position, i in enumerate(best)]
-        parts = [getattr(drafts.sample, field.name) for field in dataclasses.fields(Sample)]
-        return Replies(
-            [drafts.texts[i] for i in kept],
-            Sample(*(None if part is None else part[kept] for part in parts)),
-            best,
-        )
+        return Replies([drafts.texts[i] for i in kept], drafts.sample.take(kept), best)
 
     def drafts(
         self,
@@ -162,7 +157,7 @@ class ReplyGenerator:
         def told(texts: dict[int, str]) -> bool:
             nonlocal stopped
             firsts = {index // n: text for index, text in texts.items() if index % n == 0}
-            stopped = stopped or (bool(firsts) and not on_text(firsts))
+            stopped = stopped or (bool(firsts) and on_text is not None and not on_text(firsts))
             return not stopped
 
         sample = timed(seconds, "latents", self.latents, everything, control, how.batch_size)
@@ -203,25 +198,25 @@ class ReplyGenerator:
         attributes = self.attribute_scores(requests, replies, how.batch_size)
         if not likelihoods:
             return CandidateScores(attributes)
-        decoder, tokenizer, contexts = (
-            self._decoder(how),
-            self.decoder_tokenizer,
-            [request.context for request in requests],
-        )
+        assert sample.reference is not None, "`latents` sets it"
+        reference, contexts = sample.reference, [request.context for request in requests]
+        decoder, tokenizer = self._decoder(how), self.decoder_tokenizer
 
         def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)
             ):
-                return decoder(ids.to(self.device), mask.to(self.device), sample.reference[chosen], last)
+                return decoder(ids.to(self.device), mask.to(self.device), reference[chosen], last)
 
-        behind = [
+        within, without = (
             encode_for_decoder(
                 tokenizer, self.template, contexts, replies, self.config.decoder_length, use_context
             )
             for use_context in (self.config.use_context, False)
-        ]
-        return candidate_scores(attributes, *behind, logits_of, tokenizer.pad_token_id, how.batch_size)
+        )
+        return candidate_scores(
+            attributes, within, without, logits_of, tokenizer.pad_token_id, how.batch_size
+        )
 
     @torch.no_grad()
     def attribute_scores(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
         found.append(
             f"sampler: the ODE could not be followed to its end in {lost:.1%} of replies (steps too small or too many); lower --weights or raise --tolerance"
         )
-    if sample.latent_change is None:
+    if sample.latent_change is None or sample.energy_change is None:
         return found
     for name, change in (("latent", sample.latent_change), ("energy", sample.energy_change)):
         over = float((~(change <= tolerance)).float().mean())

@@ -130,12 +130,13 @@ def generate(
     common: CommonArguments, what: GenerationArguments, control: ControlArguments, decoding: DecodingArguments
 ) -> None:
     """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; raises `InputError` for what cannot be used."""
-    named, what = what.name is not None, dataclasses.replace(what, name=name_of(what, control))
-    if what.name == "none":
+    named, name = what.name is not None, name_of(what, control)
+    what = dataclasses.replace(what, name=name)
+    if name == "none":
         control = dataclasses.replace(control, candidates=1)  # choosing is control too
     there = common.run_folder.is_dir()  # of a run that is not, the error says so, and nothing is made
-    place = common.run_folder / "generations" / what.name
-    with exclusive(place, f"{what.name} of {common.run}") if there else nullcontext():
+    place = common.run_folder / "generations" / name
+    with exclusive(place, f"{name} of {common.run}") if there else nullcontext():
         _generate(common, what, control, decoding, named)
 
 
@@ -204,7 +205,7 @@ def _generate(
         **sampling_record(written.sample),
         "seconds": seconds,
     }
-    baseline, stale = baseline_of(common.run_folder, what.name, columns, run["cvae"], scorer.records)
+    baseline, stale = baseline_of(common.run_folder, str(what.name), columns, run["cvae"], scorer.records)
     record = results(
         columns,
         baseline=baseline,

@@ -221,7 +221,7 @@ class LossWeights:
         if unknown := sorted(set(weights) - set(TERMS)):
             raise ValueError(f"no such term of the loss: {', '.join(unknown)}; there are {', '.join(TERMS)}")
         self.free_bits = free_bits
-        self.weights: dict[str, Weight] = {"reconstruction": 1.0} | weights
+        self.weights: dict[str, Weight] = {"reconstruction": 1.0, **weights}
 
     def __getitem__(self, name: str) -> Weight:
         return self.weights.get(name, 0.0)

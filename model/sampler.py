@@ -18,6 +18,7 @@ therefore halved until halving changes its latent by less than a tolerance.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torchdiffeq import odeint
@@ -101,6 +102,13 @@ class Sample:
     energy_change: torch.Tensor | None = None
     converged: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+
+    def take(self, rows: list[int]) -> "Sample":
+        """Some of the latents, in the order given."""
+        parts: dict[str, Any] = {
+            name: None if part is None else part[rows] for name, part in vars(self).items()
+        }
+        return Sample(**parts)
 
 
 class _Drift:
