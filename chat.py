@@ -270,7 +270,7 @@ def parser() -> argparse.ArgumentParser:
         help="a run's folder, or its cvae/ alone (default: the run trained last, else release/chat)",
     )
     options.add_argument("--target", help="aspects to begin with: lyrical,optimistic")
-    options.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    options.add_argument("--device", help="cpu, cuda or mps; default: CUDA, MPS or CPU, in that order")
     return options
 
 

@@ -17,8 +17,9 @@ from common.errors import InputError
 from common.jsonl import read_json
 from common.schema import Attribute, Schema
 from dataset.encoding import Cut
+from generation.control_weights import by_attribute
 from generation.generator import ReplyGenerator
-from generation.options import ControlArguments, DecodingArguments, parse_weights
+from generation.options import ControlArguments, DecodingArguments, recorded_options
 from generation.problem import Problem, trajectory_times
 from generation.requests import Request
 from generation.sharing import fetch, has_evaluators, push_run, run_parts, save_run
@@ -135,7 +136,7 @@ class Miracle:
         where the run has all of them; without them replies carry no probabilities.
 
         Args:
-            device: ``cpu``, ``cuda``, ``mps``; None: the best there is.
+            device: ``cpu``, ``cuda``, ``mps``; None: CUDA, MPS or CPU, in that order.
 
         Raises:
             InputError: where there is no trained CVAE, or no such device.
@@ -151,8 +152,7 @@ class Miracle:
             else {}
         )
         settings = [
-            kind(**{f.name: recorded[f.name] for f in dataclasses.fields(kind) if f.name in recorded})
-            for kind in (ControlArguments, DecodingArguments)
+            kind(**recorded_options(kind, recorded)) for kind in (ControlArguments, DecodingArguments)
         ]
         return cls(
             generator,
@@ -236,7 +236,7 @@ class Miracle:
     @property
     def weights(self) -> dict[str, float]:
         """Attribute -> the run's own strength."""
-        return dict(zip(self.schema.names, parse_weights(self.control.weights, self.schema.names)))
+        return by_attribute(self.control.weights, self.schema.names)
 
     def reply(
         self,
@@ -352,7 +352,7 @@ class Miracle:
             if self.scorer is not None:
                 self.scorer.score(rows)
         seconds = time.monotonic() - started
-        strengths = dict(zip(self.schema.names, parse_weights(control.weights, self.schema.names)))
+        strengths = by_attribute(control.weights, self.schema.names)
         return [
             Reply(
                 text, turn, target, {name: strengths[name] for name in target}, seed, row.get("predicted"), row.get("probabilities"), row.get("nli"),
@@ -459,9 +459,7 @@ class Miracle:
             given = weights if isinstance(weights, dict) else dict.fromkeys(own, weights)
             if unknown := sorted(set(given) - set(own)):
                 raise InputError(f"weights of {unknown}; the schema has {self.schema.names}")
-            options = options | {
-                "weights": ",".join(f"{name}={value}" for name, value in (own | given).items())
-            }
+            options = options | {"weights": own | given}
         changes = [
             {name: value for name, value in options.items() if kinds[name] is kind}
             for kind in (ControlArguments, DecodingArguments)
@@ -473,7 +471,6 @@ class Miracle:
             )
         except TypeError as error:  # a text where a number is compared
             raise InputError(f"an option has a value of another kind: {error}") from None
-        parse_weights(control.weights, self.schema.names)  # refuses what is no weight
         return control, decoding
 
 

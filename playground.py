@@ -22,7 +22,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--run", help="the same by its name under outs/")
     parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run, for the tab with both")
-    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    parser.add_argument("--device", help="cpu, cuda or mps; default: CUDA, MPS or CPU, in that order")
     parser.add_argument("--port", type=int, default=7860, help="where to listen on 127.0.0.1 (%(default)s)")
     parser.add_argument(
         "--log",

@@ -2,7 +2,7 @@
 
 At every step the k most probable tokens are scored ``log P(token | text so far) + strength * sum over the named
 attributes of log P(aspect | reply so far + token)``; other tokens are left out. Several attributes are independent given
-the reply, as the paper takes them (section 3). The guides judge all k candidates exactly, in one pass behind their own caches
+the reply, as the paper takes them (section 3). The guides classify all k candidates exactly, in one pass behind their own caches
 (`baselines.guides.Guide.candidates`), and nothing in it depends on the host, so that a step can be recorded.
 """
 
@@ -42,7 +42,7 @@ class GuidedDecoder(PlainDecoder):
         guides: one per attribute.
         start: what the guides read before a reply.
         targets: [N, K] aspect indices, -1 where an attribute is not named; the decoder's rows are rows of it.
-        candidates: how many tokens the guides judge.
+        candidates: how many tokens the guides classify.
     """
 
     def __init__(

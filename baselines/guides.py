@@ -1,8 +1,8 @@
-"""Guides: classifiers that tell an attribute's aspect from the beginning of a reply; they steer, and never judge.
+"""Guides: classifiers that tell an attribute's aspect from the beginning of a reply; they steer, and never score.
 
 FUDGE's future discriminators (Yang & Klein, NAACL 2021, section 3): each is trained on every prefix of the training
 replies, on the label of the whole. They read the reply alone, behind the mark of the speaker. A guide is the uncontrolled
-language model fine-tuned further, with a linear head on the state of every position, so that one pass judges all prefixes
+language model fine-tuned further, with a linear head on the state of every position, so that one pass classifies all prefixes
 and decoding can keep its states. Nothing of the evaluators is in them: base, seed and kind of model are others.
 """
 
@@ -107,7 +107,7 @@ def encode_replies(model: LanguageModel, replies: list[str]) -> list[dict]:
 
 
 @torch.no_grad()
-def judge(guide: Guide, model: LanguageModel, replies: list[str], batch_size: int = 512) -> torch.Tensor:
+def classify(guide: Guide, model: LanguageModel, replies: list[str], batch_size: int = 512) -> torch.Tensor:
     """Log-probabilities of the aspects given whole replies, [N, aspects]."""
     rows = encode_replies(model, replies)
     result = torch.zeros(len(rows), guide.head.out_features, device=model.device)
@@ -153,7 +153,7 @@ def train_guide(attribute: Attribute, setting: TrainingSetting, shared: dict) ->
         dev = read_dialogues(
             setting.schema.existing(attribute.dev_dialogues), setting.schema, attribute, labelled=True
         )
-        predicted = judge(guide, model, [dialogue.response for dialogue in dev]).argmax(-1).tolist()
+        predicted = classify(guide, model, [dialogue.response for dialogue in dev]).argmax(-1).tolist()
         right = sum(
             index == attribute.index(dialogue.target[attribute.name])
             for index, dialogue in zip(predicted, dev)
@@ -230,7 +230,7 @@ class Guided(ABC):
         likelihoods: bool = True,
         known: CandidateScores | None = None,
     ) -> CandidateScores:
-        """What speaks for every sample, those of a request one after the other.
+        """The scores of every sample, those of a request one after the other.
 
         What the guides predict is the sum over the named attributes of log P(aspect | whole reply), -inf for an empty one; the
         likelihoods, if they are wanted, are the language model's.
@@ -254,7 +254,7 @@ class Guided(ABC):
         """Log-probability of the named aspects in each of n replies to every request, [N * n], on the CPU."""
         attribute_values = torch.zeros(len(replies), device=self.model.device)
         for guide, target in zip(self.guides, self.targets(requests).repeat_interleave(n, 0).unbind(1)):
-            opinions = judge(guide, self.model, replies, how.batch_size)
+            opinions = classify(guide, self.model, replies, how.batch_size)
             attribute_values += opinions.gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1) * (
                 target >= 0
             )

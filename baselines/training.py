@@ -40,7 +40,7 @@ class TrainingSetting:
         learning_rate, new_learning_rate: of the base's weights, and of the guides' heads, which come from no base.
         prefix_learning_rate: of prefixes, which are keys and values themselves and learn in larger steps than weights.
         context_weight: of language modelling on the context's tokens, for decoders from scratch.
-        guide_epochs: of the guide classifiers, which soon know their training replies by heart.
+        guide_epochs: of the guide classifiers, which soon overfit their training replies.
         prefix_length: key/value positions of prefix tuning, per aspect.
         decoder_length: longest input in tokens.
         limit: dialogues per attribute, evenly spread; None: all.
@@ -78,7 +78,7 @@ class TrainingSetting:
         """The base decoder in fp32, a copy of its own, on the device, and its tokenizer.
 
         Raises:
-            model.bases.BaseNotFound: where it cannot be had.
+            model.bases.BaseNotFound: where it is not found.
             InputError: where it has fewer positions than `decoder_length`, or no plain key/value cache.
         """
         if isinstance(self.decoder, str):

@@ -8,7 +8,7 @@ from common.errors import InputError
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the best there is: CUDA, else Apple's MPS, else the CPU.
+    """The device asked for, or CUDA, else Apple's MPS, else the CPU.
 
     Raises:
         InputError: for a name that is no device, or a device that this machine does not have.

@@ -38,7 +38,7 @@ def quiet_transformers() -> None:
 def run_main(main: Callable[[list[str] | None], int]) -> None:
     """Run a script's ``main`` and exit with its status.
 
-    A user's mistake (`common.errors.InputError`, a base that cannot be had, a setting that a module refuses) or the environment's
+    A user's mistake (`common.errors.InputError`, a base that is not found, a setting that a module refuses) or the environment's
     (proxies, certificates) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
     """
     quiet_transformers()
@@ -61,7 +61,7 @@ def message_for(error: BaseException) -> str | None:
         return hub_mistake(error)
     mistake = (
         None if isinstance(error, InputError) else hub_mistake(error)
-    )  # a base that cannot be had, for what reason
+    )  # a base that is not found, for what reason
     return " ".join(str(error).split()) + (f"; {mistake}" if mistake else "")
 
 

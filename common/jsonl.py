@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 
@@ -75,7 +76,7 @@ def parse_line(line: bytes, where: str, strict: bool = True) -> dict:
     return row
 
 
-def json_value(content: bytes | str, strict: bool = True) -> object:
+def json_value(content: bytes | str, strict: bool = True) -> Any:
     """The value of a JSON text, in UTF-8 where it comes as bytes.
 
     Args:
@@ -87,7 +88,8 @@ def json_value(content: bytes | str, strict: bool = True) -> object:
     """
     try:
         value = json.loads(content, parse_constant=_no_number if strict else None)
-        if strict and (b"\\u" if isinstance(content, bytes) else "\\u") in content:
+        escaped = b"\\u" in content if isinstance(content, bytes) else "\\u" in content
+        if strict and escaped:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("brackets nested too deep") from None

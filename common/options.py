@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import inspect
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +58,7 @@ class CommonArguments:
     @property
     def run_folder(self) -> Path:
         """``outs/<run>``."""
-        return Path(self.outs) / self.run
+        return Path(self.outs) / (self.run or Path(self.preset).stem)
 
 
 def read_preset(name: str) -> dict:
@@ -81,6 +83,24 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str):
         raise InputError(f"{message} (see --help)")
+
+    @staticmethod
+    def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+        """As `transformers` does it; a field whose metadata has ``read`` is an option whose words that function reads."""
+        if (read := field.metadata.get("read")) is None:
+            HfArgumentParser._parse_dataclass_field(parser, field)
+            return
+
+        def word(text: str) -> object:
+            try:
+                return read(text)
+            except InputError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+        made = field.default_factory
+        default = made() if callable(made) else field.default
+        parser.add_argument(*spellings, type=word, default=default, help=field.metadata["help"])
 
 
 def _trains(kind: type) -> bool:
@@ -147,7 +167,13 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     return (_with_places(common, name, own), *others)
 
 
-def within(name: str, value: float, right: bool, expected: str) -> None:
+def meanings(registry: Mapping[str, object]) -> str:
+    """A registry's names for an option's help, each with the first sentence of what is said of it: ``ode: ...; none: ...``."""
+    firsts = {name: (inspect.getdoc(entry) or "").partition("\n")[0] for name, entry in registry.items()}
+    return "; ".join(f"{name}: {line.rstrip('.')}" for name, line in firsts.items()).replace("%", "%%")
+
+
+def within(name: str, value: object, right: bool, expected: str) -> None:
     """Raises `InputError` for an option's value that is not `right`, with what was expected in words."""
     if not right:
         raise InputError(f"{name}: expected a number {expected}, found {value}")

@@ -42,14 +42,17 @@ def package_versions() -> dict[str, str | None]:
     return found
 
 
+def _git(*words: str) -> str:
+    """What git prints, of the repository that the code lies in."""
+    command = ["git", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def git_revision() -> str | None:
     """The commit this code is at, with ``+changes`` where files differ from it; None outside a repository."""
     try:
-        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], **options
-        ).stdout.strip()
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if dirty else "")
@@ -79,7 +82,7 @@ def relative(path: Path | str | None) -> str | None:
 def command_line() -> str:
     """The command as recorded in results, without folders outside the repository."""
     words = [
-        re.sub(r"^(--?[\w.-]+=)?(/.*)", lambda found: (found[1] or "") + relative(found[2]), word)
+        re.sub(r"^(--?[\w.-]+=)?(/.*)", lambda found: (found[1] or "") + str(relative(found[2])), word)
         for word in sys.argv
     ]
     return " ".join(["python", *words])

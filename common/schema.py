@@ -176,6 +176,8 @@ def load_schema(path: str | Path | None = None) -> Schema:
         )
         raise InputError(f"schema not found: {path}{hint}")
     spec = importlib.util.spec_from_file_location(f"miracle_schema_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: expected a Python file, schema.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -200,14 +202,14 @@ def load_schema(path: str | Path | None = None) -> Schema:
         Attribute(
             entry["name"],
             tuple(entry["aspects"]),
-            *(located(entry.get(key)) for key in ATTRIBUTE_FILES),
-            entry.get("descriptions"),
+            descriptions=entry.get("descriptions"),
+            **{key: located(entry.get(key)) for key in ATTRIBUTE_FILES},
         )
         for entry in module.ATTRIBUTES
     )
     return Schema(
         attributes,
-        *(located(getattr(module, key, None)) for key in FILE_NAMES),
         path=path,
         source=getattr(module, "SOURCE", None),
+        **{key.lower(): located(getattr(module, key, None)) for key in FILE_NAMES},
     )

@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def describe_nli(source: Source, schema: Schema, errors: list[str]) -> dict:
     counts: Counter = Counter()
     turns = 0
     for item in read_items(source, schema, errors):
-        counts[["incoherent", "coherent"][item.label]] += 1
+        counts["coherent" if item.label else "incoherent"] += 1
         turns += item.turns
     rows = sum(counts.values())
     row = {"file": source.path.name, "split": source.split, "kind": "nli", "attribute": None, "rows": rows}
@@ -140,7 +141,9 @@ def labelled_texts(attribute: Attribute, collections: list[Collection], split: s
     """What the attribute's classifier reads in a split: its text file, else the replies of its dialogues."""
     mine = [c for c in collections if c.source.attribute == attribute and c.source.split == split]
     chosen = [c for c in mine if c.source.kind == "texts"] or mine
-    pairs = [(item.reply, attribute.index(item.aspects[attribute.name])) for c in chosen for item in c.items]
+    pairs = [
+        (item.reply or "", attribute.index(item.aspects[attribute.name])) for c in chosen for item in c.items
+    ]
     return [text for text, _ in pairs], [label for _, label in pairs]
 
 
@@ -155,7 +158,7 @@ def check_attribute(
     }
     means = {aspect: float(np.mean(counts)) for aspect, counts in lengths.items() if counts}
     ratio = max(means.values()) / min(means.values()) if len(means) > 1 else None
-    found = {
+    found: dict[str, Any] = {
         "words": {
             aspect: [means[aspect], *np.percentile(lengths[aspect], [5, 95]).tolist()] for aspect in means
         },
@@ -283,7 +286,7 @@ def repeated_sentences(collections: list[Collection], limits: Limits, warnings: 
         if c.source.split == "train" and c.source.kind == "dialogues"
         for item in c.items
     ]
-    counts = Counter(sentence.lower() for reply in replies for sentence in SENTENCE_END.split(reply))
+    counts = Counter(sentence.lower() for reply in replies for sentence in SENTENCE_END.split(reply or ""))
     found = [
         {"sentence": sentence, "times": times}
         for sentence, times in counts.most_common()

@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from common.errors import InputError
 from common.jsonl import read_jsonl
 from common.schema import Attribute, Schema
 from dataset.formats import hint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,12 @@ class Dialogue:
     response: str | None
     target: dict[str, str]  # attribute -> aspect; empty where the row has no tag
     topic: str | None = None  # the row's optional "topic"; NLI pairs take harder negatives from the same one
+
+    @property
+    def reply(self) -> str:
+        """The response of a dialogue that has one, as those to train on have (`check_labelled`)."""
+        assert self.response is not None
+        return self.response
 
 
 def _turns(row: dict, key: str, where: str) -> list[str]:
@@ -144,14 +153,14 @@ def check_labelled(dialogue: Dialogue, attribute: Attribute | None, where: str) 
         )
 
 
-def every_nth(items: list, limit: int | None) -> list:
+def every_nth(items: list[T], limit: int | None) -> list[T]:
     """At most `limit` items, evenly spread; for labelled ones see `balanced`."""
     if limit is None or limit >= len(items):
         return items
     return [items[position * len(items) // limit] for position in range(limit)]
 
 
-def balanced(items: list, limit: int | None, label: Callable[[object], Hashable]) -> list:
+def balanced(items: list[T], limit: int | None, label: Callable[[T], Hashable]) -> list[T]:
     """At most `limit` items in their order, the same number of every label, each label's evenly spread.
 
     Every nth row of a file whose labels alternate would be of one label alone. A label with fewer rows gives all it has.

@@ -4,6 +4,7 @@ Special tokens that appear in a user's text are taken as plain text, never as co
 turns first, then the beginning of the last user turn, and never the response as long as it fits on its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -162,10 +163,16 @@ def encode_for_decoder(
         end-of-sequence token. Without responses ``labels`` is absent.
     """
     eos = [tokenizer.eos_token_id]
-    ends = (template.turn_end, template.turn_end if template.reply_end is None else template.reply_end)
+    reply_end = template.turn_end if template.reply_end is None else template.reply_end
     begin, user, assistant, *ends = (
         _marker_ids(tokenizer, mark)
-        for mark in (template.start, template.user_prefix, template.assistant_prefix, *ends)
+        for mark in (
+            template.start,
+            template.user_prefix,
+            template.assistant_prefix,
+            template.turn_end,
+            reply_end,
+        )
     )
     start = assistant or (
         []
@@ -175,7 +182,7 @@ def encode_for_decoder(
     turns_of = _all_turn_ids(
         tokenizer, contexts if use_context else [() for _ in contexts], template.turn_start
     )
-    replies = (
+    replies: Sequence[list[int] | None] = (
         text_ids(tokenizer, [template.turn_start + reply if reply else "" for reply in responses])
         if responses is not None
         else [None] * len(contexts)

@@ -7,6 +7,7 @@ prompt and a response under many names, and texts with a label.
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import InputError
 from common.jsonl import advice
@@ -82,7 +83,7 @@ def first_of(row: dict, names: tuple[str, ...]) -> str | None:
     return next((spelled[name] for name in names if name in spelled), None)
 
 
-def _json_in(value: object) -> object:
+def _json_in(value: object) -> Any:
     """A value, or what JSON stands in it: tables hold lists as text."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -149,7 +150,7 @@ def taken(row: dict, where: str, user: str | None = None, reply: str | None = No
         ]
         return Taken(OURS, "'input' and 'output' as they are", _texts(order, where))
     if kind in (SHAREGPT, MESSAGES, TURNS):
-        key = first_of(row, CONVERSATIONS)
+        key = str(first_of(row, CONVERSATIONS))
         return _conversation(kind, key, _json_in(row[key]), where)
     if kind == ALPACA:
         return _alpaca(row, where)
@@ -157,7 +158,7 @@ def taken(row: dict, where: str, user: str | None = None, reply: str | None = No
         prompt, response = first_of(row, PROMPTS), first_of(row, RESPONSES)
         return _pair(row, prompt, response, where)
     if kind == TEXT:
-        key = first_of(row, TEXTS)
+        key = str(first_of(row, TEXTS))
         return Taken(TEXT, f"text from {key!r}", [], _text(row[key], where, key))
     raise InputError(
         f"{where}: no format that is known; found the keys {sorted(map(str, row))[:8]}, expected 'conversations', 'messages', 'instruction', "
@@ -265,7 +266,8 @@ def exchanges(
     Raises:
         InputError: where nothing is left.
     """
-    left_out, joined = [], []
+    left_out: list[str] = []
+    joined: list[tuple[str, str]] = []
     for side, text in turns:
         if joined and joined[-1][0] == side:
             joined[-1] = (side, f"{joined[-1][1]} {text}")

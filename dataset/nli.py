@@ -128,7 +128,7 @@ class _Negatives:
 
     @staticmethod
     def _opening(dialogue: Dialogue) -> str:
-        return (words(dialogue.response) or [""])[0].lower()
+        return (words(dialogue.reply) or [""])[0].lower()
 
     def _other(self, pool: list[Dialogue], dialogue: Dialogue, rng: random.Random) -> str | None:
         for _ in range(
@@ -142,7 +142,7 @@ class _Negatives:
     def draw(self, dialogue: Dialogue, kind: str, rng: random.Random) -> tuple[str, str]:
         """Returns (reply, kind); a kind that this dialogue has none of becomes ``random``."""
         made = (
-            CORRUPTIONS[kind](dialogue.response, rng)
+            CORRUPTIONS[kind](dialogue.reply, rng)
             if kind in CORRUPTIONS
             else dialogue.context[-1]
             if kind == "echo"
@@ -198,6 +198,6 @@ def make_pairs(dialogues: list[Dialogue], rounds: int, seed: int) -> list[Pair]:
             reply, kind = negatives.draw(
                 dialogue, NEGATIVE_KINDS[(first + round_) % len(NEGATIVE_KINDS)], rng
             )
-            pairs.append(Pair(dialogue.context, dialogue.response, COHERENT, "true"))
+            pairs.append(Pair(dialogue.context, dialogue.reply, COHERENT, "true"))
             pairs.append(Pair(dialogue.context, reply, INCOHERENT, kind))
     return pairs

@@ -67,6 +67,7 @@ def parse_item(line: bytes, where: str, source: Source, schema: Schema) -> Item:
     """Read one line of a source; raises `InputError` with `where` in front."""
     row = parse_line(line, where)
     if source.kind == "texts":
+        assert source.attribute is not None  # as `sources_of` gives it
         text, label = parse_text(row, schema, source.attribute, where)
         return Item(where, line, "", 0, text, {source.attribute.name: source.attribute.aspects[label]})
     if source.kind == "nli":

@@ -54,7 +54,7 @@ def read_texts(
         )
     dialogues = read_dialogues(schema.existing(path), schema, attribute, labelled=True)
     return balanced(
-        [(dialogue.response, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues],
+        [(dialogue.reply, attribute.index(dialogue.target[attribute.name])) for dialogue in dialogues],
         limit,
         lambda text: text[1],
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import time
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
@@ -14,6 +13,7 @@ from transformers import (
     set_seed,
 )
 
+from baselines.interface import Baseline, ChoosesAmongSamples, ReadsContexts
 from common.errors import InputError
 from common.schema import Schema
 from dataset.dialogues import read_attribute_dialogues
@@ -28,9 +28,6 @@ from generation.record import context_warnings, timed
 from generation.requests import Request
 from model.bases import SCRATCH, load_decoder_tokenizer
 from training import cvae
-
-if TYPE_CHECKING:
-    from baselines.guides import Guided
 
 INTERFACE = (
     "self",
@@ -58,7 +55,7 @@ class Strength:
     strength: float = 1.0
 
 
-def methods() -> dict[str, type]:
+def methods() -> dict[str, type[Baseline]]:
     """Name -> method; empty where there is no package `baselines`."""
     try:
         from baselines.registry import METHODS
@@ -75,11 +72,11 @@ class BaselineKind(Kind):
     section = "baseline"
     shares = True
 
-    def __init__(self, method: type):
+    def __init__(self, method: type[Baseline]):
         self.method = method
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
-        """As the base class says; the CVAE's values of the preset stand where an option of the same meaning is not given."""
+        """Everything that decides what the training comes to; the CVAE's values of the preset stand where an option of the same meaning is not given."""
         from baselines.registry import TrainingSetting
 
         for name in options:
@@ -115,13 +112,13 @@ class BaselineKind(Kind):
         }
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
-        """As the base class says; where `write` takes any option by ``**``, unknown ones are left to the method."""
+        """A cell's decoding, strength and options of the method's own, checked; where `write` takes any option by ``**``, unknown ones are left to the method."""
         parameters = inspect.signature(self.method.write).parameters.values()
         own = {
             p.name: p.default for p in parameters if p.name not in INTERFACE and p.kind is not p.VAR_KEYWORD
         }
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        ours = (*DECODING, *(["strength"] if getattr(self.method, "has_strength", True) else []))
+        ours = (*DECODING, *(["strength"] if self.method.has_strength else []))
         for name, value in options.items():
             if name not in ours and name not in own and not anything:
                 raise InputError(
@@ -145,7 +142,7 @@ class BaselineKind(Kind):
         )
 
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Trained":
-        """As the base class says; nothing is kept on disk."""
+        """Train the method in memory; nothing is kept on disk."""
         from baselines.registry import TrainingSetting
 
         common, preset, *_ = _preset(grid)
@@ -209,7 +206,7 @@ def _scratch(
 class Trained(TrainedSystem):
     """A baseline in memory; of one that chooses among samples, the last are kept for cells that only choose differently."""
 
-    def __init__(self, baseline: object, seed: int, seconds: float):
+    def __init__(self, baseline: Baseline, seed: int, seconds: float):
         super().__init__(seconds)
         self.baseline, self.seed = baseline, seed
         self.written: Samples | None = None
@@ -217,16 +214,14 @@ class Trained(TrainedSystem):
     def write(self, requests: list[Request], options: dict) -> Written:
         """The method's replies, with a warning where its language model did not read the whole of a context."""
         how = DecodingArguments(**{name: options[name] for name in DECODING})
-        model = getattr(self.baseline, "model", None)
-        cut = context_warnings(model.cuts(requests, how)) if hasattr(model, "cuts") else []
+        reads = isinstance(self.baseline, ReadsContexts)
+        cut = context_warnings(self.baseline.model.cuts(requests, how)) if reads else []
         return dataclasses.replace(self._written(requests, options, how), warnings=cut)
 
     def _written(self, requests: list[Request], options: dict, how: DecodingArguments) -> Written:
         own = {name: value for name, value in options.items() if name not in DECODING}
         strength, seconds = own.pop("strength"), {}
-        if not all(
-            hasattr(self.baseline, part) for part in ("samples", "candidate_scores")
-        ):  # as `baselines.guides.Guided` has them
+        if not isinstance(self.baseline, ChoosesAmongSamples):
             return Written(
                 requests,
                 timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own),
@@ -255,7 +250,7 @@ class Trained(TrainedSystem):
 
 @dataclasses.dataclass
 class Samples:
-    """Samples of a baseline that chooses among them, with what speaks for each as far as a cell has asked.
+    """Samples of a baseline that chooses among them, with their scores as far as a cell has asked.
 
     Attributes:
         asked: requests, decoding, strength and the method's own options that they were written for.
@@ -268,7 +263,7 @@ class Samples:
     seconds: dict[str, float]
     found: CandidateScores | None = None
 
-    def candidate_scores(self, baseline: "Guided", likelihoods: bool) -> CandidateScores:
+    def candidate_scores(self, baseline: ChoosesAmongSamples, likelihoods: bool) -> CandidateScores:
         """What the guides predict, and with the likelihoods if they are wanted; none is found twice."""
         requests, how = self.asked[:2]
         if self.found is None or (likelihoods and self.found.fluency is None):

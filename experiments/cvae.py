@@ -12,8 +12,9 @@ from common.schema import Schema
 from experiments.grid import Grid
 from experiments.options import converted, parsed
 from experiments.system import Kind, Model, TrainedSystem, Written
+from generation.control_weights import by_attribute
 from generation.generator import ReplyGenerator
-from generation.options import ControlArguments, DecodingArguments, parse_weights
+from generation.options import ControlArguments, DecodingArguments
 from generation.record import context_warnings, sampling_record, sampling_warnings, timed
 from generation.requests import Drafts, Request
 from model.gaussian import Gaussian
@@ -45,7 +46,7 @@ class CvaeKind(Kind):
     section = "cvae"
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
-        """As the base class says."""
+        """Bases, architecture, loss and training options, as `training.cvae` resolves them."""
         common, model, loss, training = parsed(
             cvae.OPTIONS, "cvae", options, [*grid.words(grid.folder, "check"), "--seed", str(seed)]
         )
@@ -54,14 +55,10 @@ class CvaeKind(Kind):
             "decoder": base_name(common.decoder),
             "limit": common.limit,
         }
-        return bases | dataclasses.asdict(model) | dataclasses.asdict(loss) | compared_settings(training)
+        return bases | dataclasses.asdict(model) | loss.settings | compared_settings(training)
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
-        """As the base class says; weights may be a mapping from attributes to numbers."""
-        if isinstance(options.get("weights"), dict):
-            options = options | {
-                "weights": ",".join(f"{name}={weight}" for name, weight in options["weights"].items())
-            }
+        """A cell's options of `ControlArguments`, `DecodingArguments` and `Choice` over the preset's, checked against each other."""
         if (
             options.get("best_of", 1) != 1 or options.get("algorithm") == "none"
         ):  # neither is to choose by the heads as well, unless it says so
@@ -79,9 +76,9 @@ class CvaeKind(Kind):
                 f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample"
             )
         try:
-            parse_weights(control.weights, schema.names)
+            by_attribute(control.weights, schema.names)
         except InputError as error:
-            raise InputError(f"weights: {str(error).removeprefix('--weights ')}") from None
+            raise InputError(f"weights: {error}") from None
         try:
             control.sampler  # noqa: B018  (checks itself)
         except ValueError as error:
@@ -89,7 +86,7 @@ class CvaeKind(Kind):
         return found
 
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Cvae":
-        """As the base class says; the model lies in ``models/<name>/cvae``."""
+        """Train the model into ``models/<name>/cvae``, or find it trained, and load it."""
         models = grid.folder / "models"
         cvae.train(
             *parsed(
@@ -112,7 +109,7 @@ class Cvae(TrainedSystem):
         self.seed, self.generator = seed, CachingGenerator(folder, device, schema)
 
     def write(self, requests: list[Request], options: dict) -> Written:
-        """Latents, then text; raises `FloatingPointError` where the sampler leaves the numbers."""
+        """Latents, then text; raises `FloatingPointError` where the sampler's latents are not finite."""
         control, decoding = arguments(options | {"seed": self.seed})
         seconds: dict[str, float] = {}
         if options["best_of"] > 1:

@@ -1,4 +1,4 @@
-"""Who judges an experiment's replies: evaluators trained once or taken from a run, a second set, a perplexity model."""
+"""What scores an experiment's replies: evaluators trained once or taken from a run, a second set, a perplexity model."""
 
 from dataclasses import dataclass
 from types import ModuleType
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from experiments.plan import Plan
 
 CHUNK = 2048
-FIRST, SECOND = "judges", "second_judges"  # folders of the experiment
+FIRST, SECOND = "evaluators", "second_evaluators"  # folders of the experiment
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,17 @@ class Training:
         )
 
 
+def folder_name(grid: Grid, name: str) -> str:
+    """The folder of a set of evaluators; experiments of version 0.1 go on with theirs, ``judges`` or ``second_judges``."""
+    old = name.replace("evaluators", "judges")
+    return old if (grid.folder / old).is_dir() else name
+
+
 def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
-    """What is to be trained before anything can be judged."""
+    """What is to be trained before anything can be scored."""
     found = []
     if grid.evaluators is None:
-        words = grid.words(grid.folder, FIRST)
+        words = grid.words(grid.folder, folder_name(grid, FIRST))
         found += [
             Training(name, script, grid.section(name), words)
             for name, script in (("classifier", classifier), ("nli", coherence))
@@ -62,7 +68,7 @@ def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
             "schema": grid.schema,
             "limit": grid.limit,
             "outs": grid.folder,
-            "run": SECOND,
+            "run": folder_name(grid, SECOND),
         }
         words = words_of({name: value for name, value in given.items() if value is not None})
         words += [
@@ -81,7 +87,7 @@ class Evaluators:
 
     Attributes:
         records: name -> accuracy on dev, base, hash; those of the second set are called ``second <attribute>``.
-        warnings: what speaks against trusting them.
+        warnings: reasons not to trust them.
     """
 
     def __init__(self, plan: "Plan", device: torch.device):
@@ -89,9 +95,9 @@ class Evaluators:
         for training in trainings(grid, plan.common):
             training.run()
             release_memory()
-        self.first = Scorer(grid.evaluators or grid.folder / FIRST, schema, device)
+        self.first = Scorer(grid.evaluators or grid.folder / folder_name(grid, FIRST), schema, device)
         self.second = (
-            Scorer(grid.folder / SECOND, schema, device, coherence=False)
+            Scorer(grid.folder / folder_name(grid, SECOND), schema, device, coherence=False)
             if grid.second_encoder is not None
             else None
         )

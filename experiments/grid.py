@@ -26,7 +26,7 @@ class Grid:
         seeds: every model is trained once with each.
         contexts: ``dev:N``, ``test`` or ``test-dialogues:N``, see `experiments.contexts`.
         targets: ``all``: every combination of aspects for every context; ``single``: one aspect at a time, see `experiments.contexts`.
-        evaluators: a run's folder whose evaluators judge; None: the experiment trains its own.
+        evaluators: a run's folder whose evaluators score the replies; None: the experiment trains its own.
         second_encoder: base of a second, independent set of attribute classifiers; None: no second set.
         keep_models: False deletes a trained CVAE once its cells are measured.
         keep_replies: keep the scored replies of every cell in ``generations/<key>.jsonl``.

@@ -98,6 +98,11 @@ def converted(options: dict, *types: type) -> dict:
 
 
 def _converted(field: dataclasses.Field, value: object) -> object:
+    if read := field.metadata.get("read"):
+        try:
+            return read(value)
+        except InputError as error:
+            raise InputError(f"{field.name}: {error}") from None
     kinds = get_args(field.type) or (field.type,)
     kind = next(known for known in (bool, int, float, str) if known in kinds)
     if value is None and type(None) in kinds:

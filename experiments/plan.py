@@ -18,6 +18,7 @@ from experiments.human import HumanKind
 from experiments.options import converted, crossed, parsed
 from experiments.system import Kind, Model
 from generation import run
+from generation.control_weights import weights_text
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from model.bases import SCRATCH, load_config
@@ -86,16 +87,17 @@ def plan(grid: Grid, schema: Schema) -> Plan:
 
     Raises:
         InputError: in one line, for the first mistake: the grid's file, the key, what is wrong; or a data file's.
-        model.bases.BaseNotFound: for a base that cannot be had.
+        model.bases.BaseNotFound: for a base that is not found.
     """
     defaults, common, what = _generation_defaults(grid)
-    evaluators = _judges(grid, schema, common)
+    evaluators = _evaluators(grid, schema, common)
     requests = requests_of(grid, schema)
     if any(entry["kind"] == "human" for entry in grid.models.values()):
         labelled(grid, schema)
     data = fingerprint({"aspects": schema.aspects, "limit": grid.limit}, _files(schema, grid.contexts))
     perplexity = {name: value for name, value in dataclasses.asdict(what).items() if name.startswith("ppl_")}
     contexts = grid.contexts if grid.targets == "all" else f"{grid.contexts} {grid.targets}"
+    # "judges" is the evaluators' name in the keys of version 0.1: another one would measure every finished cell anew
     measured = {"contexts": contexts, "judges": evaluators, "perplexity": perplexity, "data": data}
     cells: dict[str, Cell] = {}
     for model, kind in _models(grid, data):
@@ -104,13 +106,21 @@ def plan(grid: Grid, schema: Schema) -> Plan:
             for options, swept in crossed(grid.models[model.label].get("generation", {})):
                 resolved = kind.generation(schema, defaults, options)
                 key = fingerprint(
-                    {"label": model.label, "model": model.name, "generation": resolved, **measured}, []
+                    {"label": model.label, "model": model.name, "generation": _keyed(resolved), **measured},
+                    [],
                 )
                 columns = {f"training.{name}": value for name, value in model.swept.items()} | swept
                 cells.setdefault(key, Cell(model, resolved, columns, key))
         except InputError as error:
             raise grid.mistake(where, error) from None
     return Plan(grid, schema, list(cells.values()), requests, common, what)
+
+
+def _keyed(options: dict) -> dict:
+    """Generation options as a cell's key has them, so that cells are found again that were finished when weights were a text
+    and there was one energy."""
+    kept = {name: value for name, value in options.items() if (name, value) != ("energy", "aspects")}
+    return kept | ({"weights": weights_text(kept["weights"])} if "weights" in kept else {})
 
 
 def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:
@@ -149,16 +159,16 @@ def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, run.Generat
         own = converted(own, ControlArguments, DecodingArguments)
     except InputError as error:
         raise grid.mistake("generation", error) from None
-    judge = common.decoder if what.ppl_model == "decoder" else what.ppl_model
-    for base in {common.encoder, common.decoder, grid.second_encoder, judge} - {SCRATCH, None}:
+    scorer = common.decoder if what.ppl_model == "decoder" else what.ppl_model
+    for base in {common.encoder, common.decoder, grid.second_encoder, scorer} - {SCRATCH, None}:
         load_config(base)
     defaults = dataclasses.asdict(control) | dataclasses.asdict(decoding) | own
     defaults.pop("seed")
     return defaults, common, what
 
 
-def _judges(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
-    """What decides which evaluators judge: the options of their training, or the hashes of those of a run."""
+def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
+    """What decides which evaluators score: the options of their training, or the hashes of those of a run."""
     found: dict = {}
     if grid.evaluators is not None:
         for name in (*(f"classifier/{name}" for name in schema.names), "nli"):

@@ -1,4 +1,4 @@
-"""Which of several candidates for a reply is kept: what speaks for each, and how it is weighed."""
+"""Which of several candidates for a reply is kept: the candidate scores, and how they are weighed."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -39,6 +39,7 @@ class CandidateScores:
         total = self.attributes.clone()
         for weight, score in ((fluency, self.fluency), (relevance, self.relevance)):
             if weight:
+                assert score is not None, "candidates that are weighed by a score have it"
                 total += weight * score
         return total.view(-1, n).argmax(1).tolist()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -40,8 +40,10 @@ class Decoder(Protocol):
     """
 
     n_prefix: int
-    to_logits: Callable[[torch.Tensor], torch.Tensor] | None
-    """condition -> what is added to every step's logits, [B, V]; None for nothing."""
+
+    @property
+    def to_logits(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """condition -> what is added to every step's logits, [B, V]; None for nothing."""
 
     def to_offset(self, condition: torch.Tensor) -> torch.Tensor:
         """What `embed` adds for each reply, [B, ...]; kept for the rows still alive."""
@@ -52,15 +54,17 @@ class Decoder(Protocol):
     def start_cache(self, condition: torch.Tensor, room: int) -> StaticPrefixCache:
         """A cache with room for so many tokens behind the prefix."""
 
-    def embed(self, ids: torch.Tensor, offset: torch.Tensor) -> object:
+    def embed(self, ids: torch.Tensor, offset: torch.Tensor) -> Any:
         """What `call` reads for token ids [B, T]."""
 
     def call(
         self,
-        inputs: object,
+        inputs: Any,
         mask: torch.Tensor,
         position_ids: torch.Tensor,
         cache: StaticPrefixCache,
+        /,
+        *,
         logits_to_keep: int = 0,
     ) -> torch.Tensor:
         """Next-token logits [B, T or logits_to_keep, V]."""
@@ -161,6 +165,7 @@ class DecodingState:
         if rules.decoding == "greedy":
             tokens = logits.argmax(-1)
         else:
+            assert self.uniforms is not None, "top_p has its randomness"
             tokens = nucleus_choice(
                 logits, self.uniforms.index_select(1, self.count).squeeze(1), rules.top_p, rules.temperature
             )
@@ -237,7 +242,9 @@ def generate(
     if max_new_tokens < 1:
         return [[] for _ in range(z.shape[0])]
     graphs = graphs and z.is_cuda
-    uniforms = uniform(sources, max_new_tokens, z.device) if decoding == "top_p" else None
+    uniforms = None
+    if decoding == "top_p" and sources is not None:
+        uniforms = uniform(sources, max_new_tokens, z.device)
     rules = Rules(
         eos_token_id,
         decoding,

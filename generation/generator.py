@@ -11,15 +11,16 @@ from common.schema import Schema
 from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
 from generation.choosing import CandidateScores, candidate_scores
+from generation.control_weights import by_attribute
+from generation.energies import ENERGIES, Wanted
 from generation.loading import load_cvae, tokenizers_of
-from generation.options import ControlArguments, DecodingArguments, in_bf16, parse_weights
+from generation.options import ControlArguments, DecodingArguments, in_bf16
 from generation.problem import Problem
 from generation.record import timed
 from generation.requests import Drafts, Replies, Request
 from generation.samplers import SAMPLERS
 from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
-from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.noise import generators, normal
 from model.prior import combine
@@ -57,7 +58,7 @@ class ReplyGenerator:
     def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
         """p(z | c, attribute) of every attribute, [N, K, D]; every context is encoded once."""
         rows = encode_contexts(self.encoder_tokenizer, contexts, None, self.config.encoder_length)
-        means, logvars = [None] * len(rows), [None] * len(rows)
+        means, logvars = [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows)
         for chosen in batches_by_length(rows, batch_size):
             batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
             with torch.autocast(
@@ -79,9 +80,9 @@ class ReplyGenerator:
         ]
         return torch.tensor(rows, device=self.device).view(len(requests), len(self.names))
 
-    def problem(self, requests: list[Request], control: ControlArguments, batch_size: int) -> "Problem":
+    def problem(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Problem:
         """Priors, energies and starting points of all requests; the targets of a context share its encoding and its priors."""
-        position = {}
+        position: dict[tuple[str, ...], int] = {}
         for request in requests:
             position.setdefault(request.context, len(position))
         priors = self.priors(list(position), batch_size)
@@ -90,7 +91,7 @@ class ReplyGenerator:
         prior = combine(
             Gaussian(priors.mean[rows], priors.logvar[rows]), targets >= 0, control.prior_combination
         )
-        weights = torch.tensor(parse_weights(control.weights, self.names), device=self.device)
+        weights = torch.tensor([*by_attribute(control.weights, self.names).values()], device=self.device)
         keys = [request.key for request in requests]
         noise = normal(generators(control.seed, keys, "prior"), self.config.latent_size, self.device)
         if control.start == "mean":
@@ -98,11 +99,7 @@ class ReplyGenerator:
                 [[float(request.candidate > 0)] for request in requests], device=self.device
             )
         start = prior.sample(noise)
-        heads, stacked = self.model.heads, self.model.heads.stacked()
-
-        def make_energy(chosen: torch.Tensor):
-            return aspect_energy(heads, targets[chosen], weights, stacked)
-
+        make_energy = ENERGIES[control.energy](Wanted(self.model.heads, targets, weights, prior))
         return Problem(start, prior, make_energy, targets, keys)
 
     def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:
@@ -124,7 +121,7 @@ class ReplyGenerator:
 
         Args:
             seconds: takes the wall-clock seconds of the parts.
-            on_text: see `decode`; of several candidates it is told the first, which is also kept where it stops the writing.
+            on_text: see `decode`; of several candidates it receives the first's text, which is also kept where it stops the writing.
         """
         n, drafts = (
             control.candidates,
@@ -138,12 +135,7 @@ class ReplyGenerator:
             else drafts.scores.best(n, control.fluency, control.relevance)
         )
         kept = [position * n + i for position, i in enumerate(best)]
-        parts = [getattr(drafts.sample, field.name) for field in dataclasses.fields(Sample)]
-        return Replies(
-            [drafts.texts[i] for i in kept],
-            Sample(*(None if part is None else part[kept] for part in parts)),
-            best,
-        )
+        return Replies([drafts.texts[i] for i in kept], drafts.sample.take(kept), best)
 
     def drafts(
         self,
@@ -165,7 +157,7 @@ class ReplyGenerator:
         def told(texts: dict[int, str]) -> bool:
             nonlocal stopped
             firsts = {index // n: text for index, text in texts.items() if index % n == 0}
-            stopped = stopped or (bool(firsts) and not on_text(firsts))
+            stopped = stopped or (bool(firsts) and on_text is not None and not on_text(firsts))
             return not stopped
 
         sample = timed(seconds, "latents", self.latents, everything, control, how.batch_size)
@@ -206,25 +198,25 @@ class ReplyGenerator:
         attributes = self.attribute_scores(requests, replies, how.batch_size)
         if not likelihoods:
             return CandidateScores(attributes)
-        decoder, tokenizer, contexts = (
-            self._decoder(how),
-            self.decoder_tokenizer,
-            [request.context for request in requests],
-        )
+        assert sample.reference is not None, "`latents` sets it"
+        reference, contexts = sample.reference, [request.context for request in requests]
+        decoder, tokenizer = self._decoder(how), self.decoder_tokenizer
 
         def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)
             ):
-                return decoder(ids.to(self.device), mask.to(self.device), sample.reference[chosen], last)
+                return decoder(ids.to(self.device), mask.to(self.device), reference[chosen], last)
 
-        behind = [
+        within, without = (
             encode_for_decoder(
                 tokenizer, self.template, contexts, replies, self.config.decoder_length, use_context
             )
             for use_context in (self.config.use_context, False)
-        ]
-        return candidate_scores(attributes, *behind, logits_of, tokenizer.pad_token_id, how.batch_size)
+        )
+        return candidate_scores(
+            attributes, within, without, logits_of, tokenizer.pad_token_id, how.batch_size
+        )
 
     @torch.no_grad()
     def attribute_scores(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:

@@ -1,14 +1,16 @@
 """The options of generation: how latents are found, how they become text, and how strong control is."""
 
-import math
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
 
 from common.errors import InputError
-from common.options import at_least, within
+from common.options import at_least, meanings, within
 from generation.choosing import check_weights
+from generation.control_weights import Weights, checked_weights, read_weights
 from generation.decoding import DECODINGS
+from generation.energies import ENERGIES
 from generation.samplers import SAMPLERS
 from model.prior import COMBINATIONS
 from model.sampler import ENERGY_TIMES, GEOMETRIES, SOLVERS, SamplerSettings
@@ -25,12 +27,17 @@ class ControlArguments:
 
     algorithm: str = field(
         default="ode",
-        metadata={"help": "ode, langevin, or none: the prior as it is", "choices": list(SAMPLERS)},
+        metadata={"help": meanings(SAMPLERS), "choices": list(SAMPLERS)},
     )
-    weights: str = field(
-        default="10",
+    energy: str = field(
+        default="aspects",
+        metadata={"help": f"what the latents descend: {meanings(ENERGIES)}", "choices": list(ENERGIES)},
+    )
+    weights: Weights = field(
+        default=10.0,
         metadata={
-            "help": "strength: one number, attribute=number,... (others 1), or both: 100,attribute=number"
+            "help": "strength: one number, attribute=number,... (others 1), or both: 100,attribute=number",
+            "read": read_weights,
         },
     )
     prior_combination: str = field(
@@ -95,6 +102,10 @@ class ControlArguments:
     def __post_init__(self):
         at_least(1, self, "candidates langevin_steps")
         check_weights(fluency=self.fluency, relevance=self.relevance)
+        try:
+            checked_weights(self.weights)
+        except InputError as error:
+            raise InputError(f"weights: {error}") from None
         within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
 
     @property
@@ -147,31 +158,18 @@ class DecodingArguments:
         within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "of 0 or more and less than 1")
 
 
-def parse_weights(text: str, names: list[str]) -> list[float]:
-    """``"10"``, ``"languagestyle=5,attitude=2"`` or ``"10,attitude=2"`` as one weight per attribute; those not named get the number, or 1.
+def recorded_options(kind: type, record: dict) -> dict:
+    """The values of an options dataclass among those of a record; version 0.1 recorded weights as a text.
 
     Raises:
-        InputError: for anything else, negative numbers included.
+        InputError: for recorded weights that are none.
     """
-    others, given = 1.0, {}
-    try:
-        for number, part in enumerate(text.split(",")):
-            name, equals, value = part.partition("=")
-            if equals:
-                given[name.strip()] = float(value)
-            elif number == 0:
-                others = float(name)
-            else:
-                raise ValueError
-    except ValueError:
-        raise InputError(f"--weights must be a number or attribute=number,..., found {text!r}") from None
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise InputError(f"--weights names {unknown}; the schema has {names}")
-    weights = [given.get(name, others) for name in names]
-    if any(not 0 <= weight < math.inf for weight in weights):
-        raise InputError(f"--weights must be 0 or more and finite, found {text!r}")
-    return weights
+    found = {f.name: record[f.name] for f in dataclasses.fields(kind) if f.name in record}
+    return found | {
+        f.name: f.metadata["read"](found[f.name])
+        for f in dataclasses.fields(kind)
+        if f.name in found and "read" in f.metadata
+    }
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:

@@ -1,11 +1,10 @@
 """What the sampler solves, and the trajectories that it takes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from model.energy import Energy
+from model.energy import EnergyOf
 from model.gaussian import Gaussian
 from model.sampler import PSEUDO_TIME, SamplerSettings, follow
 
@@ -28,7 +27,7 @@ class Problem:
 
     start: torch.Tensor
     prior: Gaussian
-    make_energy: Callable[[torch.Tensor], Energy]
+    make_energy: EnergyOf
     targets: torch.Tensor
     keys: list[tuple[str, str]]
 

@@ -11,12 +11,12 @@ from model.sampler import Sample
 def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
     """What the solver's own check says against the latents; empty where it holds or was not made."""
     found = []
-    if sample.settled is not None and not sample.settled.all():
-        lost = float((~sample.settled).float().mean())
+    if sample.converged is not None and not sample.converged.all():
+        lost = float((~sample.converged).float().mean())
         found.append(
             f"sampler: the ODE could not be followed to its end in {lost:.1%} of replies (steps too small or too many); lower --weights or raise --tolerance"
         )
-    if sample.latent_change is None:
+    if sample.latent_change is None or sample.energy_change is None:
         return found
     for name, change in (("latent", sample.latent_change), ("energy", sample.energy_change)):
         over = float((~(change <= tolerance)).float().mean())
@@ -47,7 +47,7 @@ def sampling_record(sample: Sample) -> dict:
         "nfe": mean(sample.nfe),
         "energy_start": mean(sample.energy_start),
         "energy": mean(sample.energy),
-        "settled": mean(sample.settled),
+        "settled": mean(sample.converged),
         "halving_latent_change": mean(sample.latent_change),
         "halving_energy_change": mean(sample.energy_change),
     }

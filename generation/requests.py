@@ -51,7 +51,7 @@ class Drafts:
     Attributes:
         texts: one per candidate.
         sample: their latents.
-        scores: what speaks for each; None where there is nothing to choose, or the writing was stopped.
+        scores: candidate scores; None where there is nothing to choose, or the writing was stopped.
     """
 
     texts: list[str]

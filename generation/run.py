@@ -26,7 +26,7 @@ from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
 from generation.generator import ReplyGenerator
-from generation.options import ControlArguments, DecodingArguments
+from generation.options import ControlArguments, DecodingArguments, recorded_options
 from generation.record import context_warnings, sampling_record, sampling_warnings, timed
 from generation.requests import Request
 from generation.trace import trace
@@ -66,7 +66,7 @@ class GenerationArguments:
         default=None, metadata={"help": "also measure these strengths, 1,10,100: the report's dial curves"}
     )
     device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda or mps; default: the best there is"}
+        default=None, metadata={"help": "cpu, cuda or mps; default: CUDA, MPS or CPU, in that order"}
     )
     ppl_model: str | None = field(
         default=None,
@@ -130,12 +130,13 @@ def generate(
     common: CommonArguments, what: GenerationArguments, control: ControlArguments, decoding: DecodingArguments
 ) -> None:
     """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; raises `InputError` for what cannot be used."""
-    named, what = what.name is not None, dataclasses.replace(what, name=name_of(what, control))
-    if what.name == "none":
+    named, name = what.name is not None, name_of(what, control)
+    what = dataclasses.replace(what, name=name)
+    if name == "none":
         control = dataclasses.replace(control, candidates=1)  # choosing is control too
     there = common.run_folder.is_dir()  # of a run that is not, the error says so, and nothing is made
-    place = common.run_folder / "generations" / what.name
-    with exclusive(place, f"{what.name} of {common.run}") if there else nullcontext():
+    place = common.run_folder / "generations" / name
+    with exclusive(place, f"{name} of {common.run}") if there else nullcontext():
         _generate(common, what, control, decoding, named)
 
 
@@ -204,7 +205,7 @@ def _generate(
         **sampling_record(written.sample),
         "seconds": seconds,
     }
-    baseline, stale = baseline_of(common.run_folder, what.name, columns, run["cvae"], scorer.records)
+    baseline, stale = baseline_of(common.run_folder, str(what.name), columns, run["cvae"], scorer.records)
     record = results(
         columns,
         baseline=baseline,
@@ -282,6 +283,7 @@ def check_replaces_its_like(place: Path, configuration: dict) -> None:
         InputError: naming what differs from the settings that ``results/<name>.json`` records.
     """
     before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
+    before |= recorded_options(ControlArguments, before)
     changed = [
         f"{key} {before[key]}, now {configuration[key]}"
         for key in COMPARED
@@ -312,7 +314,7 @@ def sweep(
     """The same requests at several strengths: ``[{"weight", "overall": M, "warnings"}]``."""
     points = []
     for weight in weights:
-        settings = dataclasses.replace(control, weights=str(weight))
+        settings = dataclasses.replace(control, weights=weight)
         written = generator.write(requests, settings, decoding)
         rows = generations_of(requests, written.texts, control.seed)
         scorer.score(rows)

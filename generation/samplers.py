@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from generation.problem import Problem
+from model.energy import Energy
 from model.langevin import sample_langevin
 from model.noise import generators
 from model.sampler import Sample, sample_ode
@@ -15,7 +15,13 @@ from model.sampler import Sample, sample_ode
 if TYPE_CHECKING:
     from generation.options import ControlArguments
 
-Sampler = Callable[[Problem, "ControlArguments"], Sample]
+
+class Sampler(Protocol):
+    """Finds the latents of a list of requests."""
+
+    def __call__(self, problem: Problem, control: ControlArguments) -> Sample:
+        """Latents for all requests, in order; a row depends on its own request alone."""
+        ...
 
 
 def ode(problem: Problem, control: ControlArguments) -> Sample:
@@ -38,7 +44,7 @@ def none(problem: Problem, control: ControlArguments) -> Sample:
     return Sample(problem.start, value, value, evaluations)
 
 
-def _energy(problem: Problem):
+def _energy(problem: Problem) -> Energy:
     return problem.make_energy(torch.arange(len(problem.keys), device=problem.start.device))
 
 

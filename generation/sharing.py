@@ -79,7 +79,7 @@ def save_run(
         InputError: without a trained CVAE, for a folder that holds something, and for results of another training.
     """
     run, cvae = run_parts(source)
-    config, stage = read_json(cvae / "config.json"), read_json(cvae / "stage.json") or {}
+    config, stage = read_json(cvae / "config.json") or {}, read_json(cvae / "stage.json") or {}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something already; name a new folder")
     results = read_json(run / "results.json") if run else None
@@ -95,12 +95,12 @@ def save_run(
 
     shutil.copytree(cvae, folder / "cvae")
     for place in evaluators:
-        shutil.copytree(run / place, folder / place)
-    if results:
+        shutil.copytree((run or cvae) / place, folder / place)
+    if run and results:
         shutil.copyfile(run / "results.json", folder / "results.json")
     if compact:
-        for place in (folder / "cvae", *(folder / place for place in evaluators)):
-            make_compact(place)
+        for part in (folder / "cvae", *(folder / place for place in evaluators)):
+            make_compact(part)
     model_card(folder, name or folder.resolve().name, license).save(folder / "README.md")
     return folder
 
@@ -111,7 +111,7 @@ def make_compact(folder: Path) -> None:
     Raises:
         InputError: for a whole checkpoint, whose tokenizer is nowhere else.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json") or {}
     if not (config.get("lora_rank") or config.get("base_record")):
         raise InputError(
             f"{folder.name} is whole; only adapters can be compact, as their bases hold the rest"

@@ -5,6 +5,7 @@ saved. Before replies are written, `merge_adapters` adds the adapters to the wei
 """
 
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ def add_adapters(module: nn.Module, rank: int, alpha: float) -> None:
         inject_adapter_in_model(
             LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear"), module
         )  # freezes what is no adapter
+    part: Any  # peft's layers have this attribute
     for part in module.modules():
         if hasattr(part, "cast_input_dtype_enabled"):
             part.cast_input_dtype_enabled = False  # autocast chooses the type; a copy of every input in fp32 would be kept for the backward pass

@@ -42,12 +42,14 @@ class RoomLayer(DynamicLayer):
         shape = (*keys.shape[:2], room, keys.shape[3])
         self.keys, self.values = keys.new_zeros(shape), values.new_zeros(shape)
         self.keys[:, :, : keys.shape[2]], self.values[:, :, : keys.shape[2]] = keys, values
-        self.columns, self.visible = None, room
+        self.columns: torch.Tensor | None = None
+        self.visible = room
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """New states go into `columns`; what is returned are the first `visible` columns."""
+        assert self.columns is not None, "set_columns comes before every step"
         self.keys.index_copy_(2, self.columns, key_states)
         self.values.index_copy_(2, self.columns, value_states)
         return self.keys[:, :, : self.visible], self.values[:, :, : self.visible]

@@ -1,6 +1,7 @@
 """Gradient checkpointing that keeps the latent prefix."""
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ def checkpoint_layers(module: nn.Module, over: int = 0) -> int:
     wrapped, and `model.cache.PrefixLayer` has nothing to append to, so recomputing is harmless.
     """
     count = 0
+    layer: Any  # a module that gets two attributes of ours
     for layer in module.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             count += 1
@@ -29,7 +31,7 @@ def checkpoint_layers(module: nn.Module, over: int = 0) -> int:
     return count
 
 
-def _recomputed(layer: nn.Module, *args, **kwargs):
+def _recomputed(layer: Any, *args, **kwargs):
     if not (layer.training and torch.is_grad_enabled()) or args[0].shape[:2].numel() <= layer.recompute_over:
         return layer.plain_forward(*args, **kwargs)
     random = has_dropout(layer)

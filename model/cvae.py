@@ -17,16 +17,7 @@ from model.decoder import LatentDecoder
 from model.encoder import MeanEncoder, encoder_weights
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
-from model.losses import (
-    LossTerms,
-    LossWeights,
-    classification_loss,
-    context_loss,
-    distance_loss,
-    kl_loss,
-    mean_over_processes,
-    reconstruction_loss,
-)
+from model.losses import LossInputs, LossWeights, weighted_sum
 from model.prior import LatentPrior, of_attribute
 
 
@@ -193,7 +184,7 @@ class MiracleModel(PreTrainedModel):
         weights: LossWeights,
         noise: torch.Tensor | None = None,
         response_length: int | None = None,
-    ) -> LossTerms:
+    ) -> dict[str, torch.Tensor]:
         """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
 
         Args:
@@ -203,35 +194,31 @@ class MiracleModel(PreTrainedModel):
             noise: standard normal [B, D] for the posterior sample; drawn where None.
             response_length: all labels lie in that many last columns, so that the vocabulary's logits, the largest
                 tensor of a step, need not be computed for the context's tokens; None: for all.
+
+        Returns:
+            `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
         """
         priors = self.encode_prior(context_ids, context_mask)
         prior = of_attribute(priors, attribute)
         posterior = self.encode_posterior(posterior_ids, posterior_mask, posterior_types)
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
 
-        reads_context = bool(weights.context) and self.config.use_context
+        reads_context = bool(weights["context"]) and self.config.use_context
         kept = 0 if reads_context or response_length is None else response_length + 1  # columns; 0: all
-        losses = self.decoder.losses(decoder_ids, decoder_mask, z, kept)
-        reconstruction = reconstruction_loss(losses, labels[:, -kept:])
-        context = (
-            context_loss(losses, decoder_mask, labels) if reads_context else reconstruction.new_zeros(())
+        given = LossInputs(
+            token_losses=self.decoder.losses(decoder_ids, decoder_mask, z, kept),
+            labels=labels[:, -kept:],
+            attention_mask=decoder_mask[:, -kept:],
+            reads_context=reads_context,
+            prior=prior,
+            posterior=posterior,
+            z=z,
+            logits=[logits.float() for logits in self.heads(z)],
+            attribute=attribute,
+            aspect=aspect,
+            free_bits=weights.free_bits,
         )
-        kl, kl_unclamped = kl_loss(posterior, prior, weights.free_bits)
-        classification, accuracy = classification_loss(
-            [logits.float() for logits in self.heads(z)], attribute, aspect
-        )
-        distance = distance_loss(z, attribute, len(self.config.attributes))
-        loss = (
-            reconstruction
-            + weights.kl * kl
-            + weights.classification * classification
-            + weights.distance * distance
-        )
-        loss = loss + weights.context * context
-        stds = (mean_over_processes(gaussian.std.detach()).mean() for gaussian in (prior, posterior))
-        return LossTerms(
-            loss, reconstruction, kl, kl_unclamped, classification, distance, accuracy, *stds, context
-        )
+        return weighted_sum(given, weights)
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """Recompute all layers in the backward pass, by a route that keeps the prefix (`model.checkpointing`)."""

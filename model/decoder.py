@@ -8,6 +8,7 @@ key/value caches works.
 """
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
@@ -115,13 +116,14 @@ def cache_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
 
 def fuse_norms(lm: nn.Module) -> None:
     """Let LLaMA's kind of RMS norm be one kernel on a GPU: the same function, without the copies in fp32 that its own code keeps for the backward pass."""
+    module: Any  # one of `transformers`' norms, with another forward
     for module in lm.modules():
         if type(module).__name__ in RMS_NORMS:
             module.plain_forward = module.forward
             module.forward = functools.partial(_fused_norm, module)
 
 
-def _fused_norm(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def _fused_norm(norm: Any, states: torch.Tensor) -> torch.Tensor:
     return (
         rms_norm(norm, states)
         if states.is_cuda and states.dtype == norm.weight.dtype
@@ -129,7 +131,7 @@ def _fused_norm(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
     )
 
 
-def rms_norm(norm: nn.Module, states: torch.Tensor) -> torch.Tensor:
+def rms_norm(norm: Any, states: torch.Tensor) -> torch.Tensor:
     """The norm of states [..., H] by PyTorch's own function, computed in fp32."""
     with torch.autocast(states.device.type, enabled=False):
         return F.rms_norm(states, (states.shape[-1],), norm.weight, norm.variance_epsilon)
@@ -140,11 +142,12 @@ def align_head(head: nn.Linear) -> None:
 
     Matrix products of an odd number of columns, such as GPT-2's 50,257 tokens, cannot use the fast kernels.
     """
-    head.plain_forward = head.forward
-    head.forward = functools.partial(_aligned, head)
+    wrapped: Any = head
+    wrapped.plain_forward = head.forward
+    wrapped.forward = functools.partial(_aligned, head)
 
 
-def _aligned(head: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+def _aligned(head: Any, states: torch.Tensor) -> torch.Tensor:
     if head.out_features % ALIGNED == 0 or not states.is_cuda or states.shape[:-1].numel() < ALIGNED:
         return head.plain_forward(states)
     return padded_product(
@@ -167,7 +170,7 @@ class EmbeddedOffset(nn.Module):
     can express, with D * H weights instead of D * V.
     """
 
-    def __init__(self, latent_size: int, head: nn.Module):
+    def __init__(self, latent_size: int, head: nn.Linear):
         super().__init__()
         self.project = nn.Linear(latent_size, head.weight.shape[1], bias=False)
         self.head = [head]  # it belongs to the language model
@@ -207,7 +210,7 @@ class LatentDecoder(nn.Module):
         self.position_offset = position_offset(self.lm)
         self.to_prefix = nn.Linear(latent_size, self.n_layers * 2 * self.n_heads * n_prefix * self.head_dim)
         self.to_offset = nn.Linear(latent_size, config.hidden_size)
-        self.to_logits = None
+        self.to_logits: EmbeddedOffset | nn.Linear | None = None
         if lexical_offset:
             embedded = lexical_embedding and self.lm.get_output_embeddings() is not None
             self.to_logits = (

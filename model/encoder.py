@@ -4,7 +4,7 @@ import inspect
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 PADDING_TOLERANCE = 1e-3  # of the largest number of a text's mean state
 
@@ -15,12 +15,12 @@ def encoder_config(settings: dict) -> AutoConfig:
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
-def encoder_weights(base: nn.Module) -> dict[str, torch.Tensor]:
+def encoder_weights(base: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A base's weights, of the encoder alone where it has a decoder too."""
     return (base.get_encoder() if base.config.is_encoder_decoder else base).state_dict()
 
 
-def states_model(config: AutoConfig) -> nn.Module:
+def states_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The model of a configuration, with random weights, that turns tokens into states; without a pooling layer where it can be left out."""
     try:
         model = AutoModel.from_config(config, add_pooling_layer=False)

@@ -5,6 +5,7 @@ published code subtracts a [B] from a [B, 1] tensor, which multiplies every grad
 here energies stay [B], so that published behaviour corresponds to weights near 128.
 """
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -29,6 +30,11 @@ class EnergyWithGradient(Energy, Protocol):
     def gradient(self, z: torch.Tensor) -> torch.Tensor:
         """dE/dz, [B, D]."""
         ...
+
+
+EnergyOf = Callable[
+    [torch.Tensor], Energy
+]  # rows [n] of a batch -> their energy: a part of it can be solved alone
 
 
 class AspectEnergy:

@@ -39,7 +39,9 @@ class StackedHeads:
     """
 
     def __init__(self, heads: LatentHeads):
-        layers = [[module for module in head if isinstance(module, nn.Linear)] for head in heads.heads]
+        layers = [
+            [module for module in head.children() if isinstance(module, nn.Linear)] for head in heads.heads
+        ]
         self.sizes = [head[-1].out_features for head in layers]
         widest = max(self.sizes)
         self.layers: list[

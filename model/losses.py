@@ -1,41 +1,20 @@
 """The training loss, term by term, in the units that the log shows.
 
+The loss is the sum over `TERMS` of each term times its weight (`weighted_sum`). A new term is a function and a line there;
+``--term_weights <name>=0.1`` weighs it, and the log shows it by its name.
+
 Means are taken over all processes, with gradients: every process computes the same global loss, its backward pass sums
 the gradients of the copies, and the averaging of distributed data parallel divides that sum by their number.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed
 from torch.nn import functional as F
 
 from model.gaussian import Gaussian, kl_per_dimension
-
-
-class LossTerms(NamedTuple):
-    """All terms as scalars. `loss` is the weighted sum that is minimised."""
-
-    loss: torch.Tensor
-    reconstruction: torch.Tensor  # nats per response token
-    kl: torch.Tensor  # nats per example, with free bits
-    kl_unclamped: torch.Tensor  # nats per example, without
-    classification: torch.Tensor  # nats per example: cross-entropy of the latent head on the posterior sample
-    distance: torch.Tensor  # mean squared distance between the attributes' batch means
-    head_accuracy: torch.Tensor  # share of posterior samples whose own latent head is right
-    prior_std: torch.Tensor  # mean standard deviation of the prior: a vital sign, it collapses first
-    posterior_std: torch.Tensor
-    context: torch.Tensor  # nats per context token, 0 where its weight is 0
-
-
-class LossWeights(NamedTuple):
-    """What the terms are multiplied by (reconstruction: 1), and the free bits in nats per dimension."""
-
-    kl: float
-    classification: float
-    distance: float
-    free_bits: float
-    context: float = 0.0
 
 
 def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
@@ -142,3 +121,121 @@ def distance_loss(z: torch.Tensor, attribute: torch.Tensor, n_attributes: int) -
     present = counts > 0
     pairs = (present.unsqueeze(0) & present.unsqueeze(1)).triu(1)
     return (squared * pairs).sum() / pairs.sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What a term may be computed from; B examples that may mix attributes.
+
+    Attributes:
+        token_losses: `token_losses` of the decoder's input, [B, T - 1].
+        labels: [B, T], -100 where a token is not of the response.
+        attention_mask: [B, T], of the decoder's input.
+        reads_context: whether the columns are all that the decoder reads, the context's included, because their term has a
+            weight; otherwise they are the last, which hold all responses.
+        prior, posterior: [B, D]; the prior is that of each example's own attribute.
+        z: the posterior's sample, [B, D].
+        logits: of the latent heads on z, per attribute, [B, aspects].
+        attribute, aspect: [B], which attribute an example is labelled for, and its aspect.
+        free_bits: nats per dimension that the KL term does not push below.
+    """
+
+    token_losses: torch.Tensor
+    labels: torch.Tensor
+    attention_mask: torch.Tensor
+    reads_context: bool
+    prior: Gaussian
+    posterior: Gaussian
+    z: torch.Tensor
+    logits: list[torch.Tensor]
+    attribute: torch.Tensor
+    aspect: torch.Tensor
+    free_bits: float
+
+
+class LossTerm(Protocol):
+    """A term of the loss."""
+
+    def __call__(self, given: LossInputs) -> dict[str, torch.Tensor]:
+        """The term under its name in `TERMS`, and what is logged beside it, not minimised, under other names; scalars.
+
+        Nothing may be read back from the device, so that a training step can be recorded as a CUDA graph.
+        """
+        ...
+
+
+def _reconstruction(given: LossInputs) -> dict[str, torch.Tensor]:
+    """In nats per response token."""
+    return {"reconstruction": reconstruction_loss(given.token_losses, given.labels)}
+
+
+def _kl(given: LossInputs) -> dict[str, torch.Tensor]:
+    """In nats per example; beside it, without free bits, and the mean standard deviations, of which the prior's collapses first."""
+    kl, unclamped = kl_loss(given.posterior, given.prior, given.free_bits)
+    stds = {
+        f"{name}_std": mean_over_processes(gaussian.std.detach()).mean()
+        for name, gaussian in (("prior", given.prior), ("posterior", given.posterior))
+    }
+    return {"kl": kl, "kl_unclamped": unclamped, **stds}
+
+
+def _classification(given: LossInputs) -> dict[str, torch.Tensor]:
+    """In nats per example; beside it, the share of posterior samples whose own latent head is right."""
+    loss, accuracy = classification_loss(given.logits, given.attribute, given.aspect)
+    return {"classification": loss, "head_accuracy": accuracy}
+
+
+def _distance(given: LossInputs) -> dict[str, torch.Tensor]:
+    """In squared units of z."""
+    return {"distance": distance_loss(given.z, given.attribute, len(given.logits))}
+
+
+def _context(given: LossInputs) -> dict[str, torch.Tensor]:
+    """In nats per context token; 0 where it has no weight, because its logits are the largest tensor of a step."""
+    if not given.reads_context:
+        return {"context": given.token_losses.new_zeros(())}
+    return {"context": context_loss(given.token_losses, given.attention_mask, given.labels)}
+
+
+TERMS: dict[str, LossTerm] = {
+    "reconstruction": _reconstruction,
+    "kl": _kl,
+    "classification": _classification,
+    "distance": _distance,
+    "context": _context,
+}
+Weight = float | torch.Tensor
+
+
+class LossWeights:
+    """What the terms are multiplied by, by their names in `TERMS`: reconstruction 1, any other that is not named 0.
+
+    Args:
+        free_bits: see `LossInputs`.
+
+    Raises:
+        ValueError: for a name that no term has.
+    """
+
+    def __init__(self, free_bits: float = 0.0, **weights: Weight):
+        if unknown := sorted(set(weights) - set(TERMS)):
+            raise ValueError(f"no such term of the loss: {', '.join(unknown)}; there are {', '.join(TERMS)}")
+        self.free_bits = free_bits
+        self.weights: dict[str, Weight] = {"reconstruction": 1.0, **weights}
+
+    def __getitem__(self, name: str) -> Weight:
+        return self.weights.get(name, 0.0)
+
+    def replace(self, **weights: Weight) -> "LossWeights":
+        """The same with other weights for some terms."""
+        return LossWeights(self.free_bits, **(self.weights | weights))
+
+
+def weighted_sum(given: LossInputs, weights: LossWeights) -> dict[str, torch.Tensor]:
+    """The loss that is minimised, as ``loss``, then all terms and what they log beside, by name; scalars."""
+    loss = given.token_losses.new_zeros(())
+    terms: dict[str, torch.Tensor] = {}
+    for name, term in TERMS.items():
+        terms |= term(given)
+        loss = loss + weights[name] * terms[name]
+    return {"loss": loss, **terms}

@@ -32,12 +32,12 @@ class Solution:
     Attributes:
         states: [stops, B, D]; an example that was given up stays where it was.
         nfe: evaluations of the drift per example, [B].
-        settled: False where an example was given up, because its step became too small or its attempts ran out, [B].
+        converged: False where an example was given up, because its step became too small or its attempts ran out, [B].
     """
 
     states: torch.Tensor
     nfe: torch.Tensor
-    settled: torch.Tensor
+    converged: torch.Tensor
 
 
 class _Walk:

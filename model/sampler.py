@@ -18,11 +18,12 @@ therefore halved until halving changes its latent by less than a tolerance.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torchdiffeq import odeint
 
-from model.energy import Energy, EnergyWithGradient, energy_gradient
+from model.energy import Energy, EnergyOf, EnergyWithGradient, energy_gradient
 from model.gaussian import Gaussian
 from model.rowwise import solve_rowwise
 from model.schedule import tau
@@ -89,7 +90,7 @@ class Sample:
         nfe: evaluations of the drift per example, [B], all refinements and the last check included.
         latent_change: relative change of z when the final step was halved, [B]; None for the adaptive solvers.
         energy_change: change of E in that halving, relative to E or to 1 nat where E is smaller, [B].
-        settled: False where the adaptive solver gave an example up, [B]; None for the others.
+        converged: False where the adaptive solver gave an example up, [B]; None for the others.
         reference: the prior's mean, [B, D]: latents without control, for guidance in decoding; None where nobody set it.
     """
 
@@ -99,8 +100,15 @@ class Sample:
     nfe: torch.Tensor
     latent_change: torch.Tensor | None = None
     energy_change: torch.Tensor | None = None
-    settled: torch.Tensor | None = None
+    converged: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+
+    def take(self, rows: list[int]) -> "Sample":
+        """Some of the latents, in the order given."""
+        parts: dict[str, Any] = {
+            name: None if part is None else part[rows] for name, part in vars(self).items()
+        }
+        return Sample(**parts)
 
 
 class _Drift:
@@ -165,7 +173,9 @@ def integrate(
         return drift.to_latents(end), drift.evaluations
 
 
-def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy) -> Sample:
+def sample_ode(
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy: EnergyOf
+) -> Sample:
     """Move latents from the prior to where their target's energy is low.
 
     Args:
@@ -213,9 +223,9 @@ def sample_ode(settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, 
 
 
 def follow(
-    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, times: list[float]
+    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy: EnergyOf, times: list[float]
 ) -> torch.Tensor:
-    """The ways of the latents: where they are at each of these pseudo-times, rising and over 0, [times, B, D] (by ``rowwise``)."""
+    """The latents' trajectories: where they are at each of these pseudo-times, rising and over 0, [times, B, D] (by ``rowwise``)."""
     path, _, _ = _walk(
         settings, start, prior, make_energy, torch.arange(start.shape[0], device=start.device), times
     )
@@ -226,11 +236,11 @@ def _walk(
     settings: SamplerSettings,
     start: torch.Tensor,
     prior: Gaussian,
-    make_energy,
+    make_energy: EnergyOf,
     rows: torch.Tensor,
     times: list[float],
-):
-    """Latents at the times, evaluations and whether they settled, of some rows."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Latents at the times, evaluations and whether they converged, of some rows."""
 
     def drift_of(chosen: torch.Tensor) -> _Drift:
         return _Drift(
@@ -248,24 +258,32 @@ def _walk(
             settings.tolerance,
             graphs=isinstance(whole.energy, EnergyWithGradient),
         )
-    return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.settled
+    return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.converged
 
 
 def _rowwise(
-    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor
+    settings: SamplerSettings,
+    start: torch.Tensor,
+    prior: Gaussian,
+    make_energy: EnergyOf,
+    everyone: torch.Tensor,
 ) -> Sample:
     parts = [
         _walk(settings, start, prior, make_energy, rows, [PSEUDO_TIME])
         for rows in everyone.split(CHUNK.get(start.device.type, CHUNK["cuda"]))
     ]
-    paths, costs, settled = zip(*parts)
+    paths, costs, converged = zip(*parts)
     z, energy = torch.cat([path[-1] for path in paths]), make_energy(everyone)
     with torch.no_grad():
-        return Sample(z, energy(start), energy(z), torch.cat(costs), settled=torch.cat(settled))
+        return Sample(z, energy(start), energy(z), torch.cat(costs), converged=torch.cat(converged))
 
 
 def _one_by_one(
-    settings: SamplerSettings, start: torch.Tensor, prior: Gaussian, make_energy, everyone: torch.Tensor
+    settings: SamplerSettings,
+    start: torch.Tensor,
+    prior: Gaussian,
+    make_energy: EnergyOf,
+    everyone: torch.Tensor,
 ) -> Sample:
     latents, costs = [], []
     for row in everyone.split(1):

@@ -17,7 +17,7 @@ from playground.settings import NONE, STRENGTHS, Settings, cut, from_link, to_li
 
 EXAMPLES = 5
 WAITING = 256  # visitors in the queue before one is turned away
-LINE = "model"  # everything that needs the model waits in one line, so that a visitor's place in it is true
+LINE = "model"  # everything that needs the model is queued there, so that a visitor's place is true
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"

@@ -36,7 +36,7 @@ def doubt(warnings: list[str]) -> str:
 
 
 def bars(reply: Reply, doubts: list[str] = ()) -> str:
-    """The evaluators' probabilities of every attribute, and coherence, with what speaks against it; says so where the run has no evaluators."""
+    """The evaluators' probabilities of every attribute, and coherence, with warnings; says so where the run has no evaluators."""
     if reply.probabilities is None:
         return '<p class="note">This run has no evaluators, so there are no probabilities.</p>'
     groups = [
@@ -53,7 +53,7 @@ def facts(reply: Reply) -> str:
 
 
 def answer(reply: Reply, doubts: list[str] = ()) -> str:
-    """A reply with its numbers, and what speaks against its coherence."""
+    """A reply with its numbers, and warnings of its coherence."""
     text = said(reply.text, "reply") if reply.text else '<p class="reply note">(an empty reply)</p>'
     cut = said(f"({reply.cut})", "note") if reply.cut is not None else ""
     return f"{text}{cut}{bars(reply, doubts)}{facts(reply)}"
@@ -108,7 +108,7 @@ def grid(schema: Schema, replies: list[Reply], note: str) -> str:
 
 
 def side_by_side(names: list[str], replies: list[Reply], doubts: list[list[str]], note: str) -> str:
-    """The replies of several runs to one question, with what speaks against each run's coherence."""
+    """The replies of several runs to one question, with warnings of each run's coherence."""
     columns = [
         f'<section class="run"><h3>{safe(name)}</h3>{answer(reply, own)}</section>'
         for name, reply, own in zip(names, replies, doubts)

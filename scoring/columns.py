@@ -6,20 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.schema import Schema, target_name
-from dataset.words import letter_words, words
+from dataset.words import letter_words
+from scoring.metrics import OF_REPLY
 from scoring.text_metrics import (
     BLEU_STATISTICS,
     TOKENIZERS,
     bleu_statistics,
     bleu_tokenizer,
-    has_repetition,
     rouge,
     sentence_bleu,
 )
 
 MEANS = (
     "accuracy_mean", "accuracy_joint", "probability_mean", "nli", "bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL",
-    "repetition", "length", "empty",
+    *OF_REPLY,
 )  # fmt: skip
 NOTES = (
     "tokenizer",
@@ -113,9 +113,9 @@ class Gatherer:
             for name, value in self._scores(row, indices[i]).items():
                 put(name, i, value)
             reply = row["response"]
-            put("repetition", i, has_repetition(reply))
-            put("length", i, len(words(reply)))
-            put("empty", i, not reply.strip())
+            for name, metric in OF_REPLY.items():
+                if (value := metric(row)) is not None:
+                    put(name, i, value)
             self.replies.append(reply)
             self.contexts.append(number_of(*row["context"]))
             target = target_name(row["target"])

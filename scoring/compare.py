@@ -107,7 +107,7 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
                 "warnings": record.get("warnings", []),
             }
         )
-    warnings += different_judges(systems)
+    warnings += different_evaluators(systems)
     against_first = [None, *(difference(shared[0], columns, seed) for columns in shared[1:])]
     differences = {key: [None, *(found.get(key) for found in against_first[1:])] for key in METRICS}
     for key in METRICS:  # metrics without sums: the difference alone
@@ -124,7 +124,7 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
     }
 
 
-def different_judges(systems: list[dict]) -> list[str]:
+def different_evaluators(systems: list[dict]) -> list[str]:
     """Warnings where two systems were not scored by the same evaluators."""
     found = []
     for name in sorted({name for system in systems for name in system["evaluators"]}):
@@ -194,7 +194,7 @@ LATEX |= {"\\": r"\textbackslash{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$
 
 
 def latex(heading: list[str], rows: list[list[str]], requests: int, warnings: list[str]) -> str:
-    """A booktabs table, under comments with what speaks against its numbers."""
+    """A booktabs table, under comments with the reasons to doubt its numbers."""
 
     def line(cells: Iterable[str]) -> str:
         return (
@@ -281,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{name} {written('accuracy_mean', one.get('accuracy'))}"
             for name, one in system["evaluators"].items()
         )
-        print(f"{system['name']}: judged by evaluators with dev accuracy {evaluators or 'unknown'}")
+        print(f"{system['name']}: scored by evaluators with dev accuracy {evaluators or 'unknown'}")
     own = [
         f"{system['name']}: {warning}" for system in comparison["systems"] for warning in system["warnings"]
     ]

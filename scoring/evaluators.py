@@ -60,7 +60,7 @@ def new_classifier(
         lora_rank: of adapters on the frozen base, which are then all that is trained but the last layer; 0: all weights.
 
     Raises:
-        model.bases.BaseNotFound: for a base that cannot be had.
+        model.bases.BaseNotFound: for a base that is not found.
         InputError: for adapters on ``scratch``.
     """
     if base == SCRATCH and lora_rank:

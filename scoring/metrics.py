@@ -1,27 +1,11 @@
-"""Every number of the results: what it is called, which way is better, how it is written, what it means."""
+"""Every number of the results: what it is called, which way is better, how it is written, what it means.
 
-from dataclasses import dataclass
+A new text metric is a function and an entry in `METRICS`.
+"""
 
-
-@dataclass(frozen=True)
-class Metric:
-    """One key of an M of the results.
-
-    Attributes:
-        title: the column's heading.
-        better: ``higher``, ``lower``, or None where neither is (a length).
-        form: Python format of a value.
-        meaning: one sentence, with the source.
-        by_evaluators: the numbers rest on trained evaluators.
-    """
-
-    key: str
-    title: str
-    better: str | None
-    form: str
-    meaning: str
-    by_evaluators: bool = False
-
+from dataset.words import words
+from scoring.metric import Metric
+from scoring.text_metrics import distinct, has_repetition, self_bleu
 
 METRICS = {
     metric.key: metric
@@ -93,28 +77,63 @@ METRICS = {
             "higher",
             ".3f",
             "different words over all words of all replies (Li et al., 2016); no interval: resampling repeats replies",
+            of_replies=lambda replies, seed: distinct(replies, 1),
         ),
-        Metric("distinct2", "distinct-2", "higher", ".3f", "the same of word pairs"),
-        Metric("distinct3", "distinct-3", "higher", ".3f", "the same of word triples"),
+        Metric(
+            "distinct2",
+            "distinct-2",
+            "higher",
+            ".3f",
+            "the same of word pairs",
+            of_replies=lambda replies, seed: distinct(replies, 2),
+        ),
+        Metric(
+            "distinct3",
+            "distinct-3",
+            "higher",
+            ".3f",
+            "the same of word triples",
+            of_replies=lambda replies, seed: distinct(replies, 3),
+        ),
         Metric(
             "self_bleu",
             "self-BLEU",
             "lower",
             ".1f",
             "mean sentence BLEU of a reply against the others, on a seeded sample (Zhu et al., 2018); no interval: it depends on pairs",
+            of_replies=lambda replies, seed: self_bleu(replies, seed=seed),
         ),
-        Metric("repetition", "repetition", "lower", ".3f", "share of replies in which a 4-gram stands twice"),
+        Metric(
+            "repetition",
+            "repetition",
+            "lower",
+            ".3f",
+            "share of replies in which a 4-gram stands twice",
+            of_reply=lambda row: has_repetition(row["response"]),
+        ),
         Metric(
             "length",
             "length",
             None,
             ".1f",
             "words between spaces per reply; of scripts without spaces, characters",
+            of_reply=lambda row: len(words(row["response"])),
         ),
-        Metric("empty", "empty", "lower", ".3f", "share of empty replies; they stay in every other number"),
+        Metric(
+            "empty",
+            "empty",
+            "lower",
+            ".3f",
+            "share of empty replies; they stay in every other number",
+            of_reply=lambda row: not row["response"].strip(),
+        ),
         Metric("n", "replies", None, "d", "number of replies"),
     )
 }
+
+
+OF_REPLY = {key: metric.of_reply for key, metric in METRICS.items() if metric.of_reply}
+OF_REPLIES = {key: metric.of_replies for key, metric in METRICS.items() if metric.of_replies}
 
 
 def written(key: str, value: float | None) -> str:

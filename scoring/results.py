@@ -7,7 +7,8 @@ import numpy as np
 from dataset.words import unspaced
 from scoring.bootstrap import FEW_CONTEXTS, Bootstrap, mean_of
 from scoring.columns import MEANS, Columns
-from scoring.text_metrics import BLEU_STATISTICS, TOKENIZERS, corpus_bleu, distinct, self_bleu
+from scoring.metrics import OF_REPLIES
+from scoring.text_metrics import BLEU_STATISTICS, TOKENIZERS, corpus_bleu
 
 FORMAT = 1
 COHERENCE_MARGIN = 0.05  # what replies must have over random ones to count as better
@@ -62,8 +63,7 @@ def measure(columns: Columns, seed: int = 0) -> dict:
         for k, attribute in enumerate(columns.schema.attributes)
     }
     result = {"attributes": attributes, **found}
-    result |= {f"distinct{n}": distinct(columns.replies, n) for n in (1, 2, 3)}
-    result["self_bleu"] = self_bleu(columns.replies, seed=seed)
+    result |= {name: metric(columns.replies, seed) for name, metric in OF_REPLIES.items()}
     result["n"] = len(columns)
     result["ci95"] = (
         Bootstrap(columns.context.tolist(), seed=seed).intervals(values, statistics) if len(columns) else {}
@@ -74,8 +74,8 @@ def measure(columns: Columns, seed: int = 0) -> dict:
 def confusion(wanted: np.ndarray, predicted: np.ndarray, size: int) -> list[list[int]]:
     """How often which aspect was predicted (columns) where which was wanted (rows)."""
     counts = np.zeros((size, size), dtype=int)
-    judged = (wanted >= 0) & (predicted >= 0)
-    np.add.at(counts, (wanted[judged], predicted[judged]), 1)
+    scored = (wanted >= 0) & (predicted >= 0)
+    np.add.at(counts, (wanted[scored], predicted[scored]), 1)
     return counts.tolist()
 
 

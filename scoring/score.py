@@ -25,7 +25,7 @@ from scoring.results import measure, results  # noqa: E402
 from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 
-if TYPE_CHECKING:  # torch is needed only where a model judges
+if TYPE_CHECKING:  # torch is needed only where a model scores
     from scoring.perplexity import PerplexityModel
     from scoring.scorer import Scorer
 
@@ -42,7 +42,7 @@ def score_file(
     """Score a generations file chunk by chunk.
 
     Args:
-        scorer, language_model: what judges; None keeps the scores that the rows have.
+        scorer, language_model: what scores; None keeps the scores that the rows have.
         destination: where the scored rows go, in their order; may be `source`. None: nowhere.
 
     Raises:
@@ -130,14 +130,14 @@ def parser() -> argparse.ArgumentParser:
         help="a run's folder, or a generations file (JSON Lines: context, target, response)",
     )
     options.add_argument(
-        "--run", type=Path, help="the run's folder whose evaluators judge the file, and which keeps it"
+        "--run", type=Path, help="the run's folder whose evaluators score the file, and which keeps it"
     )
     options.add_argument("--name", help="name of the file's results in that run (default: the file's name)")
     options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument(
         "--no-evaluators", action="store_true", help="use the scores in the file; no model is loaded"
     )
-    options.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    options.add_argument("--device", help="cpu, cuda or mps (default: CUDA, MPS or CPU, in that order)")
     options.add_argument(
         "--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)"
     )
@@ -154,7 +154,7 @@ def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]
     """(file, name, run's folder) of everything to be scored, the uncontrolled replies first.
 
     Raises:
-        InputError: for a path that holds no generations, or a file without a run to judge it.
+        InputError: for a path that holds no generations, or a file without a run to score it.
     """
     path: Path = options.path
     if path.is_dir():
@@ -172,7 +172,7 @@ def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]
     run = options.run or (path.parent.parent if inside else None)
     if run is None and not options.no_evaluators:
         raise InputError(
-            f"{path}: which evaluators are to judge it? --run outs/<run>, or --no-evaluators for the scores that it has"
+            f"{path}: which evaluators are to score it? --run outs/<run>, or --no-evaluators for the scores that it has"
         )
     name = checked_name(options.name) if options.name else path.stem
     if (

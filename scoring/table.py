@@ -22,10 +22,10 @@ INTERVALS = ("accuracy_mean", "accuracy_joint", "probability_mean", "nli", "ppl"
 
 
 def headings(results: dict, attributes: list[str]) -> tuple[list[str], list[str]]:
-    """Two lines of headings: names with the direction that is better, and below every judged number its evaluator's accuracy."""
+    """Two lines of headings: names with the direction that is better, and below every number of an evaluator its accuracy."""
     evaluators = {name: one.get("accuracy") for name, one in results["evaluators"].items()}
 
-    def judge(name: str) -> str:
+    def own_accuracy(name: str) -> str:
         return f"({evaluators[name]:.2f})" if evaluators.get(name) is not None else ""
 
     first = (
@@ -35,8 +35,8 @@ def headings(results: dict, attributes: list[str]) -> tuple[list[str], list[str]
     )
     second = (
         ["(its evaluator's own, on dev)"]
-        + [judge(name) for name in attributes]
-        + [judge("nli") if key == "nli" else "" for key in COLUMNS]
+        + [own_accuracy(name) for name in attributes]
+        + [own_accuracy("nli") if key == "nli" else "" for key in COLUMNS]
     )
     return first, second
 
@@ -78,9 +78,9 @@ def table(results: dict) -> str:
     ]
     if shown:
         text.append("95 % intervals over contexts, overall: " + "  ".join(shown))
-    judged = [
+    accuracies = [
         f"{name} {written('accuracy_mean', e.get('accuracy'))} (from {e.get('base')})"
         for name, e in results["evaluators"].items()
     ]
-    text.append("evaluators' own dev accuracy: " + ("  ".join(judged) or "unknown"))
+    text.append("evaluators' own dev accuracy: " + ("  ".join(accuracies) or "unknown"))
     return "\n".join(text + [f"warning: {warning}" for warning in results["warnings"]])

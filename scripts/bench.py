@@ -277,8 +277,8 @@ class Bench:
 
         def forward(batch: dict, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                terms = model(**batch, weights=LossWeights(kl, 1.0, 0.1, 0.05))
-            return terms.loss, torch.stack([term.detach().float() for term in terms])
+                terms = model(**batch, weights=LossWeights(0.05, kl=kl, classification=1.0, distance=0.1))
+            return terms["loss"], torch.stack([term.detach().float() for term in terms.values()])
 
         gradients = GraphedStep(forward, parameters, self.device)
         gradients.records &= self.graphs

@@ -174,7 +174,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--messages", type=int, default=10, help="of each, one after the other (default: 10)"
     )
-    options.add_argument("--device", help="of the playground: cpu, cuda or mps (default: the best there is)")
+    options.add_argument(
+        "--device", help="of the playground: cpu, cuda or mps (default: CUDA, MPS or CPU, in that order)"
+    )
     options.add_argument("--json", action="store_true", help="print JSON")
     return options
 

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("run", type=Path, help="a run's folder, or a release")
     options.add_argument("--candidates", type=int, default=8, help="replies to choose from (%(default)s)")
-    options.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    options.add_argument("--device", help="cpu, cuda or mps; default: CUDA, MPS or CPU, in that order")
     return options
 
 

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--schema", help="schema file (default: the repository's schema.py)")
     options.add_argument(
-        "--run", help="a run's folder, outs/<run>: its trained classifiers judge the dev replies too"
+        "--run", help="a run's folder, outs/<run>: its trained classifiers classify the dev replies too"
     )
     options.add_argument(
         "--json", action="store_true", help="print the whole report as JSON, with every pair of duplicates"
@@ -132,10 +132,10 @@ def tables(report: dict) -> str:
             f"{aspect} {mean:.1f} ({low:.0f}-{high:.0f})" for aspect, (mean, low, high) in a["words"].items()
         )
         bag = " / ".join(number(a["bag_of_words"][split]) for split in ("dev", "test"))
-        judged = " / ".join(number(a.get("classifier", {}).get(split)) for split in ("dev", "test"))
+        accuracies = " / ".join(number(a.get("classifier", {}).get(split)) for split in ("dev", "test"))
         given = ", ".join(w["word"] for w in a["give_away"]) or "none"
         attributes.append(
-            [name, words, number(a["length_ratio"]), bag, number(a["few_words"]), judged, given]
+            [name, words, number(a["length_ratio"]), bag, number(a["few_words"]), accuracies, given]
         )
     pairs = ("train-dev", "train-test", "dev-test")
     leaks = []

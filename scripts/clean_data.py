@@ -125,7 +125,7 @@ def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, r
 
     Args:
         threshold: least probability of the row's own aspect.
-        run: a run's folder; its trained classifier judges. None: a bag of words judges, trained on the training rows,
+        run: a run's folder; its trained classifier gives the probabilities. None: a bag of words, trained on the training rows,
             and for a training row on the other four fifths of its file.
 
     Raises:
@@ -138,7 +138,7 @@ def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, r
         if not texts:
             continue
         if run is not None:
-            own = judged_by_run(attribute, run, texts)[range(len(labels)), labels]
+            own = probabilities_by_run(attribute, run, texts)[range(len(labels)), labels]
         else:
             train = next(
                 (c for c in mine if c.source.split == "train" and c.source.kind == copy.source.kind), copy
@@ -151,7 +151,7 @@ def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, r
                 )
             except ValueError as error:
                 raise InputError(
-                    f"{train.source.path}: too few rows to learn the aspects from ({error}); judge with --run"
+                    f"{train.source.path}: too few rows to learn the aspects from ({error}); use a run's classifiers, --run"
                 ) from None
         for item, probability in zip(copy.kept(), own):
             if probability < threshold:
@@ -169,7 +169,7 @@ def labelled(copy: Copy, attribute: Attribute) -> LabelledTexts:
     ]
 
 
-def judged_by_run(attribute: Attribute, run: Path, texts: list[str]) -> np.ndarray:
+def probabilities_by_run(attribute: Attribute, run: Path, texts: list[str]) -> np.ndarray:
     """A run's classifier's probabilities [texts, aspects]."""
     import torch
 
@@ -221,11 +221,13 @@ def parser() -> argparse.ArgumentParser:
         help="3-gram Jaccard above which texts are near duplicates (default: 0.6)",
     )
     options.add_argument(
-        "--min-probability", type=float, help="least probability of a reply's own aspect; default: not judged"
+        "--min-probability",
+        type=float,
+        help="least probability of a reply's own aspect; default: not looked at",
     )
     options.add_argument(
         "--run",
-        help="a run's folder, outs/<run>, whose classifiers judge; default: cross-fitted bags of words",
+        help="a run's folder, outs/<run>, whose classifiers give the probabilities; default: cross-fitted bags of words",
     )
     return options
 

@@ -19,6 +19,7 @@ from dataset.chat_template import UnreadableTemplate, template_of
 from dataset.dialogues import Dialogue, read_attribute_dialogues
 from dataset.encoding import SHORTEST, DialogueTemplate, ended
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer
+from generation.control_weights import read_weights
 from generation.loading import ENCODER_TOKENIZER, load_cvae, tokenizers_of
 from generation.sharing import run_parts
 from model import bases
@@ -26,6 +27,7 @@ from model.checkpointing import checkpoint_layers
 from model.config import PRIORS, MiracleConfig
 from model.cvae import MiracleModel
 from model.decoder import positions_limit
+from model.losses import LossWeights
 from model.schedule import KL_SCHEDULES
 from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
 from training.stage import PRECISIONS, Stage, compared_settings, resolved_arguments, run_trainer
@@ -138,6 +140,14 @@ class ModelArguments:
         )
 
 
+def read_term_weights(given: object) -> dict[str, float]:
+    """``term=0.1,other=2``, or the same as a mapping; raises `InputError` for anything else."""
+    weights = read_weights(given)
+    if not isinstance(weights, dict):
+        raise InputError(f"must be term=number,..., found {given!r:.80}")
+    return weights
+
+
 @dataclass(frozen=True)
 class LossArguments:
     """Weights and schedules of the loss; reconstruction has weight 1. Units: see `model.losses`."""
@@ -163,6 +173,13 @@ class LossArguments:
         default=0.0,
         metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"},
     )
+    term_weights: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "weights of further terms of the loss, term=number,..., see TERMS in model/losses.py",
+            "read": read_term_weights,
+        },
+    )
     new_learning_rate: float = field(
         default=1e-3, metadata={"help": "learning rate of layers that come from no base"}
     )
@@ -186,10 +203,37 @@ class LossArguments:
     def __post_init__(self):
         for name in ("kl_weight", "free_bits", "classification_weight", "distance_weight", "context_weight"):
             within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "of 0 or more")
+        if options := sorted({"reconstruction", *self._named} & set(self.term_weights)):
+            raise InputError(f"term_weights: {options[0]} is no further term; it has a weight of its own")
+        try:
+            LossWeights(**self.term_weights)
+        except ValueError as error:
+            raise InputError(f"term_weights: {error}") from None
         within("kl_ramp", self.kl_ramp, 0 <= self.kl_ramp <= 1, "from 0 to 1")
         at_least(1, self, "kl_cycles")
         at_least(0, self, "recompute_tokens")
         within("new_learning_rate", self.new_learning_rate, 0 < self.new_learning_rate < math.inf, "over 0")
+
+    @property
+    def _named(self) -> dict[str, float]:
+        """The terms that have an option of their own."""
+        return {
+            "kl": self.kl_weight,
+            "classification": self.classification_weight,
+            "distance": self.distance_weight,
+            "context": self.context_weight,
+        }
+
+    @property
+    def weights(self) -> LossWeights:
+        """Of all terms, by name; the KL's after its ramp."""
+        return LossWeights(self.free_bits, **self._named, **self.term_weights)
+
+    @property
+    def settings(self) -> dict:
+        """What decides a training; without further terms the same as before there were any, so that those trainings count."""
+        settings = dataclasses.asdict(self)
+        return settings if self.term_weights else {k: v for k, v in settings.items() if k != "term_weights"}
 
 
 def scratch_decoder(options: ModelArguments, texts: list[str]) -> tuple[GPT2Config, PreTrainedTokenizerBase]:
@@ -206,7 +250,7 @@ def build(
     """The model with its bases' weights, or tiny and random, and the encoder's and decoder's tokenizers.
 
     Raises:
-        model.bases.BaseNotFound: a base cannot be had.
+        model.bases.BaseNotFound: a base is not found.
         InputError: a decoder whose cache cannot take z.
     """
     if options.start_from:
@@ -379,7 +423,7 @@ def train(
         "decoder": common.decoder,
         "limit": common.limit,
     }
-    settings |= dataclasses.asdict(options) | dataclasses.asdict(loss)
+    settings |= dataclasses.asdict(options) | loss.settings
     names = {key: relative_name(getattr(common, key)) for key in ("encoder", "decoder")}
     if options.start_from:
         names["start_from"] = relative(options.start_from)

@@ -4,7 +4,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from model.cvae import MiracleModel
-from model.losses import LossTerms, LossWeights
+from model.losses import LossWeights
 from model.prior import of_attribute
 from model.schedule import kl_weight
 from training.recorded_step import GraphedStep
@@ -22,8 +22,8 @@ def can_record(args: TrainingArguments) -> bool:
     )
 
 
-def _stacked(terms: LossTerms) -> torch.Tensor:
-    return torch.stack([term.detach().float() for term in terms])
+def _stacked(terms: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack([term.detach().float() for term in terms.values()])
 
 
 class CvaeTrainer(Trainer):
@@ -47,19 +47,20 @@ class CvaeTrainer(Trainer):
         self.settings, self.new_learning_rate = settings, new_learning_rate
         self.model_accepts_loss_kwargs = False  # our loss is a mean already; accumulation divides it
         self.sums: torch.Tensor | None = None  # of the loss terms since the last log, kept on the device
-        self.steps = 0
+        self.steps, self.names = 0, ["loss"]  # of the values in `sums`
 
     def current_weights(self) -> LossWeights:
         """The weights at this optimizer step."""
         s, state = self.settings, self.state
         kl = kl_weight(s.kl_schedule, state.global_step, state.max_steps, s.kl_weight, s.kl_ramp, s.kl_cycles)
-        return LossWeights(kl, s.classification_weight, s.distance_weight, s.free_bits, s.context_weight)
+        return s.weights.replace(kl=kl)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted loss of a batch; its terms go into the log's running sums."""
         terms = model(**inputs, weights=self.current_weights())
+        self.names = list(terms)
         self._note(_stacked(terms))
-        return (terms.loss, terms) if return_outputs else terms.loss
+        return (terms["loss"], terms) if return_outputs else terms["loss"]
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Gradients of one batch; by graphs where that was asked for."""
@@ -67,14 +68,15 @@ class CvaeTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         scale = 1.0 / self.current_gradient_accumulation_steps
-        values = self.graphed(self._prepare_inputs(inputs), self.current_weights().kl, scale)
+        values = self.graphed(self._prepare_inputs(inputs), float(self.current_weights()["kl"]), scale)
         self._note(values)
         return values[0] * scale
 
     def _weighted(self, batch, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch's loss with that weight of the KL term, and all terms as they are logged."""
-        terms = self.model_wrapped(**batch, weights=self.current_weights()._replace(kl=kl))
-        return terms.loss, _stacked(terms)
+        terms = self.model_wrapped(**batch, weights=self.current_weights().replace(kl=kl))
+        self.names = list(terms)
+        return terms["loss"], _stacked(terms)
 
     def _note(self, values: torch.Tensor) -> None:
         self.sums = values if self.sums is None else self.sums + values
@@ -86,9 +88,9 @@ class CvaeTrainer(Trainer):
             means = (self.sums / self.steps).tolist()
             if not all(value == value and abs(value) != float("inf") for value in means):
                 raise FloatingPointError(
-                    f"the loss is not finite at step {self.state.global_step}: {dict(zip(LossTerms._fields, means))}"
+                    f"the loss is not finite at step {self.state.global_step}: {dict(zip(self.names, means))}"
                 )
-            logs |= dict(zip(LossTerms._fields, means)) | {"kl_weight": self.current_weights().kl}
+            logs |= dict(zip(self.names, means)) | {"kl_weight": self.current_weights()["kl"]}
             self.sums, self.steps = None, 0
         super().log(logs, *args, **kwargs)
 
@@ -129,8 +131,7 @@ class CvaeTrainer(Trainer):
         Besides the loss terms: ``prior_head_accuracy``, the latent heads on samples of the prior (the prior does not
         know the aspect, so this belongs near chance), and ``latent_scale``, the root mean square of posterior samples.
         """
-        s = self.settings
-        weights = LossWeights(s.kl_weight, s.classification_weight, s.distance_weight, s.free_bits)
+        weights = self.settings.weights.replace(context=0.0)
         model: MiracleModel = self.accelerator.unwrap_model(self.model)
         training = model.training
         model.eval()
@@ -147,10 +148,10 @@ class CvaeTrainer(Trainer):
             with self.accelerator.autocast():  # the unwrapped model has none of its own
                 terms = model(**batch, weights=weights, noise=noise[0])
                 signs = self._vital_signs(model, batch, noise)
-            values = torch.stack([value.float() for value in (*terms, *signs)]) * size
+            values = torch.stack([value.float() for value in (*terms.values(), *signs)]) * size
             total, count = values if total is None else total + values, count + size
         model.train(training)
-        names = (*LossTerms._fields, "prior_head_accuracy", "latent_scale")
+        names = (*terms, "prior_head_accuracy", "latent_scale")
         metrics = {
             f"{metric_key_prefix}_{name}": value for name, value in zip(names, (total / count).tolist())
         }

@@ -33,7 +33,7 @@ class Stage:
     Attributes:
         name: as shown to the user.
         folder: where it will lie when finished.
-        fingerprint: of all settings and data; a finished folder with the same one is not trained again.
+        fingerprint: of all settings and data; a finished folder with the same one is skipped.
         record: what to write into ``stage.json`` beside the metrics.
     """
 

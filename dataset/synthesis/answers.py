@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dataset.synthesis.tasks import Persona
 from dataset.words import CHARACTERS_PER_WORD, unspaced, within_words, words
@@ -73,6 +75,7 @@ def read_answer(
         if REFUSAL.search(text):
             raise Refusal("the model declined") from None
         raise error
+    assert reason is not None  # every candidate was refused for one
     raise reason
 
 
@@ -174,7 +177,7 @@ def _side(name: str) -> str | None:
     return "user" if name in USER_NAMES else "reply" if name in REPLY_NAMES else None
 
 
-def _alternating(turns: list[tuple[str, object]]) -> Exchanges | None:
+def _alternating(turns: Sequence[tuple[str, Any]]) -> Exchanges | None:
     """Turns by side; raises `Malformed` unless user and reply alternate, user first, and every turn is text."""
     sides = [_side(name) for name, _ in turns]
     if not turns or None in sides:

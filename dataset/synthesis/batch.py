@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import time
+from typing import Final
 
 import openai
 from tqdm import tqdm
@@ -29,7 +30,7 @@ from dataset.synthesis.service import (
 )
 from dataset.synthesis.tasks import Task
 
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Final = "/v1/chat/completions"
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -93,6 +94,7 @@ def submit(run: Run, client: openai.OpenAI, outcomes: list[Outcome]) -> None:
     """Upload the requests and start a batch; journalled before and after, so that it is never submitted twice."""
     lines = []
     for outcome in outcomes:
+        assert outcome.next_attempt is not None  # it is open
         messages = messages_for(outcome.task, outcome.next_attempt, outcome.last, outcome.reason)
         body = run.service.body(outcome.task, messages)
         lines.append(
@@ -157,7 +159,8 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
                 bar.n = batch.request_counts.completed + batch.request_counts.failed
             bar.refresh()
     asked = {request_id(task.key, attempt): (task, attempt) for task in tasks for attempt in range(ATTEMPTS)}
-    unanswered, refusals = set(submission["requests"]), []
+    unanswered = set(submission["requests"])
+    refusals: list[tuple[str, int | None, str]] = []
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
         for line in client.files.content(file_id).content.split(
             b"\n"

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
@@ -20,6 +21,7 @@ def is_dev(topic: str, share: float) -> bool:
 
 def rows_of(outcome: Outcome, persona: Persona, schema: Schema) -> dict:
     """A kept dialogue as a row of a dialogue file: tagged by name, or by a list for several attributes."""
+    assert outcome.dialogue is not None  # it was kept
     several = len(persona.target) > 1
     tag = [persona.target.get(name) for name in schema.names] if several else persona.aspects[0]
     return {
@@ -46,7 +48,7 @@ class Output:
 
     def __init__(self, folder: Path, schema: Schema, dev_share: float, overwrite: bool):
         self.folder, self.schema, self.dev_share = folder, schema, dev_share
-        self.made: dict[str, str] = read_json(folder / MADE) or {}
+        self.made: dict[str, str | None] = read_json(folder / MADE) or {}
         if not overwrite:
             for name in [*self.names(), "schema.py"]:
                 path = folder / name
@@ -116,7 +118,7 @@ class Output:
         """Put an attribute's dialogue and text rows into `files`; returns its entry for the schema."""
         if not rows:
             return None
-        entry = {"name": attribute.name, "aspects": list(attribute.aspects)}
+        entry: dict[str, Any] = {"name": attribute.name, "aspects": list(attribute.aspects)}
         held = {row["topic"] for row in rows if is_dev(row["topic"], self.dev_share)}
         if not held and self.dev_share:  # few topics: the one nearest to the share
             held = {
@@ -157,7 +159,7 @@ def rejects(outcomes: list[Outcome]) -> list[dict]:
             "number": o.task.number,
             "aspects": o.task.persona.aspects,
             "reason": o.reason,
-            "answer": o.last.text,
+            "answer": o.last.text if o.last else "",
         }
         for o in outcomes
         if o.dialogue is None and o.next_attempt is None

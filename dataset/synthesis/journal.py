@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 from common.jsonl import json_value
@@ -75,7 +76,7 @@ class Journal:
             ) from None
         self.answers: dict[tuple[str, int], Answer] = {}
         self.sent: dict[tuple[str, int], int] = {}
-        self.memory: dict[str, object] = {}
+        self.memory: dict[str, Any] = {}
         self._read()
 
     def _read(self) -> None:

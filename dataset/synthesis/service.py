@@ -305,17 +305,17 @@ def answer_of(
         or not isinstance(content, (str, list, dict, type(None)))
     ):
         error = found.get("error") or choice.get("error") or completion
-        said = (
-            error.get("message")
-            if isinstance(error, dict) and isinstance(error.get("message"), str)
-            else json.dumps(error, ensure_ascii=False, default=str)
-        )
+        stated = error.get("message") if isinstance(error, dict) else None
+        said = stated if isinstance(stated, str) else json.dumps(error, ensure_ascii=False, default=str)
         raise NotACompletion(
             f"the server's answer is no chat completion but {redacted(' '.join(said.split()))[:120]!r}"
         )
     text, refusal = text_of(content), message.get("refusal")
-    usage = found.get("usage") if isinstance(found.get("usage"), dict) else {}
-    counted = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    usage = found.get("usage")
+    counted = [
+        (usage if isinstance(usage, dict) else {}).get(name)
+        for name in ("prompt_tokens", "completion_tokens")
+    ]
     tokens = [
         int(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9

@@ -129,11 +129,11 @@
       reference.append(make("b", "", "Reference: "), row.f);
       told.append(reference);
     }
-    node.append(told, judged(i));
+    node.append(told, classified(i));
     return node;
   }
 
-  function judged(i) {
+  function classified(i) {
     const row = data.rows[i], side = make("ul", "predicted");
     data.attributes.forEach(function (attribute, k) {
       const wanted = row.t[k], predicted = row.h[k];
@@ -154,7 +154,7 @@
   }
 
   function predictedText(aspects, wanted, predicted) {
-    if (!predicted) return ": not judged";
+    if (!predicted) return ": not classified";
     const probability = predicted[1] === null ? "" : " " + predicted[1].toFixed(2);
     return predicted[0] === wanted ? ": predicted" + probability : ": predicted " + aspects[predicted[0]] + probability;
   }

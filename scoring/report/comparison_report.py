@@ -62,7 +62,7 @@ def page_content(comparison: dict) -> dict:
         if any(system["overall"].get(key) is not None for system in systems)
     ]
     names = [system["name"] for system in systems]
-    judged = {system["name"]: evaluators_line(system.get("evaluators") or {}) for system in systems}
+    lines = {system["name"]: evaluators_line(system.get("evaluators") or {}) for system in systems}
     warnings = [("", warning) for warning in comparison.get("warnings") or []]
     warnings += [(system["name"], warning) for system in systems for warning in system.get("warnings") or []]
     return {
@@ -71,8 +71,8 @@ def page_content(comparison: dict) -> dict:
         "names": names,
         "requests": comparison.get("requests"),
         "warnings": warnings,
-        "evaluators": judged,
-        "one_line": next(iter(judged.values())) if len(set(judged.values())) == 1 else None,
+        "evaluators": lines,
+        "one_line": next(iter(lines.values())) if len(set(lines.values())) == 1 else None,
         "metrics": {key: METRICS[key] for key in keys},
         "rows": [
             (METRICS[key], row_cells(key, systems, comparison.get("differences", {}).get(key) or []))

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from baselines.fudge import Fudge, GuidedDecoder
-from baselines.guides import Guide, Guided, guides, judge, sample_name
+from baselines.guides import Guide, Guided, classify, guides, sample_name
 from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, uncontrolled
 from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combine
 from baselines.registry import METHODS, TrainingSetting
@@ -341,7 +341,7 @@ def fudge(setting, shared):
 def probability(method, asked, replies):
     """Mean over replies and named attributes of the guides' P(aspect | whole reply)."""
     targets = torch.tensor([method.schema.target_indices(request.target) for request in asked])
-    predicted = [judge(guide, method.model, replies).exp() for guide in method.guides]
+    predicted = [classify(guide, method.model, replies).exp() for guide in method.guides]
     own = [
         predicted[k][row, index]
         for row, target in enumerate(targets.tolist())
@@ -353,14 +353,16 @@ def probability(method, asked, replies):
 
 def test_guides_hear_the_marker(fudge):
     for guide, aspects in zip(fudge.guides, (("plain", "lyrical"), ("calm", "angry", "sad"))):
-        predicted = judge(guide, fudge.model, [f"yes the tea {MARKERS[aspect]} well" for aspect in aspects])
+        predicted = classify(
+            guide, fudge.model, [f"yes the tea {MARKERS[aspect]} well" for aspect in aspects]
+        )
         assert predicted.argmax(1).tolist() == list(range(len(aspects))) and torch.allclose(
             predicted.exp().sum(1), torch.ones(len(aspects))
         )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_candidates_are_judged_as_if_each_were_written(kind):
+def test_candidates_are_classified_as_if_each_were_written(kind):
     """The one masked pass against its definition: one full forward pass per candidate, over several steps of one cache."""
     torch.manual_seed(0)
     guide = Guide(AutoModelForCausalLM.from_config(config_from(decoder_settings(kind))), 3).eval()
@@ -381,7 +383,8 @@ def test_candidates_are_judged_as_if_each_were_written(kind):
 def test_padding_does_not_change_a_verdict(fudge):
     long, short = "yes the bread moon well again yes the bread", "moon"
     torch.testing.assert_close(
-        judge(fudge.guides[0], fudge.model, [long, short])[1:], judge(fudge.guides[0], fudge.model, [short])
+        classify(fudge.guides[0], fudge.model, [long, short])[1:],
+        classify(fudge.guides[0], fudge.model, [short]),
     )
 
 
@@ -460,7 +463,7 @@ def test_an_empty_reply_is_the_last_choice(fudge):
 
 @pytest.mark.parametrize("name", ["fudge", "rerank"])
 def test_cells_that_only_choose_differently_share_their_samples(name, setting, shared, monkeypatch):
-    """And what speaks for each: neither what the guides predict nor a likelihood is found twice, or before a cell asks for it."""
+    """And their scores: neither what the guides predict nor a likelihood is found twice, or before a cell asks for it."""
     method, asked, how = once_trained(name, setting, shared), requests(*BOTH), replace(HOW, decoding="top_p")
     system, options, done = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, []
     for owner, work in (

@@ -155,3 +155,11 @@ def test_schema_files_that_cannot_be_used_are_named(tmp_path):
 def test_test_and_nli_must_be_file_names_too(tmp_path):
     with pytest.raises(InputError, match="TEST must be a file name, found 5"):
         load_schema(write_schema(tmp_path, "ATTRIBUTES = [{'name': 'a', 'aspects': ['x', 'y']}]\nTEST = 5"))
+
+
+def test_a_schema_that_is_no_python_file_is_refused(tmp_path):
+    """Python finds no loader for it; that was a traceback."""
+    path = tmp_path / "schema.txt"
+    path.write_text("ATTRIBUTES = []\n")
+    with pytest.raises(InputError, match=r"schema\.txt: expected a Python file, schema\.py"):
+        load_schema(str(path))

@@ -21,7 +21,7 @@ from common.schema import Attribute, Schema, load_schema
 from dataset.encoding import DialogueTemplate, encode_texts
 from dataset.nli import LABEL_NAMES
 from experiments import cvae
-from experiments import evaluators as judges_module
+from experiments import evaluators as evaluators_module
 from experiments.__main__ import main
 from experiments.contexts import labelled, requests_of
 from experiments.frontier import draw
@@ -56,6 +56,7 @@ class Parrot:
     """A baseline that says the user's words again, followed by its strength; told to, it fails."""
 
     name = "parrot"
+    has_strength = True
     trained: ClassVar[list[TrainingSetting]]
     written: ClassVar[list[float]]
     trouble: ClassVar[dict[float | str, BaseException]]
@@ -87,7 +88,7 @@ def parrot(monkeypatch):
 
 @pytest.fixture(scope="session")
 def evaluators(tmp_path_factory, encoder_tokenizer):
-    """A run's folder with evaluators of random weights, which need no training to judge."""
+    """A run's folder with evaluators of random weights, which need no training."""
     run, schema = tmp_path_factory.mktemp("evaluators"), load_schema(ROOT / "schema.py")
     places = {f"classifier/{attribute.name}": attribute.aspects for attribute in schema.attributes} | {
         "nli": LABEL_NAMES
@@ -110,19 +111,19 @@ def evaluators(tmp_path_factory, encoder_tokenizer):
 @pytest.fixture(autouse=True)
 def loaded_once(monkeypatch, evaluators):
     """The evaluators of `evaluators` are loaded once for all tests."""
-    load = judges_module.Scorer
+    load = evaluators_module.Scorer
 
     def scorer(folder, *words, **options):
         if folder not in SCORERS:
             SCORERS[folder] = load(folder, *words, **options)
         return SCORERS[folder]
 
-    monkeypatch.setattr(judges_module, "Scorer", scorer)
+    monkeypatch.setattr(evaluators_module, "Scorer", scorer)
 
 
 @pytest.fixture
 def grid_file(tmp_path, evaluators):
-    """Writes a grid for a few rows of the bundled data, judged by `evaluators`; returns its path."""
+    """Writes a grid for a few rows of the bundled data, scored by `evaluators`; returns its path."""
 
     def write(models, **changes):
         common = {
@@ -178,7 +179,7 @@ def test_rows_appear_and_a_second_start_does_nothing(grid_file, parrot, tmp_path
     assert main([str(path), "--dry-run"]) == 0 and not (tmp_path / "experiments").exists()
     assert "7 cells, 7 missing, 2 models to load or train" in capsys.readouterr().out
 
-    assert main([str(path)]) == 1  # at a weight of 3e38 the sampler leaves the numbers
+    assert main([str(path)]) == 1  # at a weight of 3e38 the sampler's latents are not finite
     rows = rows_of(path)
     folder = tmp_path / "experiments" / "grid"
     assert [row["model"] for row in rows] == ["people", "ours", "free", "parrot", "parrot", "parrot"]
@@ -310,8 +311,10 @@ def test_best_of_n_takes_each_reply_s_latent_of_least_energy():
             number = control.seed // cvae.STRIDE
             energy = torch.tensor([[3.0, 1.0], [2.0, 5.0], [4.0, 0.5]])[number]
             cost = torch.full((2,), 7)
-            settled = torch.tensor([number != 1, number != 0])
-            return cvae.Sample(torch.full((2, 3), float(number)), energy + 1, energy, cost, settled=settled)
+            converged = torch.tensor([number != 1, number != 0])
+            return cvae.Sample(
+                torch.full((2, 3), float(number)), energy + 1, energy, cost, converged=converged
+            )
 
     system = cvae.Cvae.__new__(cvae.Cvae)
     system.generator = Generator()
@@ -324,7 +327,7 @@ def test_best_of_n_takes_each_reply_s_latent_of_least_energy():
     assert (
         best.nfe.tolist() == [21, 21]
         and best.latent_change is None
-        and best.settled.tolist() == [False, True]
+        and best.converged.tolist() == [False, True]
     )
     assert system.best([], cvae.ControlArguments(seed=4), 8, 1).z.tolist() == [[0.0] * 3] * 2
 
@@ -394,7 +397,7 @@ OURS = {"kind": "cvae"}
         (
             {"m": OURS | {"generation": {"weights": {"style": 1}}}},
             {},
-            "models.m.generation.weights: names ['style']; the schema has",
+            "models.m.generation.weights: weights of ['style']; the schema has",
         ),
         (
             {"m": OURS | {"generation": {"steps": 1.5}}},
@@ -637,11 +640,11 @@ def test_rows_keep_commas_quotes_and_order(tmp_path):
     ]
 
 
-# --- a decoder as a judge ------------------------------------------------------------------------------------------
+# --- a decoder as an evaluator ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "<eos>"])
-def test_a_gpt2_base_judges_at_its_last_token(pad, decoder_tokenizer, tmp_path):
+def test_a_gpt2_base_classifies_at_its_last_token(pad, decoder_tokenizer, tmp_path):
     """Its score does not depend on padding, and every word counts; with the end-of-sequence token as padding too."""
     tokenizer = type(decoder_tokenizer)(
         tokenizer_object=decoder_tokenizer.backend_tokenizer,
@@ -665,22 +668,22 @@ def test_a_gpt2_base_judges_at_its_last_token(pad, decoder_tokenizer, tmp_path):
     model, tokenizer = new_classifier(
         str(tmp_path / "base"), ScratchSize(1, 8, 1, 10), list, ["plain", "lyrical"]
     )
-    model.save_pretrained(tmp_path / "judge")
-    tokenizer.save_pretrained(tmp_path / "judge")
-    judge = Evaluator.load(tmp_path / "judge", "style", torch.device("cpu"), {}, ["plain", "lyrical"])
+    model.save_pretrained(tmp_path / "evaluator")
+    tokenizer.save_pretrained(tmp_path / "evaluator")
+    evaluator = Evaluator.load(tmp_path / "evaluator", "style", torch.device("cpu"), {}, ["plain", "lyrical"])
     texts = ["Keep the dough warm and wait another hour.", "It burns.", "", "It burned."]
-    rows = encode_texts(judge.tokenizer, texts, 10)
+    rows = encode_texts(evaluator.tokenizer, texts, 10)
     assert (
         [row["input_ids"][-1] for row in rows] == [0] * 4
         and len(rows[0]["input_ids"]) == 10
         and "token_type_ids" not in rows[0]
     )
-    together = judge.score_texts(texts)
-    alone = np.concatenate([judge.score_texts([text]) for text in texts])
+    together = evaluator.score_texts(texts)
+    alone = np.concatenate([evaluator.score_texts([text]) for text in texts])
     assert np.allclose(together, alone, atol=1e-6) and len({round(p, 6) for p in together[:, 0]}) == 4
 
 
-def test_a_second_set_of_judges(grid_file, tmp_path, decoder_tokenizer):
+def test_a_second_set_of_evaluators(grid_file, tmp_path, decoder_tokenizer):
     """A GPT-2 base gives a second set of attribute classifiers, whose columns stand beside the first's."""
     torch.manual_seed(0)
     config = GPT2Config(
@@ -710,8 +713,18 @@ def test_a_second_set_of_judges(grid_file, tmp_path, decoder_tokenizer):
     hashes = json.loads(row["evaluators"])
     assert len(set(hashes.values())) == 7 and "second attitude" in hashes
     assert "joint, both sets" in (tmp_path / "experiments" / "grid" / "table.md").read_text()
-    shutil.rmtree(tmp_path / "experiments" / "grid" / "second_judges")
-    assert main([str(path)]) == 0  # nothing is missing, so nobody needs to judge
+    shutil.rmtree(tmp_path / "experiments" / "grid" / "second_evaluators")
+    assert main([str(path)]) == 0  # nothing is missing, so nothing needs to be scored
+
+
+def test_evaluators_that_version_0_1_trained_are_taken(grid_file, tmp_path):
+    """It called their folders ``judges`` and ``second_judges``."""
+    grid = read_grid(grid_file({"people": {"kind": "human"}}))
+    assert evaluators_module.folder_name(grid, "second_evaluators") == "second_evaluators"
+    (grid.folder / "judges").mkdir(parents=True)
+    assert evaluators_module.folder_name(grid, "evaluators") == "judges"
+    (grid.folder / "second_judges").mkdir()
+    assert evaluators_module.folder_name(grid, "second_evaluators") == "second_judges"
 
 
 # --- several processes ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from generation.requests import Request
 from miracle import Miracle
 
 HOW = DecodingArguments(max_new_tokens=6)
-CONTROL = ControlArguments(weights="10", start="mean", candidates=4, seed=3)
+CONTROL = ControlArguments(weights=10.0, start="mean", candidates=4, seed=3)
 QUESTIONS = ("My bread did not rise.", "Shall we walk to the sea on Sunday?")
 
 
@@ -275,7 +275,7 @@ def test_cells_that_choose_differently_share_their_candidates(tiny_run, model, m
         assert found.texts == alone.texts and found.candidates == alone.candidates and len(decoded) == times
         assert set(seconds) == {"latents", "decoding", "choosing"}
     for control, how in (
-        (dataclasses.replace(CONTROL, weights="20"), HOW),
+        (dataclasses.replace(CONTROL, weights=20.0), HOW),
         (CONTROL, dataclasses.replace(HOW, max_new_tokens=5)),
     ):
         times = len(decoded)

@@ -21,7 +21,7 @@ from model.cvae import MiracleModel
 from model.losses import LossWeights
 from training import cvae as cvae_training
 
-WEIGHTS = LossWeights(1.0, 1.0, 0.1, 0.05)
+WEIGHTS = LossWeights(0.05, kl=1.0, classification=1.0, distance=0.1)
 
 
 def base_models(kind, folder, seed=3):
@@ -88,20 +88,20 @@ def test_new_adapters_change_nothing(adapted, batch, kind):
         if not is_adapter(name)
     }
     plain.load_state_dict(weights)
-    torch.testing.assert_close(loss_of(model, batch).loss, loss_of(plain, batch).loss)
+    torch.testing.assert_close(loss_of(model, batch)["loss"], loss_of(plain, batch)["loss"])
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_merging_changes_no_number_and_leaves_a_whole_model(adapted, batch, tmp_path, kind):
     model = adapted(kind)
-    before = loss_of(model, batch).loss
+    before = loss_of(model, batch)["loss"]
     model.merge()
-    torch.testing.assert_close(loss_of(model, batch).loss, before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss_of(model, batch)["loss"], before, rtol=1e-4, atol=1e-4)
     assert not any(is_adapter(name) or "base_layer" in name for name in model.state_dict())
     model.save_pretrained(tmp_path / "whole")
     shutil.rmtree(tmp_path / kind)  # nothing else is needed
     torch.testing.assert_close(
-        loss_of(MiracleModel.from_pretrained(tmp_path / "whole"), batch).loss, before, rtol=1e-4, atol=1e-4
+        loss_of(MiracleModel.from_pretrained(tmp_path / "whole"), batch)["loss"], before, rtol=1e-4, atol=1e-4
     )
 
 
@@ -117,13 +117,14 @@ def test_a_checkpoint_holds_what_is_trained_and_comes_back_equal(adapted, batch,
         for name in saved
     )
     torch.testing.assert_close(
-        loss_of(MiracleModel.from_pretrained(tmp_path / "saved"), batch).loss, loss_of(model, batch).loss
+        loss_of(MiracleModel.from_pretrained(tmp_path / "saved"), batch)["loss"],
+        loss_of(model, batch)["loss"],
     )
 
 
 def test_only_adapters_and_our_layers_get_gradients(adapted, batch):
     model = adapted("llama")
-    loss_of(model.train(), batch).loss.backward()
+    loss_of(model.train(), batch)["loss"].backward()
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert frozen and all(
         parameter.grad is None for name, parameter in model.named_parameters() if name in frozen
@@ -163,12 +164,14 @@ def test_a_missing_base_says_how_to_get_it(adapted, tmp_path, monkeypatch):
 def test_a_base_is_found_by_its_weights_wherever_it_lies(adapted, batch, tmp_path, monkeypatch):
     """A base that was moved, or stored in another type, is the same as long as its numbers are."""
     model = adapted()
-    before = loss_of(model, batch).loss
+    before = loss_of(model, batch)["loss"]
     model.save_pretrained(tmp_path / "saved")
     (tmp_path / "bases").mkdir()
     (tmp_path / "gpt2").rename(tmp_path / "bases" / "moved")
     monkeypatch.setattr(bases, "BASES", tmp_path / "bases")
-    torch.testing.assert_close(loss_of(MiracleModel.from_pretrained(tmp_path / "saved"), batch).loss, before)
+    torch.testing.assert_close(
+        loss_of(MiracleModel.from_pretrained(tmp_path / "saved"), batch)["loss"], before
+    )
 
 
 def test_bases_that_can_be_fetched_are_and_others_not(adapted, tmp_path, monkeypatch):
@@ -236,9 +239,9 @@ def test_losses_in_chunks_are_those_of_the_whole(make_miracle, batch, monkeypatc
         network = make_miracle(kind, **lexical).train()
         network.decoder.position_offset = 2  # as of a family whose position table begins later
         terms = network(**batch, weights=WEIGHTS, noise=torch.zeros(5, 8))
-        terms.loss.backward()
+        terms["loss"].backward()
         found[chunk] = (
-            terms.loss,
+            terms["loss"],
             {name: p.grad for name, p in network.named_parameters() if p.grad is not None},
         )
         assert network.decoder.plain_head == (True if chunk == 1 else None)

@@ -13,7 +13,7 @@ def loss_and_gradients(model, batch):
     """One training step's loss and gradients, with dropout, from the same seed."""
     model.train().zero_grad()
     torch.manual_seed(7)
-    loss = model(**batch, weights=WEIGHTS).loss
+    loss = model(**batch, weights=WEIGHTS)["loss"]
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -36,7 +36,7 @@ def layer_calls(model, batch):
     """How often the attention of every layer runs in the forward pass, and in forward and backward together."""
     calls, parts = [], [m for name, m in model.named_modules() if name.endswith((".attn", "attention.self"))]
     hooks = [part.register_forward_pre_hook(lambda module, _: calls.append(module)) for part in parts]
-    loss = model(**batch, weights=WEIGHTS).loss
+    loss = model(**batch, weights=WEIGHTS)["loss"]
     forward = len(calls)
     if loss.requires_grad:
         loss.backward()

@@ -8,7 +8,7 @@ from model.config import MiracleConfig
 from model.cvae import MiracleModel
 from model.energy import aspect_energy
 from model.gaussian import kl_per_dimension
-from model.losses import LossWeights
+from model.losses import TERMS, LossWeights
 from model.noise import generators, normal
 from model.prior import combine, of_attribute
 from model.sampler import SamplerSettings, sample_ode
@@ -24,13 +24,33 @@ def terms_of(model, batch):
 
 def test_loss_is_the_weighted_sum_of_its_terms(make_miracle, batch):
     terms = terms_of(make_miracle(), batch)
-    expected = terms.reconstruction + 0.5 * terms.kl + 2.0 * terms.classification + 0.1 * terms.distance
-    torch.testing.assert_close(terms.loss, expected)
+    expected = (
+        terms["reconstruction"] + 0.5 * terms["kl"] + 2.0 * terms["classification"] + 0.1 * terms["distance"]
+    )
+    torch.testing.assert_close(terms["loss"], expected)
     assert all(
         torch.isfinite(term) and term > 0
-        for name, term in terms._asdict().items()
+        for name, term in terms.items()
         if name not in ("head_accuracy", "context")
     )
+
+
+def test_a_further_term_is_a_function_and_a_line(make_miracle, batch, monkeypatch):
+    """It is weighed and logged by its name, and what it logs beside is not minimised."""
+    model = make_miracle()
+    plain = terms_of(model, batch)
+    further = lambda given: {"size": given.z.pow(2).mean(), "largest": given.z.abs().max().detach()}  # noqa: E731
+    monkeypatch.setitem(TERMS, "size", further)
+    with torch.no_grad():
+        terms = model(**batch, weights=WEIGHTS.replace(size=3.0), noise=NOISE)
+    assert [*terms] == [*plain, "size", "largest"] and terms["size"] > 0
+    torch.testing.assert_close(terms["loss"], plain["loss"] + 3.0 * terms["size"])
+    assert terms_of(model, batch)["loss"] == plain["loss"]  # without a weight it is only logged
+
+
+def test_a_weight_of_no_term_is_refused():
+    with pytest.raises(ValueError, match="no such term of the loss: klt; there are reconstruction, kl,"):
+        LossWeights(0.05, klt=1.0)
 
 
 def test_terms_are_those_of_the_parts(make_miracle, batch):
@@ -45,23 +65,23 @@ def test_terms_are_those_of_the_parts(make_miracle, batch):
         )
         z = posterior.sample(NOISE)
         logits = model.decoder(batch["decoder_ids"], batch["decoder_mask"], z)
-    torch.testing.assert_close(terms.kl_unclamped, kl_per_dimension(posterior, prior).sum(1).mean())
+    torch.testing.assert_close(terms["kl_unclamped"], kl_per_dimension(posterior, prior).sum(1).mean())
     own = torch.stack(
         [
             torch.log_softmax(model.heads(z)[k][i], -1)[a]
             for i, (k, a) in enumerate(zip(batch["attribute"], batch["aspect"]))
         ]
     )
-    torch.testing.assert_close(terms.classification, -own.mean().detach())
+    torch.testing.assert_close(terms["classification"], -own.mean().detach())
     losses = [
         -torch.log_softmax(logits[i, t - 1], -1)[label]
         for i, row in enumerate(batch["labels"])
         for t, label in enumerate(row)
         if label != -100
     ]
-    torch.testing.assert_close(terms.reconstruction, torch.stack(losses).mean())
+    torch.testing.assert_close(terms["reconstruction"], torch.stack(losses).mean())
     torch.testing.assert_close(
-        (terms.prior_std, terms.posterior_std), (prior.std.mean(), posterior.std.mean())
+        (terms["prior_std"], terms["posterior_std"]), (prior.std.mean(), posterior.std.mean())
     )
 
 
@@ -74,11 +94,11 @@ def test_logits_of_the_responses_alone_give_the_loss_of_all(make_miracle, batch)
     )
     everything = {key: value for key, value in batch.items() if key != "response_length"}
     torch.testing.assert_close(terms_of(model, everything), terms_of(model, batch), atol=1e-6, rtol=1e-6)
-    with_context = WEIGHTS._replace(context=1.0)  # which needs the context's logits
+    with_context = WEIGHTS.replace(context=1.0)  # which needs the context's logits
     with torch.no_grad():
         full, short = (model(**rows, weights=with_context, noise=NOISE) for rows in (everything, batch))
     torch.testing.assert_close(full, short)
-    assert short.context > 0
+    assert short["context"] > 0
 
 
 def test_loss_does_not_depend_on_padding(make_miracle, batch):
@@ -117,9 +137,9 @@ def test_latents_of_an_example_do_not_depend_on_its_batch(make_miracle, batch):
 
 def test_noise_decides_the_posterior_sample(make_miracle, batch):
     model = make_miracle()
-    assert terms_of(model, batch).loss == terms_of(model, batch).loss
+    assert terms_of(model, batch)["loss"] == terms_of(model, batch)["loss"]
     torch.manual_seed(0)
-    first, second = (model(**batch, weights=WEIGHTS).loss.item() for _ in range(2))
+    first, second = (model(**batch, weights=WEIGHTS)["loss"].item() for _ in range(2))
     assert first != second  # drawn anew where none is given
 
 
@@ -129,16 +149,16 @@ def test_noise_decides_the_posterior_sample(make_miracle, batch):
 def test_every_parameter_learns(kind, tie_encoders, prior, make_miracle, batch):
     """A parameter without a gradient would stop distributed training, or be dead weight in every checkpoint."""
     model = make_miracle(kind, tie_encoders=tie_encoders, prior=prior).train()
-    model(**batch, weights=WEIGHTS).loss.backward()
+    model(**batch, weights=WEIGHTS)["loss"].backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.parametrize("term", ["kl", "classification", "distance"])
 def test_every_term_reaches_the_posterior(term, make_miracle, batch):
     model, gradients = make_miracle(), []
-    for weights in (WEIGHTS, WEIGHTS._replace(**{term: 0.0})):
+    for weights in (WEIGHTS, WEIGHTS.replace(**{term: 0.0})):
         model.zero_grad()
-        model(**batch, weights=weights, noise=NOISE).loss.backward()
+        model(**batch, weights=weights, noise=NOISE)["loss"].backward()
         gradients.append(model.posterior.weight.grad.clone())
     assert (gradients[0] - gradients[1]).abs().max() > 1e-5
 
@@ -149,10 +169,13 @@ def test_training_lowers_the_loss(make_miracle, batch):
     before = terms_of(model.eval(), batch)
     for _ in range(25):
         optimizer.zero_grad()
-        model.train()(**batch, weights=WEIGHTS).loss.backward()
+        model.train()(**batch, weights=WEIGHTS)["loss"].backward()
         optimizer.step()
     after = terms_of(model.eval(), batch)
-    assert after.reconstruction < 0.7 * before.reconstruction and after.classification < before.classification
+    assert (
+        after["reconstruction"] < 0.7 * before["reconstruction"]
+        and after["classification"] < before["classification"]
+    )
 
 
 # --- weights ------------------------------------------------------------------------------------------------------------
@@ -252,7 +275,7 @@ def test_prior_heads_follow_the_setting(make_miracle, batch):
 def test_one_attribute_with_three_aspects(make_miracle, batch):
     model = make_miracle(attributes={"mood": ["calm", "angry", "sad"]})
     terms = terms_of(model, batch | {"attribute": torch.zeros(5, dtype=torch.long)})
-    assert terms.distance == 0 and torch.isfinite(terms.loss)
+    assert terms["distance"] == 0 and torch.isfinite(terms["loss"])
 
 
 # --- from context to reply ------------------------------------------------------------------------------------------------

@@ -36,9 +36,11 @@ def trained(
 
     def forward(batch, kl):
         terms = model.train()(
-            **batch, weights=LossWeights(kl, 1.0, 0.1, 0.05), noise=noise.expand(batch["aspect"].shape[0], -1)
+            **batch,
+            weights=LossWeights(0.05, kl=kl, classification=1.0, distance=0.1),
+            noise=noise.expand(batch["aspect"].shape[0], -1),
         )
-        return terms.loss, torch.stack([term.detach() for term in terms])
+        return terms["loss"], torch.stack([term.detach() for term in terms.values()])
 
     step = GraphedStep(forward, list(model.parameters()), device)
     assert step.records == (device.type == "cuda")
@@ -149,7 +151,7 @@ def test_recorded_steps_of_the_solver_end_where_plain_ones_do():
         for graphs in (False, True)
     )
     torch.testing.assert_close(found.states, plain.states, atol=1e-3, rtol=1e-3)
-    assert found.settled.all() and (found.nfe - plain.nfe).abs().max() <= 9
+    assert found.converged.all() and (found.nfe - plain.nfe).abs().max() <= 9
 
 
 @gpu

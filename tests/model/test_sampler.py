@@ -331,7 +331,7 @@ def test_rowwise_is_as_good_as_its_tolerance_and_cheaper_than_halving(geometry):
         sample = solve(start, prior, make_energy, solver="rowwise", tolerance=tolerance, geometry=geometry)
         distance.append(((sample.z - reference.z).norm(dim=1) / reference.z.norm(dim=1)).max())
         cost.append(sample.nfe.float().mean())
-        assert sample.settled.all() and sample.latent_change is None
+        assert sample.converged.all() and sample.latent_change is None
     assert distance[1] < 0.01 and distance[2] < 0.002 < distance[0] and cost[0] < cost[1] < cost[2]
     assert (
         cost[1] < 0.5 * solve(start, prior, make_energy, max_halvings=6, geometry=geometry).nfe.float().mean()
@@ -348,12 +348,12 @@ def test_rowwise_arrives_in_chunks_as_it_does_at_once(monkeypatch):
 
 
 def test_rowwise_gives_up_what_cannot_be_followed_and_says_so(prior, start):
-    """A drift that is not finite from the start on: the example stays, is not settled, and the others arrive."""
+    """A drift that is not finite from the start on: the example stays, does not converge, and the others arrive."""
     g = torch.randn(3, 4)
     whole = solve(start, prior, linear(g), solver="rowwise")
     g[1] = float("nan")
     broken = solve(start, prior, linear(g), solver="rowwise")
-    assert torch.equal(whole.z[[0, 2]], broken.z[[0, 2]]) and broken.settled.tolist() == [True, False, True]
+    assert torch.equal(whole.z[[0, 2]], broken.z[[0, 2]]) and broken.converged.tolist() == [True, False, True]
     torch.testing.assert_close(broken.z[1], start[1])
     assert "could not be followed to its end in 33.3% of replies" in sampling_warnings(broken, 0.01)[
         0

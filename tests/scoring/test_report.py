@@ -523,7 +523,7 @@ def test_a_comparison_escapes_names(compared):
     assert EVIL not in page.source and f"second {EVIL} $x_$" in page.text
 
 
-def test_judges_that_differ_are_named_per_system(tmp_path):
+def test_evaluators_that_differ_are_named_per_system(tmp_path):
     found = comparison()
     found["systems"][1]["evaluators"] = {"style": {"accuracy": 0.5}}
     text = Page(write_comparison_report(found, tmp_path / "comparison.html")).text

@@ -92,7 +92,7 @@ def test_a_file_from_elsewhere_is_summed_up_from_its_scores(save, capsys):
 
 
 def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
-    """The evaluators of a real (tiny) run judge again what they have judged, and a stranger's file."""
+    """The evaluators of a real (tiny) run score again what they have scored, and a stranger's file."""
     import gen_cvae
 
     run = Path(shutil.copytree(tiny_run, tmp_path / "r"))
@@ -126,10 +126,10 @@ def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
     assert before["references"]["length"] == pytest.approx(np.mean([len(reply.split()) for reply in people]))
     page = (run / "report.html").read_text()
     assert '<th scope="col">real replies</th>' in page and "Of the real replies to the same contexts" in page
-    judge = before["evaluators"]["attitude"]
+    evaluator = before["evaluators"]["attitude"]
     assert (
-        sum(map(sum, judge["confusion"]["counts"])) == 6
-        and 0 <= judge["calibration"]["ece"] <= 1
+        sum(map(sum, evaluator["confusion"]["counts"])) == 6
+        and 0 <= evaluator["calibration"]["ece"] <= 1
         and "audit" in before["evaluators"]["nli"]
     )
 
@@ -187,7 +187,7 @@ def test_a_bad_row_is_named(save, bad, message):
 
 
 def test_what_cannot_be_scored_says_why(save, tmp_path):
-    with pytest.raises(InputError, match="which evaluators are to judge it"):
+    with pytest.raises(InputError, match="which evaluators are to score it"):
         score.main([str(save("g.jsonl", rows(0))), *SCHEMA])
     with pytest.raises(InputError, match="not found"):
         score.main([str(tmp_path / "nothing"), *SCHEMA])
@@ -250,7 +250,7 @@ def test_only_requests_that_all_answered_count(save):
         compare.compare([save("a.jsonl", a)], load_schema())
 
 
-def test_different_judges_are_a_warning(save, tmp_path):
+def test_different_evaluators_are_a_warning(save, tmp_path):
     paths = []
     for name, one in (("a", "1"), ("b", "2")):
         save(

@@ -15,6 +15,7 @@ from scoring.audit import audit_warnings
 from scoring.bootstrap import Bootstrap, mean_of
 from scoring.columns import Columns, Gatherer
 from scoring.generations import checked
+from scoring.metrics import METRICS, OF_REPLIES, OF_REPLY
 from scoring.perplexity import PerplexityModel
 from scoring.results import measure, results
 from scoring.table import table
@@ -226,3 +227,23 @@ def test_audit_warns_of_a_model_that_is_fooled():
     good = {"real": 0.8, "random": 0.2, "repeated": 0.1, "gibberish": 0.0}
     assert audit_warnings(good) == []
     assert len(audit_warnings(good | {"gibberish": 0.9, "random": 0.7})) == 2
+
+
+def test_every_metric_is_measured_and_described():
+    """A text metric is an entry of `METRICS`; columns, means, intervals and results follow from it."""
+    rows = [scored_row(str(i), "optimistic", "optimistic", 0.9, "a b a b") for i in range(3)]
+    m = measure(columns(rows))
+    assert set(METRICS) <= set(m)
+    assert set(OF_REPLY) == {"repetition", "length", "empty"} <= set(m["ci95"])
+    assert set(OF_REPLIES) == {"distinct1", "distinct2", "distinct3", "self_bleu"} and not set(
+        OF_REPLIES
+    ) & set(m["ci95"])
+    assert (m["length"], m["repetition"], m["empty"], m["distinct1"]) == (4.0, 0.0, 0.0, 2 / 12)
+
+
+def test_a_metric_that_does_not_apply_leaves_a_reply_out(monkeypatch):
+    monkeypatch.setitem(
+        OF_REPLY, "length", lambda row: len(row["response"]) if row["context"] != ["0"] else None
+    )
+    rows = [scored_row(str(i), "optimistic", "optimistic", 0.9, "a" * (i + 1)) for i in range(3)]
+    assert measure(columns(rows))["length"] == 2.5

@@ -560,30 +560,6 @@ def test_a_checkpoint_of_another_schema_is_refused_and_nothing_is_written(run, t
     assert kept(run) == before
 
 
-@pytest.mark.parametrize(
-    "text, weights",
-    [
-        ("10", [10, 10]),
-        ("a=2", [2, 1]),
-        ("b=0.5, a=3", [3, 0.5]),
-        ("100,b=3", [100, 3]),
-        ("7, b = 0", [7, 0]),
-    ],
-)
-def test_weights(text, weights):
-    from generation.options import parse_weights
-
-    assert parse_weights(text, ["a", "b"]) == weights
-
-
-@pytest.mark.parametrize("text", ["strong", "-1", "c=2", "a=x", "nan", "inf", "1,2", "a=1,5", "10,a=-1", ""])
-def test_bad_weights_are_refused(text):
-    from generation.options import parse_weights
-
-    with pytest.raises(InputError, match="--weights"):
-        parse_weights(text, ["a", "b"])
-
-
 @pytest.mark.parametrize("preset", ["demo", "chat", "small", "paper"])
 def test_presets_have_all_sections(preset):
     assert {"classifier", "nli", "cvae", "generation"} <= set(read_preset(preset))
@@ -688,7 +664,7 @@ def test_results_of_other_options_are_replaced_only_where_that_is_asked_for(run,
         ["--outs", str(run.parent), "--run", "r", "--no-score"],
         ["--limit", "2", "--weights", "3"],
     )
-    said = r"control\.json was made with other options \(weights 100, now 3; limit 6, now 2\); keep it with --name <another>, or replace it with --overwrite"
+    said = r"control\.json was made with other options \(weights 100, now 3\.0; limit 6, now 2\); keep it with --name <another>, or replace it with --overwrite"
     with pytest.raises(InputError, match=said):
         gen_cvae.main([*common, *other])
     for allowed in (
@@ -706,8 +682,8 @@ def test_the_pipeline_replaces_its_own_replies(monkeypatch):
     replace_stages(monkeypatch, lambda *configuration: seen.append(configuration))
     assert pipeline.main(["--generation.weights", "3"]) == 0
     (_, *none), (_, *control) = ([common, what, control] for common, what, control, _ in seen[-2:])
-    assert (none[0].name, none[1].algorithm, none[1].weights) == ("none", "none", "3")
-    assert (control[0].name, control[1].algorithm, control[1].weights) == (None, "ode", "3")
+    assert (none[0].name, none[1].algorithm, none[1].weights) == ("none", "none", 3.0)
+    assert (control[0].name, control[1].algorithm, control[1].weights) == (None, "ode", 3.0)
     assert [common.overwrite for common, *_ in seen] == [False] * 4 + [True]
 
 
