@@ -21,7 +21,7 @@ from generation import run
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from model.bases import SCRATCH, load_config
-from training.stage import compared_settings
+from training.inputs import compared_settings
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,10 @@ def _judges(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
         options = {
             name: value for part in parts[1:-1] for name, value in dataclasses.asdict(part).items()
         } | compared_settings(parts[-1])
-        found[training.section] = options | {"encoder": base_name(parts[0].encoder)}
+        found[training.section] = options | {
+            "version": training.module.VERSION,
+            "encoder": base_name(parts[0].encoder),
+        }
     return found
 
 
