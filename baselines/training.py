@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 from transformers.activations import ACT2FN, NewGELUActivation
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from common.errors import InputError
 from common.schema import Schema
 from dataset.dialogues import Dialogue, read_attribute_dialogues
 from dataset.encoding import DialogueTemplate
+from dataset.sampling import LengthGrouped
 from model.bases import load_decoder, load_decoder_tokenizer
 from model.decoder import check_plain_cache, positions_limit
 from model.noise import generator
@@ -142,10 +142,8 @@ def optimise(
         FloatingPointError: where the loss of an epoch is not finite.
     """
     started, steps = time.monotonic(), epochs * -(-len(rows) // setting.batch_size)
-    order = torch.Generator().manual_seed(torch.initial_seed())
-    sampler = LengthGroupedSampler(
-        setting.batch_size, lengths=[len(row["input_ids"]) for row in rows], generator=order
-    )
+    lengths = [len(row["input_ids"]) for row in rows]
+    sampler = LengthGrouped(setting.batch_size, lengths, torch.initial_seed())
     on_gpu = setting.device.type == "cuda"
     loader = DataLoader(rows, setting.batch_size, sampler=sampler, collate_fn=collate, pin_memory=on_gpu)
     optimizer = torch.optim.AdamW(_groups(model, setting, new), fused=True)
@@ -154,6 +152,7 @@ def optimise(
     model.train()
     with tqdm(total=steps, desc=name, unit="step", leave=False, disable=None) as bar:
         for epoch in range(epochs):
+            sampler.set_epoch(epoch)
             total = torch.zeros((), device=setting.device)
             for batch in loader:
                 batch = {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from common.content import content_of
 from common.errors import InputError
 from common.jsonl import read_json
 from common.provenance import relative
@@ -20,7 +21,7 @@ from generation.requests import Drafts, Request
 from model.gaussian import Gaussian
 from model.sampler import Sample
 from training import cvae
-from training.stage import compared_settings
+from training.inputs import compared_settings
 
 VITAL_SIGNS = (
     "reconstruction",
@@ -51,6 +52,7 @@ class CvaeKind(Kind):
             cvae.OPTIONS, "cvae", options, [*grid.words(grid.folder, "check"), "--seed", str(seed)]
         )
         bases = {
+            "version": cvae.VERSION,
             "encoder": base_name(common.encoder),
             "decoder": base_name(common.decoder),
             "limit": common.limit,
@@ -188,5 +190,5 @@ def arguments(options: dict) -> tuple[ControlArguments, DecodingArguments]:
 
 
 def base_name(base: str) -> str:
-    """A base as it is recorded: a folder without the machine's part, a hub name as it is."""
-    return relative(base) if Path(base).is_dir() else base
+    """A base as it is recorded: a folder without the machine's part and with the hash of its content, a hub name as it is."""
+    return f"{relative(base)}@{content_of(base)}" if Path(base).is_dir() else base

@@ -22,7 +22,7 @@ from generation.control_weights import weights_text
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from model.bases import SCRATCH, load_config
-from training.stage import compared_settings
+from training.inputs import compared_settings
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,10 @@ def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
         options = {
             name: value for part in parts[1:-1] for name, value in dataclasses.asdict(part).items()
         } | compared_settings(parts[-1])
-        found[training.section] = options | {"encoder": base_name(parts[0].encoder)}
+        found[training.section] = options | {
+            "version": training.module.VERSION,
+            "encoder": base_name(parts[0].encoder),
+        }
     return found
 
 

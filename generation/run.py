@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from common.content import content_of
 from common.devices import choose_device
 from common.errors import InputError
 from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
@@ -36,6 +37,7 @@ from scoring.perplexity import PerplexityModel
 from scoring.results import measure, results
 from scoring.score import baseline_of, references_of, score_file
 from scoring.scorer import Scorer
+from scoring.stale import data_hash, trained_hash
 from scoring.systems import checked_name
 from scoring.table import table
 
@@ -178,7 +180,8 @@ def _generate(
         f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"
     ):
         written = generator.write(requests, control, decoding, seconds)
-    rows = generations_of(requests, written.texts, control.seed)
+    trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
+    rows = generations_of(requests, written.texts, control.seed, trained_hash(trained))
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
     before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None
     write_jsonl(generations, rows)
@@ -192,13 +195,13 @@ def _generate(
 
     language_model = language_model_of(what, common, device)
     columns = timed(seconds, "scoring", score_file, generations, schema, scorer, language_model, generations)
-    trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
     run = {
         "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": control.seed,
         "config": {"generation": configuration, "cvae": trained.get("settings")},
-        "cvae": trained.get("metrics", {}).get("hash"),
+        "cvae": trained_hash(trained),
+        "data": {"training": data_hash(trained), "contexts": content_of(path)},
         "versions": package_versions(),
         "git": git_revision(),
         "device": device_name(device),
@@ -226,12 +229,12 @@ def _generate(
             dataclasses.replace(request, candidate=number)
             for request, number in zip(requests, written.candidates)
         ]
-        write_json(
-            place.with_name(f"{what.name}.latents.json"), trace(generator, kept, control, decoding.batch_size)
-        )
+        latents = trace(generator, kept, control, decoding.batch_size)
+        write_json(place.with_name(f"{what.name}.latents.json"), latents | {"cvae": run["cvae"]})
     if weights:
+        stamp = {"cvae": run["cvae"], "evaluators": scorer.hash}
         points = sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
-        write_json(place.with_name(f"{what.name}.sweep.json"), {"points": points})
+        write_json(place.with_name(f"{what.name}.sweep.json"), {"points": points, **stamp})
     if what.name == "control":
         shutil.copyfile(generations, common.run_folder / "generations.jsonl")
         shutil.copyfile(place, common.run_folder / "results.json")
@@ -243,8 +246,10 @@ def _generate(
         print(f"-> {write_run_report(common.run_folder)}", flush=True)
 
 
-def generations_of(requests: list[Request], replies: list[str], seed: int) -> list[dict]:
-    """Rows of a generations file, not scored yet."""
+def generations_of(
+    requests: list[Request], replies: list[str], seed: int, cvae: str | None = None
+) -> list[dict]:
+    """Rows of a generations file, not scored yet; `cvae` is the hash of the weights that wrote them."""
     unscored = dict.fromkeys(("predicted", "probabilities", "nli", "nats", "tokens"))
     return [
         {
@@ -255,6 +260,7 @@ def generations_of(requests: list[Request], replies: list[str], seed: int) -> li
             "reference": r.reference,
             **unscored,
             "seed": seed,
+            **({"cvae": cvae} if cvae else {}),
         }
         for r, reply in zip(requests, replies)
     ]

@@ -1,6 +1,7 @@
 """A run as others get it: which folder is taken where none is named, saved with a model card, in a repository of the hub."""
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from common.jsonl import read_json, write_json
 from common.network import hub_mistake
 from common.options import ROOT
 from model.bases import weights_hash
-from scoring.scorer import evaluator_folders
+from scoring.stale import stale_parts, trained_hash
+from scoring.systems import evaluator_folders
 
 RELEASE = ROOT / "release" / "chat"
 PARTS = ("cvae/*", "classifier/*", "nli/*", "results.json", "README.md")
@@ -88,6 +90,8 @@ def save_run(
             f"{run}: results.json is of another training than cvae/; generate and score again first: bash gen_cvae.sh"
         )
     names = [name for name, _ in config["attributes"]]
+    for line in stale_parts(run, evaluator_folders(names)) if results else []:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
     evaluators = evaluator_folders(names).values() if run and has_evaluators(run, names) else []
     from scoring.report.card import (
         model_card,  # late: brings libraries of the scores, which cost seconds and no reply needs
@@ -132,8 +136,14 @@ def make_compact(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if (folder / "adapter_config.json").is_file():
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty card
+    record_hash(folder)
+
+
+def record_hash(folder: Path) -> None:
+    """Note the hash of weights that were rewritten in a stage's record, and keep that of the trained ones, which results name."""
     if stage := read_json(folder / "stage.json"):
-        stage["metrics"]["hash"] = weights_hash(folder)
+        before = trained_hash(stage)
+        stage["metrics"] = stage.get("metrics", {}) | {"hash": weights_hash(folder), "trained_hash": before}
         write_json(folder / "stage.json", stage)
 
 

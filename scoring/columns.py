@@ -70,9 +70,11 @@ class Columns:
         )
 
     def summary(self) -> dict:
-        """What was asked for: numbers of replies and contexts, and the targets."""
+        """What was asked for: numbers of replies and contexts, the targets, and a hash of contexts and targets."""
         used = sorted(self.targets[i] for i in set(self.target.tolist()))
-        return {"replies": len(self), "contexts": len(set(self.context.tolist())), "targets": used}
+        asked = f"{number_of(*map(str, sorted(self.request.tolist()))) & (1 << 64) - 1:016x}"
+        counts = {"replies": len(self), "contexts": len(set(self.context.tolist()))}
+        return {**counts, "targets": used, "hash": asked}
 
 
 def number_of(*texts: str) -> int:

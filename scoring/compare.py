@@ -21,6 +21,7 @@ from scoring.columns import Columns
 from scoring.metrics import METRICS, arrow, excludes_zero, written
 from scoring.results import measure, sums_and_statistics
 from scoring.score import score_file
+from scoring.stale import differ, mixed, stamp_of
 from scoring.systems import system_at
 
 SHOWN = tuple(key for key in METRICS if key not in ("bleu1", "bleu2", "bleu3", "rouge1", "rouge2"))
@@ -105,9 +106,15 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
                 "by_target": parts,
                 "evaluators": record.get("evaluators", {}),
                 "warnings": record.get("warnings", []),
+                "data": (record.get("run", {}).get("data") or {}).get("training"),
             }
         )
-    warnings += different_evaluators(systems)
+    warnings += different_evaluators(systems) + different_data(systems)
+    for place, record in zip(places, records):
+        if others := mixed(record, stamp_of(place.generations)):
+            warnings.append(
+                f"{place.name}: its replies were made with another {', '.join(others)} than its results name; score it again: python -m scoring.score"
+            )
     against_first = [None, *(difference(shared[0], columns, seed) for columns in shared[1:])]
     differences = {key: [None, *(found.get(key) for found in against_first[1:])] for key in METRICS}
     for key in METRICS:  # metrics without sums: the difference alone
@@ -134,6 +141,13 @@ def different_evaluators(systems: list[dict]) -> list[str]:
                 f"the {name} evaluators differ between the runs; score one with the other's: python -m scoring.score FILE --run RUN"
             )
     return found
+
+
+def different_data(systems: list[dict]) -> list[str]:
+    """A warning where systems were trained on other data than the first."""
+    first, *others = systems
+    names = [system["name"] for system in others if differ(first["data"], system["data"])]
+    return [f"trained on other data than {first['name']}: {', '.join(names)}"] if names else []
 
 
 # --- output ----------------------------------------------------------------------------------------------------------

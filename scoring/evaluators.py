@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
 from safetensors import SafetensorError
 from scipy.special import softmax
 from tqdm import tqdm
@@ -18,14 +17,12 @@ from transformers import (
     BertForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
 )
 from transformers.utils import logging
 
 from common.errors import InputError
 from common.provenance import relative
-from dataset.batching import ClassifierCollator, batches_by_length, pad_inputs
+from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import encode_contexts, encode_texts
 from dataset.tokenizers import train_encoder_tokenizer
 from model.bases import (
@@ -148,29 +145,6 @@ def without_adapters(folder: Path) -> PreTrainedModel:
 def reads_exact_match(model: PreTrainedModel) -> bool:
     """Whether a coherence model marks matching tokens by token types 2 and 3 (`dataset.encoding.encode_contexts`)."""
     return getattr(model.config, "type_vocab_size", 0) >= 4
-
-
-def accuracy(prediction) -> dict[str, float]:
-    """Arg-max accuracy of a `transformers.EvalPrediction`."""
-    return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
-
-
-def make_trainer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Dataset,
-    dev: Dataset,
-    arguments: TrainingArguments,
-) -> Trainer:
-    """A `Trainer` that keeps the epoch with the best dev accuracy."""
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=dev,
-        data_collator=ClassifierCollator(tokenizer.pad_token_id),
-        compute_metrics=accuracy,
-    )
 
 
 def whole_classifier(folder: Path) -> PreTrainedModel:

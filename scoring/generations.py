@@ -7,6 +7,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.jsonl import read_jsonl
 from common.schema import Schema
+from scoring.stale import STAMP
 
 SCORES = ("predicted", "probabilities", "nli", "nats", "tokens")
 
@@ -49,7 +50,8 @@ def checked(row: dict, schema: Schema, where: str, number: int) -> dict:
         "response": response,
         "reference": row.get("reference"),
     }
-    return fixed | scores | {"seed": row.get("seed")}
+    stamp = {key: row[key] for key in STAMP if isinstance(row.get(key), str)}
+    return fixed | scores | {"seed": row.get("seed")} | stamp
 
 
 def _check_scores(scores: dict, target: dict[str, str], schema: Schema, where: str) -> None:

@@ -22,6 +22,7 @@ from common.schema import Schema, load_schema  # noqa: E402
 from scoring.columns import Columns, Gatherer  # noqa: E402
 from scoring.generations import in_chunks, read_generations  # noqa: E402
 from scoring.results import measure, results  # noqa: E402
+from scoring.stale import differ, other_evaluators, stamp_of  # noqa: E402
 from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 
@@ -101,24 +102,20 @@ def baseline_of(
         (the numbers or None, a warning where there are some that stand on other weights).
     """
     stored = read_json(run_folder / "results" / "none.json")
-    if name == "none" or stored is None or stored.get("run", {}).get("requests") != columns.summary():
+    if name == "none" or stored is None:
         return None, []
-    others = [
-        f"evaluator {key}"
-        for key, record in evaluators.items()
-        if _differ(record.get("hash"), stored.get("evaluators", {}).get(key, {}).get("hash"))
-    ]
-    if _differ(cvae, stored["run"].get("cvae")):
+    asked, before = columns.summary(), stored.get("run", {}).get("requests") or {}
+    if any(asked[key] != before.get(key) for key in asked if key != "hash"):
+        return None, []
+    others = other_evaluators(evaluators, stored.get("evaluators", {}))
+    if differ(cvae, stored["run"].get("cvae")):
         others.insert(0, "CVAE")
+    if differ(asked.get("hash"), before.get("hash")):
+        others.append("set of contexts")
     if not others:
         return stored["overall"], []
     line = f"no control: results/none.json is of another {', '.join(others)} and is not shown beside this; write it again: bash gen_cvae.sh --name none --algorithm none"
     return None, [line]
-
-
-def _differ(one: str | None, other: str | None) -> bool:
-    """Whether two hashes are of different weights; an unknown one is taken for the same."""
-    return one is not None and other is not None and one != other
 
 
 def parser() -> argparse.ArgumentParser:
@@ -236,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
         place = run / "results" / f"{name}.json" if run else path.with_name(f"{path.stem}.results.json")
         before = read_json(place) or {}
         records = scorer.records if scorer else before.get("evaluators", {})
-        cvae = before.get("run", {}).get("cvae")
+        cvae = stamp_of(path)["cvae"] or before.get("run", {}).get("cvae")
         baseline, stale = baseline_of(run, name, columns, cvae, records) if run else (None, [])
         record = results(
             columns,
@@ -250,11 +247,12 @@ def main(argv: list[str] | None = None) -> int:
             + [w for w in before.get("warnings", []) if w.startswith("sampler")],
             run=before.get("run", {})
             | {
+                "cvae": cvae,
                 "scored_by": {
                     "command": command_line(),
                     "versions": package_versions(),
                     "git": git_revision(),
-                }
+                },
             },
             seed=options.seed,
         )

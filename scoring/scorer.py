@@ -9,16 +9,13 @@ from common.schema import Schema
 from dataset.nli import LABEL_NAMES
 from scoring.audit import audit_warnings
 from scoring.evaluators import Evaluator
+from scoring.stale import evaluators_hash
+from scoring.systems import evaluator_folders
 
 MINIMUM_ACCURACY = {
     "attribute": 0.80,
     "nli": 0.70,
 }  # under these the results say that an evaluator is not to be trusted
-
-
-def evaluator_folders(names: list[str]) -> dict[str, str]:
-    """Evaluator -> its folder inside a run, for the attributes named and for coherence."""
-    return {name: f"classifier/{name}" for name in names} | {"nli": "nli"}
 
 
 class Scorer:
@@ -47,12 +44,13 @@ class Scorer:
             }
             self.evaluators[name] = Evaluator.load(folder, name, device, self.records[name], labels)
             self.audit = metrics.get("audit") if name == "nli" else self.audit
+        self.hash = evaluators_hash(self.records)
 
     def score(self, rows: list[dict]) -> None:
         """Write ``predicted``, ``probabilities`` (for every attribute of the schema) and ``nli`` into generations."""
         replies = [row["response"] for row in rows]
         for row in rows:
-            row["predicted"], row["probabilities"] = {}, {}
+            row["predicted"], row["probabilities"], row["evaluators"] = {}, {}, self.hash
         for attribute in self.schema.attributes:
             for row, chances in zip(rows, self.evaluators[attribute.name].score_texts(replies)):
                 row["probabilities"][attribute.name] = {

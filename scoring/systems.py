@@ -1,4 +1,4 @@
-"""What a system on the command line is: a run's folder, or a generations file."""
+"""What lies where in a run's folder, and what a system on the command line is: such a folder, or a generations file."""
 
 import re
 from dataclasses import dataclass
@@ -16,6 +16,11 @@ class System:
     name: str
     generations: Path
     results: Path
+
+
+def evaluator_folders(names: list[str]) -> dict[str, str]:
+    """Evaluator -> its folder inside a run, for the attributes named and for coherence."""
+    return {name: f"classifier/{name}" for name in names} | {"nli": "nli"}
 
 
 def checked_name(name: str) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from common.entry import Parser, run_main
 from common.errors import InputError
-from common.jsonl import read_json, write_json
+from common.jsonl import read_json
 from generation.loading import load_cvae
-from generation.sharing import run_parts
-from model.bases import weights_hash
+from generation.sharing import record_hash, run_parts
 
 
 def merge(source: Path, folder: Path) -> Path:
@@ -39,9 +38,7 @@ def merge(source: Path, folder: Path) -> Path:
     shutil.copytree(run or cvae, folder, ignore=shutil.ignore_patterns("*.partial"))
     (target / "model.safetensors").unlink()
     model.save_pretrained(target)
-    if record := read_json(target / "stage.json"):
-        record["metrics"]["hash"] = weights_hash(target)
-        write_json(target / "stage.json", record)
+    record_hash(target)
     return folder
 
 

@@ -7,14 +7,17 @@ from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
 from common.options import CommonArguments
-from common.provenance import fingerprint, relative
+from common.provenance import relative
 from common.schema import Attribute, Schema, load_schema
 from dataset.encoding import encode_texts
 from dataset.texts import read_texts
 from model.bases import SCRATCH
 from scoring.evaluators import new_classifier
 from training.evaluators import EvaluatorArguments, accuracy_or_why_not, train_evaluator
-from training.stage import Stage, compared_settings
+from training.inputs import Inputs, compared_settings
+from training.stage import Stage
+
+VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,16 @@ def train_attribute(
     training: TrainingArguments,
 ) -> dict:
     """Train one attribute's classifier into ``outs/<run>/classifier/<attribute>`` and return its stage record."""
-    files = [attribute.texts or attribute.dialogues, attribute.dev_texts or attribute.dev_dialogues]
-    settings = {
-        "aspects": attribute.aspects,
-        "encoder": common.encoder,
-        "limit": common.limit,
-        **dataclasses.asdict(options),
+    reads = {
+        "the training texts": attribute.texts or attribute.dialogues,
+        "the dev texts": attribute.dev_texts or attribute.dev_dialogues,
+        "the base encoder": common.encoder,
     }
+    settings = {"aspects": attribute.aspects, "limit": common.limit, **dataclasses.asdict(options)}
     stage = Stage(
         name=attribute.name,
         folder=common.run_folder / "classifier" / attribute.name,
-        fingerprint=fingerprint(settings | compared_settings(training), files),
+        inputs=Inputs.of(VERSION, settings | compared_settings(training), reads),
         record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
     )
     with stage.exclusive():

@@ -13,7 +13,7 @@ from transformers import TrainingArguments, set_seed
 from common.devices import choose_device
 from common.errors import InputError
 from common.options import CommonArguments, at_least, within
-from common.provenance import fingerprint, relative
+from common.provenance import relative
 from common.schema import Schema, load_schema
 from dataset.dialogues import Dialogue, balanced, every_nth, read_attribute_dialogues
 from dataset.encoding import encode_contexts
@@ -22,7 +22,10 @@ from model.bases import SCRATCH
 from scoring.audit import audit_coherence, print_audit
 from scoring.evaluators import Evaluator, new_classifier, reads_exact_match
 from training.evaluators import EvaluatorArguments, accuracy_or_why_not, train_evaluator
-from training.stage import Stage, compared_settings
+from training.inputs import Inputs, compared_settings, dialogue_files
+from training.stage import Stage
+
+VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
 
 
 @dataclass(frozen=True)
@@ -100,21 +103,13 @@ def train(
 ) -> None:
     """Train into ``outs/<run>/nli`` and audit on degenerate replies; raises `InputError` for what cannot be used."""
     schema = load_schema(common.schema)
-    files: list[Path | None] = [schema.nli, schema.dev_nli]
-    if schema.nli is None:
-        files += [
-            path for attribute in schema.attributes for path in (attribute.dialogues, attribute.dev_dialogues)
-        ]
-    settings = {
-        "encoder": common.encoder,
-        "limit": common.limit,
-        **dataclasses.asdict(pairs_of),
-        **dataclasses.asdict(options),
-    }
+    pairs = {"the NLI pairs": schema.nli, "the dev NLI pairs": schema.dev_nli}
+    reads = {**(pairs if schema.nli else dialogue_files(schema)), "the base encoder": common.encoder}
+    settings = {"limit": common.limit, **dataclasses.asdict(pairs_of), **dataclasses.asdict(options)}
     stage = Stage(
         name="nli",
         folder=common.run_folder / "nli",
-        fingerprint=fingerprint(settings | compared_settings(training), files),
+        inputs=Inputs.of(VERSION, settings | compared_settings(training), reads),
         record={"base": common.encoder if common.encoder == SCRATCH else relative(common.encoder)},
     )
     with stage.exclusive():

@@ -12,7 +12,7 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments,
 from common.devices import memory_used
 from common.errors import InputError
 from common.options import CommonArguments, at_least, within
-from common.provenance import fingerprint, relative
+from common.provenance import relative
 from common.schema import Schema, load_schema
 from dataset.batching import CvaeCollator, cvae_dataset
 from dataset.chat_template import UnreadableTemplate, template_of
@@ -30,7 +30,10 @@ from model.decoder import positions_limit
 from model.losses import LossWeights
 from model.schedule import KL_SCHEDULES
 from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
-from training.stage import PRECISIONS, Stage, compared_settings, resolved_arguments, run_trainer
+from training.inputs import Inputs, compared_settings, dialogue_files
+from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
+
+VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
 
 CONFIG = MiracleConfig()  # the owner of the defaults
 
@@ -414,25 +417,23 @@ def train(
         model.bases.BaseNotFound: for a base that is not found.
     """
     schema = load_schema(common.schema)
-    files = [
-        path for attribute in schema.attributes for path in (attribute.dialogues, attribute.dev_dialogues)
-    ]
-    settings = {
-        "schema": schema.aspects,
-        "encoder": common.encoder,
-        "decoder": common.decoder,
-        "limit": common.limit,
+    reads = {
+        **dialogue_files(schema),
+        "the base encoder": common.encoder,
+        "the base decoder": common.decoder,
     }
-    settings |= dataclasses.asdict(options) | loss.settings
+    settings = {"schema": schema.aspects, "limit": common.limit}
+    settings |= dataclasses.asdict(options) | loss.settings | compared_settings(training)
     names = {key: relative_name(getattr(common, key)) for key in ("encoder", "decoder")}
     if options.start_from:
         names["start_from"] = relative(options.start_from)
-        files += sorted(run_parts(Path(options.start_from))[1].glob("*.safetensors"))
+        reads["the model to start from"] = run_parts(Path(options.start_from))[1]
+    compared = {name: value for name, value in settings.items() if name != "start_from"}  # by its content
     stage = Stage(
         name="cvae",
         folder=common.run_folder / "cvae",
-        fingerprint=fingerprint(settings | compared_settings(training), files),
-        record={"settings": settings | names | compared_settings(training)},
+        inputs=Inputs.of(VERSION, compared, reads),
+        record={"settings": settings | names},
     )
     with stage.exclusive():
         _train(stage, schema, common, options, loss, training)

@@ -1,13 +1,14 @@
 """The CVAE's training loop: `transformers.Trainer` with our loss, its terms in the log, and vital signs on dev."""
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from model.cvae import MiracleModel
 from model.losses import LossWeights
 from model.prior import of_attribute
 from model.schedule import kl_weight
 from training.recorded_step import GraphedStep
+from training.trainer import StageTrainer
 
 SHAPES = 16  # lengths are multiples of it where steps are recorded
 
@@ -26,7 +27,7 @@ def _stacked(terms: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack([term.detach().float() for term in terms.values()])
 
 
-class CvaeTrainer(Trainer):
+class CvaeTrainer(StageTrainer):
     """Trains a `MiracleModel`.
 
     Args:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from scipy.special import softmax
@@ -11,11 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from common.errors import InputError
 from common.options import at_least, within
+from dataset.batching import ClassifierCollator
 from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
 from scoring.calibration import dev_report
-from scoring.evaluators import make_trainer, save_classifier
+from scoring.evaluators import save_classifier
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
+from training.trainer import StageTrainer
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ def accuracy_or_why_not(metrics: dict, unit: str = "texts") -> str:
     return metrics.get("doubt") or f"dev accuracy {metrics['accuracy']:.3f} on {metrics['n_dev']} {unit}"
 
 
+def accuracy(prediction) -> dict[str, float]:
+    """Arg-max accuracy of a `transformers.EvalPrediction`."""
+    return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
+
+
 def train_evaluator(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -121,8 +129,13 @@ def train_evaluator(
     if doubt := doubt_of(list(train["labels"]), list(dev["labels"]), names):
         print(f"warning: {stage.name} will be {doubt}", flush=True)
     check_length(model, max([*train["length"], *dev["length"]], default=1))
-    trainer = make_trainer(
-        model, tokenizer, train, dev, resolved_arguments(training, stage, precision, label_names=["labels"])
+    trainer = StageTrainer(
+        model=model,
+        args=resolved_arguments(training, stage, precision, label_names=["labels"]),
+        train_dataset=train,
+        eval_dataset=dev,
+        data_collator=ClassifierCollator(tokenizer.pad_token_id),
+        compute_metrics=accuracy,
     )
     seconds = run_trainer(trainer, stage)
     predicted = trainer.predict(dev)

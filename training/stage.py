@@ -22,6 +22,7 @@ from common.jsonl import read_json, write_json
 from common.locks import exclusive
 from common.provenance import enough_memory
 from model.bases import not_finite, weights_hash
+from training.inputs import Inputs
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -33,13 +34,13 @@ class Stage:
     Attributes:
         name: as shown to the user.
         folder: where it will lie when finished.
-        fingerprint: of all settings and data; a finished folder with the same one is skipped.
+        inputs: options, content of what is read, version of the code; a finished folder of the same ones is not trained again.
         record: what to write into ``stage.json`` beside the metrics.
     """
 
     name: str
     folder: Path
-    fingerprint: str
+    inputs: Inputs
     record: dict = field(default_factory=dict)
 
     @property
@@ -62,14 +63,14 @@ class Stage:
         return self.folder.with_name(self.folder.name + ".replaced")
 
     def finished(self) -> dict | None:
-        """The record of a finished stage with the same fingerprint, whose weights are there and are those recorded; else None."""
+        """The record of a finished stage of the same inputs, whose weights are there and are those recorded; else None."""
         if self.aside.is_dir() and not self.folder.exists():  # ended between two moves
             self.aside.rename(self.folder)
         shutil.rmtree(self.aside, ignore_errors=True)
         record = self._record(self.folder / "stage.json")
-        if record and record.get("fingerprint") != self.fingerprint:
+        if record and (why := self.inputs.reasons(record.get("inputs"))):
             print(
-                f"{self.name}: options or data differ from those that {self.folder} was trained with; it will be replaced (another --run keeps both)",
+                f"{self.name}: {self.folder} is trained again and replaced (another --run keeps both), because {why}",
                 flush=True,
             )
             return None
@@ -93,14 +94,15 @@ class Stage:
     def last_checkpoint(self) -> str | None:
         """The checkpoint to go on from; checkpoints of other settings or data are cleared away."""
         marker = self._record(self.work / "started.json")
-        if not marker or marker.get("fingerprint") != self.fingerprint:
+        why = self.inputs.reasons(marker.get("inputs")) if marker else "none"
+        if why:
             if marker:
                 print(
-                    f"{self.name}: checkpoints of an unfinished training with other options or data are dropped",
+                    f"{self.name}: the checkpoints of an unfinished training are dropped, because {why}",
                     flush=True,
                 )
             shutil.rmtree(self.work, ignore_errors=True)
-            write_json(self.work / "started.json", {"fingerprint": self.fingerprint})
+            write_json(self.work / "started.json", {"inputs": self.inputs.record()})
             return None
         for checkpoint in sorted(self.work.glob("checkpoint-*"), key=_steps, reverse=True):
             if reason := damage(checkpoint):
@@ -121,7 +123,7 @@ class Stage:
                 f"{self.name}: the trained weights are not finite ({name} holds NaN or infinity), and nothing was saved; a lower learning rate or --precision fp32 may help"
             )
         record = {
-            "fingerprint": self.fingerprint,
+            "inputs": self.inputs.record(),
             "seconds": round(seconds, 1),
             "metrics": metrics,
             **self.record,
@@ -199,37 +201,6 @@ def resolved_arguments(
         remove_unused_columns=False,
         **changes,
     )
-
-
-def compared_settings(training: TrainingArguments) -> dict:
-    """The training options that change what comes out, for fingerprints and records."""
-    names = [
-        "num_train_epochs",
-        "max_steps",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "learning_rate",
-        "weight_decay",
-        "warmup_steps",
-        "lr_scheduler_type",
-        "max_grad_norm",
-        "seed",
-        "optim",
-        "adam_beta1",
-        "adam_beta2",
-        "label_smoothing_factor",
-        "gradient_checkpointing",
-        "train_sampling_strategy",
-        "eval_strategy",
-        "eval_steps",
-        "metric_for_best_model",
-    ]
-    return {
-        name: str(getattr(training, name))
-        if name.endswith("strategy") or name in ("optim", "lr_scheduler_type")
-        else getattr(training, name)
-        for name in names
-    }
 
 
 class ProgressBars(ProgressCallback):

@@ -12,6 +12,8 @@ from scoring.report import plots
 from scoring.report.page import render, write_page
 from scoring.report.replies import ReplyBrowser, read_replies
 from scoring.report.wording import cell, chance, evaluators_line, metric_rows, readable, share
+from scoring.stale import mixed, stale_parts
+from scoring.systems import evaluator_folders
 
 SECTIONS = {
     "table": "Results",
@@ -52,6 +54,7 @@ class RunFiles:
     latents: dict | None
     sweep: dict | None
     history: list[dict]
+    stale: list[str]  # warnings of what is of other weights or data than the results
 
 
 def write_run_report(run_folder: Path, output: Path | None = None) -> Path:
@@ -92,14 +95,22 @@ def read_run(folder: Path) -> RunFiles:
     stage = read_json(folder / "cvae" / "stage.json") or {}
     known = aspects_of(results) or (latents or {}).get("attributes", {})
     replies = read_replies(folder / "generations.jsonl", known)
+    sweep, warnings = read_json(folder / "results" / "control.sweep.json"), []
+    for kept, name in ((latents, "control.latents.json"), (sweep, "control.sweep.json")):
+        if kept and (others := mixed(results, kept)):
+            warnings.append(
+                f"stale: results/{name} was made with another {', '.join(others)} than results.json and is not shown; write it again: bash gen_cvae.sh"
+            )
+            latents, sweep = (None if other is kept else other for other in (latents, sweep))
     return RunFiles(
         folder.resolve().name,
         results,
         dict(replies.attributes) if replies else known,
         replies,
         latents,
-        read_json(folder / "results" / "control.sweep.json"),
+        sweep,
         (stage.get("metrics") or {}).get("history") or [],
+        stale_parts(folder, evaluator_folders(list(known))) + warnings,
     )
 
 
@@ -127,7 +138,7 @@ def page_content(files: RunFiles) -> dict:
         "has_baseline": bool(results.get("baseline")),
         "has_references": bool(results.get("references")),
         "own_accuracy": evaluators_line(results.get("evaluators") or {}),
-        "warnings": results.get("warnings") or [],
+        "warnings": [*(results.get("warnings") or []), *files.stale],
         "combinations": combinations(results),
         "predicted": predicted(results["overall"]),
         "evaluators": evaluators(results.get("evaluators") or {}),

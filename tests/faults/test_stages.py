@@ -14,6 +14,7 @@ from common.errors import InputError
 from common.jsonl import write_json
 from common.locks import exclusive
 from model.bases import weights_hash
+from training.inputs import Inputs
 from training.stage import Stage, damage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def trained(stage: Stage, number: float = 1.0) -> dict:
 
 @pytest.fixture
 def stage(tmp_path) -> Stage:
-    return Stage("mood", tmp_path / "mood", "f")
+    return Stage("mood", tmp_path / "mood", Inputs(1, {"seed": 0}, {}))
 
 
 def checkpoint(stage: Stage, steps: int) -> Path:

@@ -8,6 +8,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from common.errors import InputError
 from model.bases import not_finite
 from scoring.evaluators import Evaluator
+from training.inputs import Inputs
 from training.stage import Stage
 
 
@@ -66,7 +67,7 @@ def test_cut_weights_are_one_line(evaluator):
 
 
 def test_a_stage_with_nan_is_not_finished(tmp_path):
-    stage = Stage("mood", tmp_path / "mood", "f")
+    stage = Stage("mood", tmp_path / "mood", Inputs(1, {"seed": 0}, {}))
     stage.last_checkpoint()
 
     def save(folder):
@@ -79,7 +80,7 @@ def test_a_stage_with_nan_is_not_finished(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"], ids=["empty", "cut", "a list", "binary"])
 def test_a_damaged_record_is_as_good_as_none(content, tmp_path, capsys):
-    stage = Stage("mood", tmp_path / "mood", "f")
+    stage = Stage("mood", tmp_path / "mood", Inputs(1, {"seed": 0}, {}))
     stage.folder.mkdir()
     (stage.folder / "stage.json").write_bytes(content)
     assert stage.finished() is None and "it is done again" in capsys.readouterr().out

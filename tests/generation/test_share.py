@@ -15,6 +15,8 @@ from common.errors import InputError
 from common.schema import load_schema
 from generation import sharing as share
 from miracle import Miracle
+from scoring.stale import stale_parts, stamp_of
+from scoring.systems import evaluator_folders
 from scripts.share import main
 
 QUESTION = "My bread did not rise. What shall I do?"
@@ -248,3 +250,22 @@ def test_results_of_another_training_are_not_shared(shared, tmp_path):
     with pytest.raises(InputError, match="results.json is of another training"):
         share.save_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_knows_what_it_stands_on(tiny_run, shared, tmp_path, capsys):
+    """Replies and results name the same weights; a run that was put together from two is shared with a warning."""
+    places = evaluator_folders(list(load_schema(None).names))
+    assert (
+        stale_parts(tiny_run, places) == [] and None not in stamp_of(tiny_run / "generations.jsonl").values()
+    )
+    run = shutil.copytree(shared, tmp_path / "run")
+    for place in ("cvae", "nli"):
+        stage = json.loads((run / place / "stage.json").read_text())
+        stage["metrics"]["hash"] = "another"
+        (run / place / "stage.json").write_text(json.dumps(stage))
+    share.save_run(run, tmp_path / "out")
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert (
+        "warning: stale: results.json was measured with another CVAE, evaluator nli than run holds now"
+        in line
+    )

@@ -13,7 +13,7 @@ from scoring.report import __main__ as command
 from scoring.report import plots
 from scoring.report.comparison_report import verdict, write_comparison_report
 from scoring.report.replies import read_replies
-from scoring.report.run_report import SECTIONS, curves, write_run_report
+from scoring.report.run_report import SECTIONS, curves, page_content, read_run, write_run_report
 from scoring.report.wording import chance
 
 ASPECTS = {"style": ["plain", "lyrical"], "mood": ["calm", "angry", "sad"]}
@@ -711,3 +711,17 @@ def test_printing_opens_what_is_folded(browser, report):
     assert folded > 0 and browser.execute_script(count) == 0
     browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script(count) == folded
+
+
+def test_pictures_of_other_weights_are_left_out_with_a_warning(run):
+    content = results() | {"run": results()["run"] | {"cvae": "c1"}}
+    save(run / "results.json", content)
+    save(run / "cvae" / "stage.json", {"metrics": {"hash": "c2"}})
+    save(run / "results" / "control.sweep.json", {"points": [], "cvae": "c2"})
+    files = read_run(run)
+    assert files.latents and files.sweep is None
+    assert [line.partition(" and is")[0] for line in files.stale] == [
+        "stale: results.json was measured with another CVAE than my run holds now; measure again: bash gen_cvae.sh",
+        "stale: results/control.sweep.json was made with another CVAE than results.json",
+    ]
+    assert set(files.stale) <= set(page_content(files)["warnings"])
