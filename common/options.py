@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 from transformers import HfArgumentParser
 
-from common.base_models import KNOWN, ensure_bases
+from common.base_models import BUNDLED, KNOWN, ensure_bases
 from common.errors import InputError
 
 if TYPE_CHECKING:  # it brings torch, which not all who read options need
@@ -30,7 +30,7 @@ class CommonArguments:
 
     preset: str = field(
         default="demo",
-        metadata={"help": "demo, chat, small, paper, or a YAML file like those in scripts/presets"},
+        metadata={"help": "demo, chat, small, paper, scratch, or a YAML file like those in scripts/presets"},
     )
     run: str | None = field(
         default=None, metadata={"help": "name of the folder under --outs; default: the preset's name"}
@@ -42,7 +42,7 @@ class CommonArguments:
     base: str | None = field(
         default=None,
         metadata={
-            "help": "folder with plain checkpoints encoder/ and decoder/, or bases that scripts/get_bases.sh fetches: smollm2"
+            "help": "folder with plain checkpoints encoder/ and decoder/, or a name: tiny, the repository's own, or smollm2, which scripts/get_bases.sh fetches"
         },
     )
     encoder: str = field(default="scratch", metadata={"help": "encoder base: folder, hub name, or 'scratch'"})
@@ -213,7 +213,7 @@ def _with_places(common: CommonArguments, preset: str, own: tuple[str, ...] = ()
         raise InputError(
             f"--run {changes['run']!r}: expected a name of letters, digits, '.', '_' and '-' that begins with a letter or digit; --outs names the folder"
         )
-    if common.base in KNOWN and len(own) < 2:
+    if common.base in (*BUNDLED, *KNOWN) and len(own) < 2:
         changes["base"] = str(ensure_bases(common.base))
         common = dataclasses.replace(common, base=changes["base"])
     for kind in ("encoder", "decoder"):

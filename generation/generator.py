@@ -255,6 +255,12 @@ class ReplyGenerator:
             found[chosen] = total.cpu()
         return found
 
+    def lengths(self, replies: list[str]) -> list[int]:
+        """Tokens of each reply, as the decoder's tokenizer reads them."""
+        if not replies:
+            return []
+        return [len(ids) for ids in self.decoder_tokenizer(replies, add_special_tokens=False)["input_ids"]]
+
     def _decoder(self, how: DecodingArguments) -> LatentDecoder:
         """The decoder, with its language model in the precision that is asked for."""
         self.model.decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)

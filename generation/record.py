@@ -7,6 +7,9 @@ import torch
 from dataset.encoding import Cut
 from model.sampler import Sample
 
+COLLAPSED_KL = 1.0  # nats per dialogue; naming one aspect of two takes ln 2 = 0.69
+CUT_SHARE = 0.1  # of replies that end at the token limit
+
 
 def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
     """What the solver's own check says against the latents; empty where it holds or was not made."""
@@ -25,6 +28,31 @@ def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
                 f"sampler: halving the last step still changes the {name} by over {tolerance:.0%} in {over:.1%} of replies; raise --steps or --max-halvings"
             )
     return found
+
+
+def posterior_warnings(metrics: dict) -> list[str]:
+    """Says that the posterior has collapsed, from the metrics of the CVAE's training; empty where it has not, or where they do not say."""
+    kl = metrics.get("kl_unclamped")
+    if kl is None or kl >= COLLAPSED_KL:
+        return []
+    return [
+        f"posterior: KL {kl:.2f} nats per dialogue on dev is under {COLLAPSED_KL:g}: the posterior has collapsed, and latents say little of a reply; lower --kl_weight or raise --free_bits"
+    ]
+
+
+def length_warnings(tokens: list[int], limit: int) -> list[str]:
+    """Says how many replies were cut at the longest length; empty where few were.
+
+    Args:
+        tokens: of each reply, as the decoder's tokenizer reads it again, which may find one less than were written.
+        limit: ``max_new_tokens``.
+    """
+    cut = sum(count >= max(limit - 1, 1) for count in tokens)
+    if not tokens or cut <= CUT_SHARE * len(tokens):
+        return []
+    return [
+        f"length: {cut} of {len(tokens)} replies ({cut / len(tokens):.0%}, over {CUT_SHARE:.0%}) end at --max_new_tokens {limit} and may be cut; raise it"
+    ]
 
 
 def context_warnings(cut: list[Cut | None]) -> list[str]:

@@ -28,7 +28,14 @@ from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
 from generation.generator import ReplyGenerator
 from generation.options import ControlArguments, DecodingArguments, recorded_options
-from generation.record import context_warnings, sampling_record, sampling_warnings, timed
+from generation.record import (
+    context_warnings,
+    length_warnings,
+    posterior_warnings,
+    sampling_record,
+    sampling_warnings,
+    timed,
+)
 from generation.requests import Request
 from generation.trace import trace
 from model.bases import SCRATCH
@@ -174,13 +181,15 @@ def _generate(
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
     generator = ReplyGenerator(common.run_folder / "cvae", device, schema, decoding.precision)
 
-    shortened = context_warnings(generator.cuts([request.context for request in requests], decoding))
+    trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
+    doubts = posterior_warnings(trained.get("metrics") or {})
+    doubts += context_warnings(generator.cuts([request.context for request in requests], decoding))
     seconds: dict[str, float] = {}
     with enough_memory(
         f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"
     ):
         written = generator.write(requests, control, decoding, seconds)
-    trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
+    doubts += length_warnings(generator.lengths(written.texts), decoding.max_new_tokens)
     rows = generations_of(requests, written.texts, control.seed, trained_hash(trained))
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
     before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None
@@ -190,7 +199,7 @@ def _generate(
         flush=True,
     )
     if scorer is None:
-        print("".join(f"warning: {line}\n" for line in shortened), end="", flush=True)
+        print("".join(f"warning: {line}\n" for line in doubts), end="", flush=True)
         return
 
     language_model = language_model_of(what, common, device)
@@ -214,7 +223,7 @@ def _generate(
         baseline=baseline,
         references=references_of(generations, schema, scorer, language_model),
         evaluators=scorer.records,
-        warnings=scorer.warnings() + stale + sampling_warnings(written.sample, 0.01) + shortened,
+        warnings=scorer.warnings() + stale + sampling_warnings(written.sample, 0.01) + doubts,
         run=run,
         seed=control.seed,
     )  # fmt: skip

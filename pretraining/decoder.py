@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase  # noqa: E402
 
 from common.devices import choose_device  # noqa: E402
+from model.decoder import fuse_norms  # noqa: E402
 from pretraining import texts  # noqa: E402
 from pretraining.loop import device_name, note, optimise, parameters  # noqa: E402
 from pretraining.vocabulary import decoder_tokenizer, dialogue_ids  # noqa: E402
@@ -121,6 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = decoder_tokenizer((turn for turns in ours[:300_000] + bundled for turn in turns), options.vocabulary)  # fmt: skip
     tokens = stream(tokenizer, shuffled(ours + bundled * options.corpus_times + more, options.seed))
     model = LlamaForCausalLM(configuration(options, tokenizer)).to(device)
+    fuse_norms(model)
     held_out = {"teacher": texts.written(options.text, "dev")[:2000], "corpus": texts.corpus("dev")}
     steps = max(1, int(options.tokens) // (options.batch * options.length))
     result = optimise(

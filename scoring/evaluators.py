@@ -164,6 +164,24 @@ def whole_classifier(folder: Path) -> PreTrainedModel:
     return model
 
 
+def majority(record: dict) -> float | None:
+    """The accuracy of always saying the most frequent label of the dev data, from a record's ``confusion``; None: unknown."""
+    counts = (record.get("confusion") or {}).get("counts")
+    rows = [sum(row) for row in counts or []]
+    return max(rows) / sum(rows) if sum(rows) else None
+
+
+def majority_warning(name: str, record: dict) -> str | None:
+    """Says that an evaluator may know no more than which label is the most frequent: its accuracy is within two standard errors of that."""
+    share, accuracy, n = majority(record), record.get("accuracy"), record.get("n_dev")
+    if share is None or accuracy is None or not n:
+        return None
+    needed = share + 2 * (share * (1 - share) / n) ** 0.5
+    if accuracy > needed:
+        return None
+    return f"evaluator {name}: dev accuracy {accuracy:.3f} is not over {needed:.3f}, two standard errors above always saying the most frequent label ({share:.3f} of {n}); it may know nothing of the text"
+
+
 @dataclass
 class Evaluator:
     """A trained classifier, ready to score."""

@@ -89,6 +89,16 @@ def floor_warnings(coherence: float | None, audit: dict[str, float] | None) -> l
     ]
 
 
+def control_warnings(overall: dict, baseline: dict | None) -> list[str]:
+    """A warning where replies with control have no higher joint accuracy than the interval of those without it reaches."""
+    joint, interval = overall["accuracy_joint"], ((baseline or {}).get("ci95") or {}).get("accuracy_joint")
+    if joint is None or not interval or joint > interval[1]:
+        return []
+    return [
+        f"control: joint accuracy {joint:.3f} is not over {interval[1]:.3f}, the upper end of the 95 % interval without control; control may do nothing"
+    ]
+
+
 def sample_warnings(columns: Columns, overall: dict) -> list[str]:
     """Warnings of empty replies, and of intervals over few contexts."""
     empty, contexts = int(columns.column("empty").sum()), len(set(columns.context.tolist()))
@@ -174,6 +184,7 @@ def results(
         "warnings": warnings
         + sample_warnings(columns, overall)
         + language_warnings(columns)
+        + control_warnings(overall, baseline)
         + floor_warnings(overall["nli"], evaluators.get("nli", {}).get("audit")),
         "run": run | {"requests": columns.summary()},
     }

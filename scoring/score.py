@@ -31,6 +31,12 @@ if TYPE_CHECKING:  # torch is needed only where a model scores
     from scoring.scorer import Scorer
 
 CHUNK = 2048
+OF_GENERATION = (
+    "sampler:",
+    "posterior:",
+    "context:",
+    "length:",
+)  # how warnings begin that scoring does not make again
 
 
 def score_file(
@@ -244,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
             evaluators=records,
             warnings=(scorer.warnings() if scorer else [])
             + stale
-            + [w for w in before.get("warnings", []) if w.startswith("sampler")],
+            + [w for w in before.get("warnings", []) if w.startswith(OF_GENERATION)],
             run=before.get("run", {})
             | {
                 "cvae": cvae,

@@ -8,7 +8,7 @@ from common.jsonl import read_json
 from common.schema import Schema
 from dataset.nli import LABEL_NAMES
 from scoring.audit import audit_warnings
-from scoring.evaluators import Evaluator
+from scoring.evaluators import Evaluator, majority_warning
 from scoring.stale import evaluators_hash
 from scoring.systems import evaluator_folders
 
@@ -77,6 +77,8 @@ class Scorer:
                 found.append(
                     f"evaluator {name}: dev accuracy {accuracy} is under {minimum}; numbers that rest on it are not usable"
                 )
+            elif line := majority_warning(name, record):
+                found.append(line)
         return found + (audit_warnings(self.audit) if self.audit else [])
 
     def coherence_warnings(self) -> list[str]:

@@ -21,6 +21,7 @@ from dataset.encoding import SHORTEST, DialogueTemplate, ended
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer
 from generation.control_weights import read_weights
 from generation.loading import ENCODER_TOKENIZER, load_cvae, tokenizers_of
+from generation.record import posterior_warnings
 from generation.sharing import run_parts
 from model import bases
 from model.checkpointing import checkpoint_layers
@@ -487,6 +488,12 @@ def _train(
             SHAPES if graphs else 1,
             options.encoder_length,
         ),
+        stage=stage.name,
+        tokenizers={
+            "context_ids": encoder_tokenizer,
+            "posterior_ids": encoder_tokenizer,
+            "decoder_ids": decoder_tokenizer,
+        },
         graphs=graphs,
         settings=loss,
         new_learning_rate=loss.new_learning_rate,
@@ -518,9 +525,11 @@ def _train(
         metrics["hash"] = bases.weights_hash(folder)
         metrics["history"] = trainer.state.log_history
 
-    stage.finish(save, metrics, seconds)
+    stage.finish(save, metrics, seconds, load_cvae)
     print(
         f"cvae: dev reconstruction {metrics['reconstruction']:.3f} nats/token, KL {metrics['kl_unclamped']:.1f} nats, latent heads "
         f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s{held} -> {stage.folder}",
         flush=True,
     )
+    for line in posterior_warnings(metrics):
+        print(f"warning: {line}", flush=True)

@@ -16,7 +16,7 @@ from dataset.batching import ClassifierCollator
 from dataset.encoding import SHORTEST
 from model.bases import ScratchSize, weights_hash
 from scoring.calibration import dev_report
-from scoring.evaluators import save_classifier
+from scoring.evaluators import Evaluator, majority_warning, save_classifier
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
 from training.trainer import StageTrainer
 
@@ -136,6 +136,8 @@ def train_evaluator(
         eval_dataset=dev,
         data_collator=ClassifierCollator(tokenizer.pad_token_id),
         compute_metrics=accuracy,
+        stage=stage.name,
+        tokenizers={"input_ids": tokenizer},
     )
     seconds = run_trainer(trainer, stage)
     predicted = trainer.predict(dev)
@@ -153,4 +155,10 @@ def train_evaluator(
         if audit is not None:
             metrics["audit"] = audit(folder)
 
-    return stage.finish(save, metrics, seconds)
+    def load(folder: Path) -> None:
+        Evaluator.load(folder, stage.name, torch.device("cpu"), {}, names)
+
+    record = stage.finish(save, metrics, seconds, load)
+    if line := majority_warning(stage.name, metrics):
+        print(f"warning: {line}", flush=True)
+    return record

@@ -112,8 +112,21 @@ class Stage:
                 return str(checkpoint)
         return None
 
-    def finish(self, save: Callable[[Path], None], metrics: dict, seconds: float) -> dict:
-        """Save into a folder of its own and put it in place in one move; the checkpoints go."""
+    def finish(
+        self,
+        save: Callable[[Path], None],
+        metrics: dict,
+        seconds: float,
+        load: Callable[[Path], object] | None = None,
+    ) -> dict:
+        """Save into a folder of its own and put it in place in one move; the checkpoints go.
+
+        Args:
+            load: reads what was saved, and raises `InputError` where something is missing of it.
+
+        Raises:
+            InputError: for weights that are not finite, or not all there; nothing is put in place.
+        """
         final = self.work / "final"
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir(parents=True)
@@ -122,6 +135,8 @@ class Stage:
             raise InputError(
                 f"{self.name}: the trained weights are not finite ({name} holds NaN or infinity), and nothing was saved; a lower learning rate or --precision fp32 may help"
             )
+        if load is not None:
+            load(final)
         record = {
             "inputs": self.inputs.record(),
             "seconds": round(seconds, 1),
@@ -198,6 +213,7 @@ def resolved_arguments(
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         save_total_limit=1,
+        logging_nan_inf_filter=False,  # it would read every loss back from the device; `training.watch` looks at them
         remove_unused_columns=False,
         **changes,
     )

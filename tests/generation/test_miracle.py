@@ -83,8 +83,9 @@ def test_seeds_decide_and_alternatives_differ(model):
 
 
 def test_weights_pull_the_latent_harder(model):
+    """One candidate: of several, which one is kept moves the latent as well."""
     energies = [
-        model.reply(QUESTION, "optimistic", weights=weight, max_new_tokens=1)[0]
+        model.reply(QUESTION, "optimistic", weights=weight, max_new_tokens=1, candidates=1)[0]
         for weight in (0.0, 1.0, {"attitude": 100.0})
     ]
     assert energies[0].energy == 0 and energies[1].energy < energies[1].energy_start
