@@ -21,7 +21,7 @@ FLOORS = (
     ("generation",),
     ("training",),
     ("miracle", "baselines"),
-    ("experiments", "playground"),
+    ("experiments", "playground", "pretraining"),
     ("scripts", "train_cvae", "train_classifier", "train_nli", "gen_cvae", "make_data_chatgpt", "chat"),
 )
 ALONE = {"model", "dataset"}  # of one floor, and yet neither imports the other

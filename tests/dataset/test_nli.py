@@ -74,6 +74,9 @@ def test_corruptions_are_what_their_names_say(seed):
     made = {kind: corrupt(REPLY, random.Random(seed)) for kind, corrupt in CORRUPTIONS.items()}
     assert sorted(made["shuffled"].split()) == sorted(words) and made["shuffled"] != REPLY
     assert REPLY.startswith(made["cut"]) and 1 <= len(made["cut"].split()) <= len(words) // 2
+    assert sorted(made["neighbours"].split()) == sorted(words) and made["neighbours"] != REPLY
+    middle = words.index(made["swapped"].split()[0])
+    assert made["swapped"].split() == words[middle:] + words[:middle] and 0 < middle < len(words)
     loop = made["repeated"].split()
     assert len(loop) == len(words) and 1 <= len(set(loop)) <= 3 and " ".join(loop[: len(set(loop))]) in REPLY
     assert all(len(word) <= 3 for word in made["empty"].split())
@@ -117,8 +120,9 @@ def test_harder_negatives_come_from_the_same_topic_and_the_same_opening():
 
 def test_a_kind_without_material_becomes_random():
     dialogues = [dialogue("one?", "Alpha is here now."), dialogue("two?", "Beta is there now.")]
-    kinds = Counter(pair.kind for pair in make_pairs(dialogues, 10, seed=0))
-    assert kinds["topic"] == kinds["opening"] == 0 and kinds["random"] == 2 * 5
+    kinds = Counter(pair.kind for pair in make_pairs(dialogues, len(NEGATIVE_KINDS), seed=0))
+    lacking = sum(NEGATIVE_KINDS.count(kind) for kind in ("random", "topic", "opening"))
+    assert kinds["topic"] == kinds["opening"] == 0 and kinds["random"] == 2 * lacking
 
 
 def test_no_negative_is_a_true_reply_to_the_same_words():
