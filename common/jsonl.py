@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.errors import InputError
+from common.records import mistake_in
+from common.shapes import too_much
 
+DEEPEST = 64  # objects and lists in one another; ours have seven
 GZIP = b"\x1f\x8b"
 OTHER_FILES = {
     b"PAR1": "a Parquet file",
@@ -83,12 +86,11 @@ def json_value(content: bytes | str, strict: bool = True) -> object:
 
     Raises:
         ValueError: in one line, for what is no JSON, and for what JSON's grammar allows and no reader here can use: brackets
-            nested hundreds deep, integers of thousands of digits, half of a surrogate pair, which no UTF-8 file can hold.
+            nested over `DEEPEST` deep, integers of thousands of digits, half of a surrogate pair, which no UTF-8 file can hold.
     """
     try:
         value = json.loads(content, parse_constant=_no_number if strict else None)
-        if strict and (b"\\u" if isinstance(content, bytes) else "\\u") in content:
-            json.dumps(value, ensure_ascii=False).encode()
+        check_value(value, content, strict)
     except RecursionError:
         raise ValueError("brackets nested too deep") from None
     except UnicodeEncodeError as error:
@@ -103,6 +105,21 @@ def json_value(content: bytes | str, strict: bool = True) -> object:
         reason = "an integer of thousands of digits" if "digits" in str(error) else str(error)
         raise ValueError(reason) from None
     return value
+
+
+def check_value(value: object, content: bytes | str, strict: bool = True) -> None:
+    """Raises `ValueError` (`UnicodeEncodeError` for half of a surrogate pair) for a value that no reader here can use.
+
+    Args:
+        content: its JSON, which tells in no time that most values need no look.
+    """
+    brackets, escape = (b"[", b"{"), b"\\u"
+    if isinstance(content, str):
+        brackets, escape = ("[", "{"), "\\u"
+    if sum(map(content.count, brackets)) > DEEPEST and (reason := too_much(value, DEEPEST)):
+        raise ValueError(reason)
+    if strict and escape in content:
+        json.dumps(value, ensure_ascii=False).encode()
 
 
 def _no_number(name: str) -> None:
@@ -164,7 +181,7 @@ def read_json(path: Path) -> dict | None:
     """A JSON file's object; None where there is no such file.
 
     Raises:
-        InputError: for a file that is damaged, with what is wrong.
+        InputError: for a file that is damaged or, of a run's own (`common.records`), holds something else, with what is wrong.
     """
     if not path.is_file():
         return None
@@ -174,4 +191,6 @@ def read_json(path: Path) -> dict | None:
         raise InputError(f"{path}: not UTF-8 JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    if wrong := mistake_in(path, content):
+        raise InputError(f"{path}: {wrong}")
     return content

@@ -48,7 +48,7 @@ def parse_pair(row: dict, where: str) -> Pair:
     if not isinstance(response, str):
         raise InputError(f"{where}: 'output' must be a string, found {response!r:.80}")
     if isinstance(label, bool) or not isinstance(label, int) or label not in (0, 1):
-        raise InputError(f"{where}: 'label' must be 0 (incoherent) or 1 (coherent), found {label!r}")
+        raise InputError(f"{where}: 'label' must be 0 (incoherent) or 1 (coherent), found {label!r:.80}")
     return Pair(tuple(split_turns(context)), " ".join(response.split()), label, str(row.get("kind", "file")))
 
 

@@ -283,7 +283,7 @@ def check_replaces_its_like(place: Path, configuration: dict) -> None:
     """
     before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
     changed = [
-        f"{key} {before[key]}, now {configuration[key]}"
+        f"{key} {before[key]!s:.80}, now {configuration[key]!s:.80}"
         for key in COMPARED
         if key in before and before[key] != configuration[key]
     ]

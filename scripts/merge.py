@@ -40,7 +40,7 @@ def merge(source: Path, folder: Path) -> Path:
     (target / "model.safetensors").unlink()
     model.save_pretrained(target)
     if record := read_json(target / "stage.json"):
-        record["metrics"]["hash"] = weights_hash(target)
+        record.setdefault("metrics", {})["hash"] = weights_hash(target)
         write_json(target / "stage.json", record)
     return folder
 
