@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 
 from common.errors import InputError
+from common.interruption import ending_at_sigterm
 from common.network import hub_mistake
 
 
@@ -39,14 +40,15 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
     """Run a script's ``main`` and exit with its status.
 
     A user's mistake (`common.errors.InputError`, a base that cannot be had, a setting that a module refuses) or the environment's
-    (proxies, certificates) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
+    (proxies, certificates) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130, SIGTERM with 143.
     """
     quiet_transformers()
     try:
-        status = main(None)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        status = 130
+        with ending_at_sigterm():
+            status = main(None)
+    except KeyboardInterrupt as stop:  # who knows what is kept says so (`common.interruption.Interrupted`)
+        print(f"\n{' '.join(str(stop).split()) or 'interrupted'}", file=sys.stderr)
+        status = getattr(stop, "status", 130)
     except Exception as error:
         if (message := message_for(error)) is None or os.environ.get("MIRACLE_DEBUG"):
             raise
