@@ -9,6 +9,7 @@ from collections.abc import Callable
 from common.errors import InputError
 from common.interruption import ending_at_sigterm
 from common.network import hub_mistake
+from common.system_errors import print_anything, system_mistake
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,10 +40,11 @@ def quiet_transformers() -> None:
 def run_main(main: Callable[[list[str] | None], int]) -> None:
     """Run a script's ``main`` and exit with its status.
 
-    A user's mistake (`common.errors.InputError`, a base that cannot be had, a setting that a module refuses) or the environment's
-    (proxies, certificates) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130, SIGTERM with 143.
+    A user's mistake (`common.errors.InputError`, a base that cannot be had, a setting that a module refuses) the environment's
+    (proxies, certificates) or the system's (a full disk) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130, SIGTERM with 143.
     """
     quiet_transformers()
+    print_anything()
     try:
         with ending_at_sigterm():
             status = main(None)
@@ -60,7 +62,7 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
 def message_for(error: BaseException) -> str | None:
     """What to print for an error in place of its traceback; None where the traceback is needed."""
     if not is_user_error(error):
-        return hub_mistake(error)
+        return hub_mistake(error) or system_mistake(error)
     mistake = (
         None if isinstance(error, InputError) else hub_mistake(error)
     )  # a base that cannot be had, for what reason

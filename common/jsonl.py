@@ -89,6 +89,8 @@ def json_value(content: bytes | str, strict: bool = True) -> object:
             nested over `DEEPEST` deep, integers of thousands of digits, half of a surrogate pair, which no UTF-8 file can hold.
     """
     try:
+        if isinstance(content, bytes):
+            content = content.decode("utf-8-sig", "strict" if strict else "surrogatepass")
         value = json.loads(content, parse_constant=_no_number if strict else None)
         check_value(value, content, strict)
     except RecursionError:
@@ -107,18 +109,15 @@ def json_value(content: bytes | str, strict: bool = True) -> object:
     return value
 
 
-def check_value(value: object, content: bytes | str, strict: bool = True) -> None:
+def check_value(value: object, content: str, strict: bool = True) -> None:
     """Raises `ValueError` (`UnicodeEncodeError` for half of a surrogate pair) for a value that no reader here can use.
 
     Args:
         content: its JSON, which tells in no time that most values need no look.
     """
-    brackets, escape = (b"[", b"{"), b"\\u"
-    if isinstance(content, str):
-        brackets, escape = ("[", "{"), "\\u"
-    if sum(map(content.count, brackets)) > DEEPEST and (reason := too_much(value, DEEPEST)):
+    if content.count("[") + content.count("{") > DEEPEST and (reason := too_much(value, DEEPEST)):
         raise ValueError(reason)
-    if strict and escape in content:
+    if strict and "\\u" in content:
         json.dumps(value, ensure_ascii=False).encode()
 
 
@@ -159,10 +158,14 @@ def write_json(path: Path, content: dict) -> None:
     """Write JSON, replacing the file only once it is complete and on disk; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
-    with open(unfinished, "w", encoding="utf-8") as out:
-        out.write(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+    try:
+        with open(unfinished, "w", encoding="utf-8") as out:
+            out.write(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     unfinished.replace(path)
 
 
