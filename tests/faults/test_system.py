@@ -219,7 +219,12 @@ COMMANDS = {
     "train_nli.py": ["--limit", "6", "--max_steps", "1", "--outs"],
     "train_classifier.py": ["--limit", "6", "--max_steps", "1", "--outs"],
     "scripts/clean_data.py": ["--output-dir"],
-    "scripts/import_data.py": [str(ROOT / "dataset/example/dialogue_manner.jsonl"), "--output"],
+    "scripts/import_data.py": [
+        "--schema",
+        str(ROOT / "dataset/example/schema.py"),
+        str(ROOT / "dataset/example/dialogue_manner.jsonl"),
+        "--output",
+    ],
     "make_data_chatgpt.py": ["--aspect", "lyrical", "--limit", "1", "--output-dir"],
 }
 
