@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -151,9 +152,7 @@ class Miracle:
             if run
             else {}
         )
-        settings = [
-            kind(**recorded_options(kind, recorded)) for kind in (ControlArguments, DecodingArguments)
-        ]
+        settings = [_recorded(kind, recorded, Path(path)) for kind in (ControlArguments, DecodingArguments)]
         return cls(
             generator,
             Scorer(run, schema, place) if run and has_evaluators(run, schema.names) else None,
@@ -547,6 +546,27 @@ def turns_of_messages(messages: list[dict] | tuple[dict, ...]) -> list[str]:
             "messages must begin and end with the user's; a reply to the last is what is written"
         )
     return [content for _, content in turns]
+
+
+def _recorded(kind: type, values: dict, run: Path):
+    """Options of a dataclass as a run's results record them; those that they do not name keep their defaults.
+
+    Raises:
+        InputError: for a value of another type, or one that the dataclass refuses.
+    """
+    place = f"{run / 'results.json'}: run.config.generation"
+    try:
+        given = recorded_options(kind, values)
+    except InputError as error:
+        raise InputError(f"{place}.{error}") from None
+    for option in dataclasses.fields(kind):
+        if option.name not in given or "read" in option.metadata:
+            continue
+        value, types = given[option.name], get_args(option.type) or (option.type,)
+        right = isinstance(value, types) or (float in types and isinstance(value, int))
+        if not right or (isinstance(value, bool) and bool not in types):
+            raise InputError(f"{place}.{option.name}: expected {types[0].__name__}, found {value!r:.40}")
+    return kind(**given)
 
 
 def schema_of(attributes: dict[str, list[str]]) -> Schema:

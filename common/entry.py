@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Callable
 
 from common.errors import InputError
+from common.interruption import ending_at_sigterm
 from common.network import hub_mistake
+from common.system_errors import print_anything, system_mistake
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,15 +40,17 @@ def quiet_transformers() -> None:
 def run_main(main: Callable[[list[str] | None], int]) -> None:
     """Run a script's ``main`` and exit with its status.
 
-    A user's mistake (`common.errors.InputError`, a base that is not found, a setting that a module refuses) or the environment's
-    (proxies, certificates) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130.
+    A user's mistake (`common.errors.InputError`, a base that is not found, a setting that a module refuses), the environment's
+    (proxies, certificates) or the system's (a full disk) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130, SIGTERM with 143.
     """
     quiet_transformers()
+    print_anything()
     try:
-        status = main(None)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        status = 130
+        with ending_at_sigterm():
+            status = main(None)
+    except KeyboardInterrupt as stop:  # who knows what is kept says so (`common.interruption.Interrupted`)
+        print(f"\n{' '.join(str(stop).split()) or 'interrupted'}", file=sys.stderr)
+        status = getattr(stop, "status", 130)
     except Exception as error:
         if (message := message_for(error)) is None or os.environ.get("MIRACLE_DEBUG"):
             raise
@@ -58,7 +62,7 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
 def message_for(error: BaseException) -> str | None:
     """What to print for an error in place of its traceback; None where the traceback is needed."""
     if not is_user_error(error):
-        return hub_mistake(error)
+        return hub_mistake(error) or system_mistake(error)
     mistake = (
         None if isinstance(error, InputError) else hub_mistake(error)
     )  # a base that is not found, for what reason

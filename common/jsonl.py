@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.records import mistake_in
+from common.shapes import too_much
 
+DEEPEST = 64  # objects and lists in one another; ours have seven
 GZIP = b"\x1f\x8b"
 OTHER_FILES = {
     b"PAR1": "a Parquet file",
@@ -84,13 +87,13 @@ def json_value(content: bytes | str, strict: bool = True) -> Any:
 
     Raises:
         ValueError: in one line, for what is no JSON, and for what JSON's grammar allows and no reader here can use: brackets
-            nested hundreds deep, integers of thousands of digits, half of a surrogate pair, which no UTF-8 file can hold.
+            nested over `DEEPEST` deep, integers of thousands of digits, half of a surrogate pair, which no UTF-8 file can hold.
     """
     try:
+        if isinstance(content, bytes):
+            content = content.decode("utf-8-sig", "strict" if strict else "surrogatepass")
         value = json.loads(content, parse_constant=_no_number if strict else None)
-        escaped = b"\\u" in content if isinstance(content, bytes) else "\\u" in content
-        if strict and escaped:
-            json.dumps(value, ensure_ascii=False).encode()
+        check_value(value, content, strict)
     except RecursionError:
         raise ValueError("brackets nested too deep") from None
     except UnicodeEncodeError as error:
@@ -105,6 +108,18 @@ def json_value(content: bytes | str, strict: bool = True) -> Any:
         reason = "an integer of thousands of digits" if "digits" in str(error) else str(error)
         raise ValueError(reason) from None
     return value
+
+
+def check_value(value: object, content: str, strict: bool = True) -> None:
+    """Raises `ValueError` (`UnicodeEncodeError` for half of a surrogate pair) for a value that no reader here can use.
+
+    Args:
+        content: its JSON, which tells in no time that most values need no look.
+    """
+    if content.count("[") + content.count("{") > DEEPEST and (reason := too_much(value, DEEPEST)):
+        raise ValueError(reason)
+    if strict and "\\u" in content:
+        json.dumps(value, ensure_ascii=False).encode()
 
 
 def _no_number(name: str) -> None:
@@ -151,10 +166,14 @@ def write_json(path: Path, content: dict) -> None:
     """Write JSON, replacing the file only once it is complete and on disk; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
-    with open(unfinished, "w", encoding="utf-8") as out:
-        out.write(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+    try:
+        with open(unfinished, "w", encoding="utf-8") as out:
+            out.write(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
     unfinished.replace(path)
 
 
@@ -173,7 +192,7 @@ def read_json(path: Path) -> dict | None:
     """A JSON file's object; None where there is no such file.
 
     Raises:
-        InputError: for a file that is damaged, with what is wrong.
+        InputError: for a file that is damaged or, of a run's own (`common.records`), holds something else, with what is wrong.
     """
     if not path.is_file():
         return None
@@ -183,4 +202,6 @@ def read_json(path: Path) -> dict | None:
         raise InputError(f"{path}: not UTF-8 JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    if wrong := mistake_in(path, content):
+        raise InputError(f"{path}: {wrong}")
     return content

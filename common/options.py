@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from transformers import HfArgumentParser
 
 from common.base_models import BUNDLED, KNOWN, ensure_bases
 from common.errors import InputError
+from common.yaml_files import read_yaml
 
 if TYPE_CHECKING:  # it brings torch, which not all who read options need
     from transformers import TrainingArguments
@@ -55,6 +55,10 @@ class CommonArguments:
         metadata={"help": "do finished work again; in gen_cvae.sh: replace results that other options made"},
     )
 
+    def __post_init__(self):
+        if self.limit is not None:
+            at_least(1, self, "limit")
+
     @property
     def run_folder(self) -> Path:
         """``outs/<run>``."""
@@ -69,11 +73,11 @@ def read_preset(name: str) -> dict:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         raise InputError(f"unknown preset {name!r}; there are {known}, or name a YAML file")
-    try:
-        preset = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(preset, dict) or not all(isinstance(section, dict) for section in preset.values()):
+    preset = read_yaml(path)
+    sections = preset.values() if isinstance(preset, dict) else [None]
+    if not all(
+        isinstance(section, dict) and all(isinstance(key, str) for key in section) for section in sections
+    ):
         raise InputError(f"{path}: expected sections of options, as in scripts/presets/demo.yaml")
     return preset
 
@@ -153,8 +157,13 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
         "disable_tqdm" in known and not sys.stderr.isatty()
     ):  # progress bars would fill a file with control characters
         parser.set_defaults(disable_tqdm=True)
+    for option, value in values.items():
+        _check_preset(parser, name, option, value)
     parser.set_defaults(**values)
-    *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    try:
+        *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    except (TypeError, OverflowError) as error:  # of values that only the dataclasses look at
+        raise InputError(f"preset {name!r} or an option: {' '.join(str(error).split()):.200}") from error
     if remaining:
         raise InputError(f"unknown option {' '.join(remaining)} (see --help)")
     for part in parsed:
@@ -165,6 +174,28 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
         () if typed.base else tuple(kind for kind in ("encoder", "decoder") if getattr(typed, kind))
     )  # they stand before the preset's base
     return (_with_places(common, name, own), *others)
+
+
+def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: object) -> None:
+    """Raises `InputError` for a preset's value that the command line would not take for that option."""
+    action = next(action for action in parser._actions if action.dest == option)
+    several = isinstance(value, list) and action.nargs in ("+", "*")
+    takes_objects = any(
+        "dict" in str(f.type)
+        for kind in parser.dataclass_types
+        for f in dataclasses.fields(kind)
+        if f.name == option
+    )
+    if value is None or (isinstance(value, dict) and takes_objects):
+        return
+    for one in value if several else [value]:
+        try:
+            if isinstance(one, (list, dict)):
+                raise InputError("expected one value")
+            parser._check_value(action, parser._get_value(action, str(one)))
+        except (InputError, argparse.ArgumentError) as error:
+            reason = getattr(error, "message", None) or str(error)
+            raise InputError(f"preset {preset!r}: {option}: {reason}, found {one!r:.60}") from None
 
 
 def meanings(registry: Mapping[str, object]) -> str:

@@ -92,10 +92,13 @@ def fingerprint(settings: dict, files: list[Path | None]) -> str:
     """A hash of all settings and of the content of all files: equal means that the work would come out the same."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for path in files:
-        digest.update(
-            b"\x00" if path is None or not path.is_file() else hashlib.sha256(path.read_bytes()).digest()
-        )
+        digest.update(b"\x00" if path is None or not path.is_file() else _sha256(path))
     return digest.hexdigest()[:16]
+
+
+def _sha256(path: Path) -> bytes:
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
 
 
 @contextmanager

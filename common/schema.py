@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_SAID = 6  # mistakes in one message
 RESERVED = ("nli",)  # names of evaluators that belong to no attribute
 ASPECT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 FILE_NAMES = ("TEST", "NLI", "DEV_NLI")
@@ -33,7 +34,7 @@ class Attribute:
     def index(self, aspect: str) -> int:
         """Index of an aspect's name; raises `InputError` for an aspect of another attribute."""
         if aspect not in self.aspects:
-            raise InputError(f"unknown aspect {aspect!r}; {self.name} has {list(self.aspects)}")
+            raise InputError(f"unknown aspect {aspect!r:.80}; {self.name} has {list(self.aspects)}")
         return self.aspects.index(aspect)
 
 
@@ -69,14 +70,14 @@ class Schema:
         for attribute in self.attributes:
             if attribute.name == name:
                 return attribute
-        raise InputError(f"unknown attribute {name!r}; the schema has {self.names}")
+        raise InputError(f"unknown attribute {name!r:.80}; the schema has {self.names}")
 
     def attribute_of(self, aspect: str) -> Attribute:
         """The attribute that an aspect belongs to; raises `InputError` listing all aspects."""
         for attribute in self.attributes:
             if aspect in attribute.aspects:
                 return attribute
-        raise InputError(f"unknown aspect {aspect!r}; the schema has {self.aspects}")
+        raise InputError(f"unknown aspect {aspect!r:.80}; the schema has {self.aspects}")
 
     def target(self, aspects: list[str]) -> dict[str, str]:
         """``["optimistic", "lyrical"]`` -> ``{"languagestyle": "lyrical", "attitude": "optimistic"}``, schema order.
@@ -114,17 +115,19 @@ def mistakes(attributes: object) -> list[str]:
     """Every mistake in an ``ATTRIBUTES`` list, one line each; empty when it can be used."""
     found: list[str] = []
     if not isinstance(attributes, (list, tuple)) or not attributes:
-        return [f"ATTRIBUTES must be a list of at least one attribute, found {attributes!r}"]
+        return [f"ATTRIBUTES must be a list of at least one attribute, found {attributes!r:.80}"]
     seen_names: set[str] = set()
     seen_aspects: dict[str, str] = {}
     for position, entry in enumerate(attributes):
         if not isinstance(entry, dict):
-            found.append(f"ATTRIBUTES[{position}] must be a dict with 'name' and 'aspects', found {entry!r}")
+            found.append(
+                f"ATTRIBUTES[{position}] must be a dict with 'name' and 'aspects', found {entry!r:.80}"
+            )
             continue
         name = entry.get("name")
-        where = f"attribute {name!r}" if name else f"ATTRIBUTES[{position}]"
+        where = f"attribute {name!r:.80}" if name else f"ATTRIBUTES[{position}]"
         if not isinstance(name, str) or not ASPECT_NAME.fullmatch(name):
-            found.append(f"{where}: a name is letters, digits, '_' and '-', found {name!r}")
+            found.append(f"{where}: a name is letters, digits, '_' and '-', found {name!r:.80}")
         elif name in RESERVED:
             found.append(f"{where}: the name is taken, by the coherence model")
         elif name in seen_names:
@@ -132,19 +135,19 @@ def mistakes(attributes: object) -> list[str]:
         seen_names.add(name if isinstance(name, str) else "")
         for key in entry:
             if key not in ATTRIBUTE_KEYS:
-                found.append(f"{where}: unknown key {key!r}; known are {list(ATTRIBUTE_KEYS)}")
+                found.append(f"{where}: unknown key {key!r:.80}; known are {list(ATTRIBUTE_KEYS)}")
         for key in ATTRIBUTE_FILES:
             if entry.get(key) is not None and not isinstance(entry[key], (str, Path)):
-                found.append(f"{where}: {key} must be a file name, found {entry[key]!r}")
+                found.append(f"{where}: {key} must be a file name, found {entry[key]!r:.80}")
         aspects = entry.get("aspects")
         if not isinstance(aspects, (list, tuple)) or len(aspects) < 2:
-            found.append(f"{where}: 'aspects' must list two or more names, found {aspects!r}")
+            found.append(f"{where}: 'aspects' must list two or more names, found {aspects!r:.80}")
             continue
         for aspect in aspects:
             if not isinstance(aspect, str) or not ASPECT_NAME.fullmatch(aspect):
-                found.append(f"{where}: an aspect is letters, digits, '_' and '-', found {aspect!r}")
+                found.append(f"{where}: an aspect is letters, digits, '_' and '-', found {aspect!r:.80}")
             elif aspect in seen_aspects:
-                found.append(f"{where}: aspect {aspect!r} is already one of {seen_aspects[aspect]!r}")
+                found.append(f"{where}: aspect {aspect!r:.80} is already one of {seen_aspects[aspect]!r}")
             else:
                 seen_aspects[aspect] = str(name)
         described = entry.get("descriptions")
@@ -154,9 +157,9 @@ def mistakes(attributes: object) -> list[str]:
             found.append(
                 f"{where}: descriptions must be a dict from aspects to sentences, found {described!r:.80}"
             )
-        elif described and (strangers := sorted(set(described) - set(aspects))):
+        elif described and (strangers := [name for name in described if name not in aspects]):
             found.append(
-                f"{where}: descriptions of {strangers}, which are none of its aspects {list(aspects)}"
+                f"{where}: descriptions of {sorted(map(str, strangers))}, which are none of its aspects {list(aspects)}"
             )
     return found
 
@@ -164,7 +167,7 @@ def mistakes(attributes: object) -> list[str]:
 def load_schema(path: str | Path | None = None) -> Schema:
     """Read and check a schema file (default: the repository's).
 
-    Raises `InputError` naming the file and every mistake in it, joined by ``; ``.
+    Raises `InputError` naming the file and the first `MOST_SAID` mistakes in it, joined by ``; ``.
     """
     path = Path(path or ROOT / "schema.py").expanduser().resolve()
     if not path.is_file():
@@ -182,21 +185,26 @@ def load_schema(path: str | Path | None = None) -> Schema:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may fail in any way; the reason is passed on in one line
-        raise InputError(f"{path}: cannot be read as Python ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"{path}: cannot be read as Python ({type(error).__name__}: {error!s:.200})"
+        ) from error
     found = mistakes(getattr(module, "ATTRIBUTES", None))
     if found:
-        raise InputError(f"{path}: {'; '.join(found)}")
+        raise InputError(f"{path}: {'; '.join(f'{mistake:.300}' for mistake in found[:MOST_SAID])}")
 
     found = [
-        f"{key} must be a file name, found {getattr(module, key)!r}"
+        f"{key} must be a file name, found {getattr(module, key)!r:.80}"
         for key in FILE_NAMES
         if not isinstance(getattr(module, key, None), (str, Path, type(None)))
     ]
     if found:
-        raise InputError(f"{path}: {'; '.join(found)}")
+        raise InputError(f"{path}: {'; '.join(f'{mistake:.300}' for mistake in found[:MOST_SAID])}")
 
     def located(name: str | None) -> Path | None:
-        return None if name is None else (path.parent / Path(name).expanduser()).resolve()
+        try:
+            return None if name is None else (path.parent / Path(name).expanduser()).resolve()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise InputError(f"{path}: {str(name)!a:.80} is no file name ({error})") from None
 
     attributes = tuple(
         Attribute(

@@ -287,11 +287,11 @@ def repeated_sentences(collections: list[Collection], limits: Limits, warnings: 
         for item in c.items
     ]
     counts = Counter(sentence.lower() for reply in replies for sentence in SENTENCE_END.split(reply or ""))
-    found = [
-        {"sentence": sentence, "times": times}
-        for sentence, times in counts.most_common()
-        if times > limits.sentence
-    ]
+    often = sorted(
+        ((sentence, times) for sentence, times in counts.items() if times > limits.sentence),
+        key=lambda pair: -pair[1],
+    )
+    found = [{"sentence": sentence, "times": times} for sentence, times in often]
     if found:
         warnings.append(
             f"{len(found)} sentences occur over {limits.sentence} times in training replies; {found[0]['sentence']!r} {found[0]['times']} times"

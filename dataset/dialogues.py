@@ -46,16 +46,16 @@ def _aspect(tag: object, attribute: Attribute, where: str) -> str:
     if isinstance(tag, str):
         if tag not in attribute.aspects:
             raise InputError(
-                f"{where}: unknown aspect {tag!r}; {attribute.name} has {list(attribute.aspects)}"
+                f"{where}: unknown aspect {tag!r:.80}; {attribute.name} has {list(attribute.aspects)}"
             )
         return tag
     if isinstance(tag, int) and not isinstance(tag, bool):
         if not 0 <= tag < len(attribute.aspects):
             raise InputError(
-                f"{where}: aspect index {tag} out of range; {attribute.name} has {len(attribute.aspects)} aspects"
+                f"{where}: aspect index {tag!r:.40} out of range; {attribute.name} has {len(attribute.aspects)} aspects"
             )
         return attribute.aspects[tag]
-    raise InputError(f"{where}: a tag is an aspect's name or index, found {tag!r}")
+    raise InputError(f"{where}: a tag is an aspect's name or index, found {tag!r:.80}")
 
 
 def parse_tag(tag: object, schema: Schema, attribute: Attribute | None, where: str) -> dict[str, str]:
@@ -80,7 +80,7 @@ def parse_tag(tag: object, schema: Schema, attribute: Attribute | None, where: s
     if attribute is None:
         if not isinstance(tag, str):
             raise InputError(
-                f"{where}: tag {tag!r} is an index, but the file belongs to no single attribute; use aspect names"
+                f"{where}: tag {tag!r:.80} is an index, but the file belongs to no single attribute; use aspect names"
             )
         try:
             attribute = schema.attribute_of(tag)

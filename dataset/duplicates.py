@@ -1,7 +1,10 @@
 """Exact and near duplicates among texts: MinHash finds candidates, the exact Jaccard similarity decides."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 
+import numpy as np
 from datasketch import MinHash, MinHashLSH
 from tqdm import tqdm
 
@@ -47,34 +50,79 @@ def similar_pairs(
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie between 0 and 1, found {threshold}")
     copies = exact_copies(texts)
-    unique = [index for index in range(len(texts)) if index not in copies]
-    sets = {index: shingles(texts[index], size) for index in unique}
-    index_of = MinHashLSH(threshold=max(0.1, threshold - 0.2), num_perm=PERMUTATIONS)
-    hashes = MinHash.generator(
-        ([" ".join(s).encode() for s in sets[index]] for index in unique), num_perm=PERMUTATIONS, seed=1
-    )
-    found = []
-    for index, signature in tqdm(
-        zip(unique, hashes),
-        total=len(unique),
-        desc="near duplicates",
-        leave=False,
-        disable=len(unique) < 20000 or None,
-    ):
-        for other in index_of.query(signature):
-            similarity = jaccard(sets[other], sets[index])
-            if similarity > threshold:
-                found.append((other, index, similarity))
-        index_of.insert(index, signature)
-    return sorted(found)
+    unique = np.array([index for index in range(len(texts)) if index not in copies], dtype=np.int64)
+    if len(unique) < 2:
+        return []
+    hashes, starts = _shingle_hashes([texts[index] for index in unique.tolist()], size)
+    found: dict[tuple[int, int], float] = {}
+    compared: set[tuple[int, int]] = set()
+    for group in _candidates(hashes, starts, max(0.1, threshold - 0.2)):
+        sets = [frozenset(hashes[starts[row] : starts[row + 1]].tolist()) for row in group]
+        for (i, one), (j, other) in combinations(zip(group, sets), 2):
+            if (i, j) in compared:
+                continue
+            compared.add((i, j))
+            if (similarity := jaccard(one, other)) > threshold:
+                found[i, j] = similarity
+    return sorted((int(unique[i]), int(unique[j]), value) for (i, j), value in found.items())
+
+
+def _shingle_hashes(texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first 64 bits of the SHA-1 of every text's shingles, behind one another, and where each text's begin and end."""
+    starts = np.zeros(len(texts) + 1, dtype=np.int64)
+
+    def hashes() -> Iterator[int]:
+        bar = tqdm(texts, desc="near duplicates", leave=False, disable=len(texts) < 20000 or None)
+        for row, text in enumerate(bar):
+            own = shingles(text, size)
+            starts[row + 1] = len(own)
+            for words in own:
+                yield int.from_bytes(hashlib.sha1(" ".join(words).encode()).digest()[:8], "little")
+
+    flat = np.fromiter(hashes(), dtype=np.uint64)
+    return flat, starts.cumsum()
+
+
+def _candidates(hashes: np.ndarray, starts: np.ndarray, threshold: float) -> Iterator[list[int]]:
+    """Rows whose MinHash values agree in a whole band, in rising order; one band after the other, so that few are held."""
+    bands, (factors, terms) = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS), _permutations()
+    mixed = _mixed(hashes.astype(np.uint32))
+    for band in range(bands.b):
+        key = np.zeros(len(starts) - 1, dtype=np.uint64)
+        for number in range(band * bands.r, (band + 1) * bands.r):
+            least = np.minimum.reduceat(mixed * factors[number] + terms[number], starts[:-1])
+            key = (key ^ least) * np.uint64(0x9E3779B97F4A7C15)
+            key ^= key >> np.uint64(29)
+        order = np.argsort(key, kind="stable")
+        borders = np.flatnonzero(np.diff(key[order])) + 1
+        sizes = np.diff(borders, prepend=0, append=len(order))
+        for begin, length in zip(
+            np.concatenate([[0], borders])[sizes > 1].tolist(), sizes[sizes > 1].tolist()
+        ):
+            yield order[begin : begin + length].tolist()
+
+
+def _permutations() -> tuple[np.ndarray, np.ndarray]:
+    """Factors and terms of the permutations h -> a h + b modulo 2**32."""
+    return MinHash(PERMUTATIONS, seed=1).permutations
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """32-bit hashes through the finaliser of MurmurHash3, as `datasketch` mixes them before it permutes."""
+    values = values ^ (values >> np.uint32(16))
+    values *= np.uint32(0x85EBCA6B)
+    values ^= values >> np.uint32(13)
+    values *= np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
 
 
 def exact_copies(texts: Sequence[str]) -> dict[int, int]:
     """Later index -> first index, for texts that are equal once normalised."""
-    first: dict[str, int] = {}
+    first: dict[bytes, int] = {}
     copies = {}
     for index, text in enumerate(texts):
-        before = first.setdefault(normalised(text), index)
+        key = hashlib.blake2b(normalised(text).encode(), digest_size=16).digest()  # smaller than the text
+        before = first.setdefault(key, index)
         if before != index:
             copies[index] = before
     return copies

@@ -5,12 +5,11 @@ A row is a dict, whatever file it came from (`dataset.tables`). Known are ShareG
 prompt and a response under many names, and texts with a label.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import InputError
-from common.jsonl import advice
+from common.jsonl import advice, json_value
 
 OURS, SHAREGPT, MESSAGES, ALPACA, TURNS, PAIR, TEXT = (
     "ours",
@@ -87,8 +86,8 @@ def _json_in(value: object) -> Any:
     """A value, or what JSON stands in it: tables hold lists as text."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
+            return json_value(value)
+        except ValueError:
             return value
     return value
 

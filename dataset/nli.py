@@ -48,7 +48,7 @@ def parse_pair(row: dict, where: str) -> Pair:
     if not isinstance(response, str):
         raise InputError(f"{where}: 'output' must be a string, found {response!r:.80}")
     if isinstance(label, bool) or not isinstance(label, int) or label not in (0, 1):
-        raise InputError(f"{where}: 'label' must be 0 (incoherent) or 1 (coherent), found {label!r}")
+        raise InputError(f"{where}: 'label' must be 0 (incoherent) or 1 (coherent), found {label!r:.80}")
     return Pair(tuple(split_turns(context)), " ".join(response.split()), label, str(row.get("kind", "file")))
 
 
@@ -85,7 +85,11 @@ def swapped(reply: str, rng: random.Random) -> str:
 def neighbours(reply: str, rng: random.Random) -> str:
     """A third of the reply's words, at least two pairs, have changed places with the word behind them."""
     words, between = pieces(reply)
-    for at in rng.sample(range(len(words) - 1), min(len(words) - 1, max(2, len(words) // 6))) if len(words) > 1 else []:
+    for at in (
+        rng.sample(range(len(words) - 1), min(len(words) - 1, max(2, len(words) // 6)))
+        if len(words) > 1
+        else []
+    ):
         words[at], words[at + 1] = words[at + 1], words[at]
     return between.join(words)
 

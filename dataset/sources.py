@@ -27,13 +27,12 @@ class Source:
     attribute: Attribute | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
-    """One usable row of a source.
+    """One usable row of a source; a million of them are held at once, so the line itself is not kept.
 
     Attributes:
         where: ``file.jsonl:12``.
-        line: the row as it stands in the file.
         context: turns joined by newlines; empty for a labelled text.
         turns: user turns of the context; 0 for a labelled text.
         reply: the response or the labelled text; None where the reply is still to be written.
@@ -42,7 +41,6 @@ class Item:
     """
 
     where: str
-    line: bytes
     context: str
     turns: int
     reply: str | None
@@ -69,12 +67,11 @@ def parse_item(line: bytes, where: str, source: Source, schema: Schema) -> Item:
     if source.kind == "texts":
         assert source.attribute is not None  # as `sources_of` gives it
         text, label = parse_text(row, schema, source.attribute, where)
-        return Item(where, line, "", 0, text, {source.attribute.name: source.attribute.aspects[label]})
+        return Item(where, "", 0, text, _shared({source.attribute.name: source.attribute.aspects[label]}))
     if source.kind == "nli":
         pair = parse_pair(row, where)
         return Item(
             where,
-            line,
             "\n".join(pair.context),
             (len(pair.context) + 1) // 2,
             pair.response,
@@ -85,9 +82,16 @@ def parse_item(line: bytes, where: str, source: Source, schema: Schema) -> Item:
     if source.kind == "dialogues":
         check_labelled(dialogue, source.attribute, where)
     turns = (len(dialogue.context) + 1) // 2
-    return Item(
-        where, line, "\n".join(dialogue.context), turns, dialogue.response, dialogue.target, dialogue.topic
-    )
+    aspects = _shared(dialogue.target)
+    return Item(where, "\n".join(dialogue.context), turns, dialogue.response, aspects, dialogue.topic)
+
+
+_aspects: dict[tuple, dict[str, str]] = {}
+
+
+def _shared(aspects: dict[str, str]) -> dict[str, str]:
+    """Equal aspects as one and the same dict, which nobody changes."""
+    return _aspects.setdefault(tuple(aspects.items()), aspects)
 
 
 def read_items(source: Source, schema: Schema, mistakes: list[str]) -> Iterator[Item]:

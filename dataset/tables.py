@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import InputError
-from common.jsonl import json_value
+from common.jsonl import check_value, json_value
 
 COMPRESSIONS = {
     b"\x1f\x8b": ("gzip", gzip.decompress),
@@ -137,12 +137,18 @@ def _json(path: Path, text: str) -> Rows:
         line, counted = line + text.count("\n", counted, position), position
         if text[position : position + 1] == "]":
             return
+        begin, where = position, f"{path}:{line}"
         try:
             item, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             wrong = getattr(error, "lineno", line)
             raise InputError(f"{path}:{wrong}: not JSON ({getattr(error, 'msg', error)})") from None
-        yield f"{path}:{line}", _checked(item, f"{path}:{line}")
+        try:
+            check_value(item, text[begin:position])
+        except ValueError as error:
+            yield where, InputError(f"{where}: cannot be used ({error})")
+        else:
+            yield where, _checked(item, where)
 
 
 def _csv(path: Path, text: str, delimiter: str) -> Rows:
@@ -152,7 +158,7 @@ def _csv(path: Path, text: str, delimiter: str) -> Rows:
     try:
         header = [name.strip() for name in next(reader)]
         if len(set(header)) < len(header):
-            raise InputError(f"{path}:1: a column's name stands twice in the header: {header}")
+            raise InputError(f"{path}:1: a column's name stands twice in the header: {header!r:.200}")
         line = reader.line_num + 1
         for fields in reader:
             if any(field.strip() for field in fields):

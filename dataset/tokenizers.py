@@ -1,15 +1,40 @@
 """Tokenizers trained from scratch on the project's own texts, for models that start from no public base."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dataset.encoding import DialogueTemplate
 
+LONGEST_WORD = 1000  # characters between spaces that a vocabulary is trained on in one piece
+LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 SCRATCH_TEMPLATE = DialogueTemplate(
     user_prefix="<user>", assistant_prefix="<reply>", turn_start=" ", turn_end=""
 )
+
+
+def divided(texts: Iterable[str]) -> Iterator[str]:
+    """The texts with their longest words in pieces: a vocabulary's training takes time that grows with the square of a word's length.
+
+    Says once that there are such words.
+    """
+    told = False
+    for text in texts:
+        if len(text) > LONGEST_WORD and (long := LONG_WORD.findall(text)):
+            if not told:
+                print(
+                    f"warning: a text has {max(map(len, long))} characters without a space; the vocabulary is trained on pieces of {LONGEST_WORD} of them",
+                    flush=True,
+                )
+            told = True
+            text = LONG_WORD.sub(_pieces, text)
+        yield text
+
+
+def _pieces(word: re.Match) -> str:
+    return " ".join(word[0][begin : begin + LONGEST_WORD] for begin in range(0, len(word[0]), LONGEST_WORD))
 
 
 def train_encoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -22,7 +47,7 @@ def train_encoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrained
         tokenizer.decoder = decoders.WordPiece()
         return tokenizer
 
-    texts, tokenizer, special = list(texts), wordpiece(), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    texts, tokenizer, special = list(divided(texts)), wordpiece(), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     letters = sorted(
         {
             letter
@@ -56,7 +81,7 @@ def train_decoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrained
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((" " + text for text in texts), trainer)
+    tokenizer.train_from_iterator((" " + text for text in divided(texts)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<eos>",

@@ -5,9 +5,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from common.errors import InputError
+from common.yaml_files import read_yaml
 
 SECTIONS = ("classifier", "nli", "second_classifier", "cvae", "baseline", "generation")
 CONTEXTS = re.compile(r"test|(dev|test-dialogues):[1-9][0-9]*")
@@ -93,10 +92,7 @@ def read_grid(path: Path, **changes: object) -> Grid:
     """
     if not path.is_file():
         raise InputError(f"grid not found: {path}; expected a YAML file like experiments/demo.yaml")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected keys such as 'models', found {type(content).__name__}")
     content = {key: value for key, value in ({"name": path.stem} | content).items() if value is not None}
@@ -128,7 +124,7 @@ def read_grid(path: Path, **changes: object) -> Grid:
         elif key == "seeds" and not (
             isinstance(value, list)
             and value
-            and all(_whole(seed) and seed >= 0 for seed in value)
+            and all(_whole(seed) and 0 <= seed < 1 << 32 for seed in value)
             and len(set(value)) == len(value)
         ):
             wrong = "a list of different whole numbers"

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 from typing import get_args
 
@@ -21,6 +22,10 @@ PLACES = (
     "help",
 )  # the experiment's own business
 
+MOST_CROSSED = (
+    10_000  # combinations of a model's options; a mistake in a grid, long before they fill the memory
+)
+
 
 def crossed(options: dict) -> list[tuple[dict, dict]]:
     """All combinations of the list-valued options, as (options of one combination, those of them that were lists).
@@ -32,6 +37,10 @@ def crossed(options: dict) -> list[tuple[dict, dict]]:
     for name, values in lists.items():
         if not values:
             raise InputError(f"{name}: an empty list has no value to try")
+    if (combinations := math.prod(map(len, lists.values()))) > MOST_CROSSED:
+        raise InputError(
+            f"{', '.join(lists)}: {combinations} combinations; at most {MOST_CROSSED} are measured"
+        )
     chosen = [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
     return [(options | one, one) for one in chosen]
 

@@ -178,7 +178,7 @@ def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
                     "evaluators",
                     f"expected a run's folder with trained evaluators, found no {name} in {grid.evaluators}",
                 )
-            found[name] = record["metrics"]["hash"]
+            found[name] = record.get("metrics", {}).get("hash")
     used = {training.section for training in trainings(grid, common)}
     for section, why in (
         ("nli", "because of 'evaluators'"),

@@ -12,6 +12,7 @@ import torch
 
 from common.errors import InputError
 from experiments.evaluators import trainings
+from experiments.orphans import end_with_parent
 from experiments.plan import Cell, Plan
 from experiments.worker import CellOutcome, Worker
 
@@ -43,8 +44,11 @@ class Pool:
     def __enter__(self) -> "Pool":
         return self
 
-    def __exit__(self, *what) -> None:
-        self.pool.shutdown(cancel_futures=True)
+    def __exit__(self, kind, *what) -> None:
+        if kind is not None:  # ended: nobody waits for the cells under way
+            for process in multiprocessing.active_children():
+                process.terminate()
+        self.pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def evaluators(self) -> tuple[dict[str, dict], list[str]]:
         """Train all evaluators at once, those that are not yet trained; returns their records and warnings."""
@@ -87,6 +91,7 @@ STATE: dict = {}  # of a worker process
 
 
 def _begin(plan: Plan, queue, numbers, gpus: list[str], threads: int, logs: Path) -> None:
+    end_with_parent()
     number = numbers.get()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]

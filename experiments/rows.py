@@ -5,13 +5,24 @@ import io
 import os
 from pathlib import Path
 
+from common.errors import InputError
+
 
 def read_rows(path: Path) -> tuple[str, str, list[str], list[dict[str, str]]]:
-    """A file's text, the whole lines of it, its columns and its rows; all empty where there is none."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    whole = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(io.StringIO(whole))
-    return text, whole, list(reader.fieldnames or []), list(reader)
+    """A file's text, the whole lines of it, its columns and its rows; all empty where there is none.
+
+    Raises:
+        InputError: for a file that is damaged in its middle.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8") if path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole, newline=""))
+        return text, whole, list(reader.fieldnames or []), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: not a table of rows ({error}); move it away to measure all again"
+        ) from None
 
 
 class RowsFile:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import InputError
 from experiments.measures import columns_of
 from experiments.plan import Plan
 
@@ -57,7 +58,7 @@ class Summary:
 
 def summaries(work: Plan, rows: list[dict[str, str]]) -> list[Summary]:
     """The plan's settings that are measured, in the plan's order; rows of other plans in the same file do not count."""
-    by_key = {row["key"]: row for row in rows}
+    by_key = {row.get("key"): row for row in rows}
     groups: dict[str, list[tuple]] = {}
     for cell in work.cells:
         if row := by_key.get(cell.key):
@@ -77,12 +78,12 @@ def _summary(group: list[tuple], columns: list[str]) -> Summary:
     cell, rows = group[0][0], [row for _, row in group]
     values = {}
     for name in columns:
-        known = [float(row[name]) for row in rows if row.get(name)]
+        known = _numbers(rows, name)
         values[name] = float(np.mean(known)) if known else None
     ends = {}
     for name in ("accuracy_joint", "nli"):
         if len(rows) > 1:
-            known = [float(row[name]) for row in rows if row.get(name)]
+            known = _numbers(rows, name)
             ends[name] = (min(known), max(known)) if known else None
         else:
             ends[name] = (
@@ -101,6 +102,17 @@ def _summary(group: list[tuple], columns: list[str]) -> Summary:
     return Summary(
         cell.model.label, cell.model.kind, swept, cell.options, dial, len(rows), values, ends, warned
     )
+
+
+def _numbers(rows: list[dict[str, str]], name: str) -> list[float]:
+    """A column's numbers; raises `InputError` for a cell that holds none."""
+    found = {row["key"]: _number(row[name]) for row in rows if row.get(name)}
+    for row in rows:
+        if row["key"] in found and found[row["key"]] is None:
+            raise InputError(
+                f"results.csv, row {row['key']}: {name}: expected a number, found {row[name]!r:.40}"
+            )
+    return list(found.values())
 
 
 def _number(value: object) -> float | None:

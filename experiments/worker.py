@@ -18,8 +18,8 @@ from experiments.evaluators import Evaluators
 from experiments.measures import measured
 from experiments.plan import Cell, Plan, kinds
 from experiments.system import TrainedSystem
+from generation.kept import generations_of
 from generation.record import timed
-from generation.run import generations_of
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The strength dials w_k of the energy (`model.energy`): one number for all attributes, or a number by attribute."""
 
-import math
+import sys
 from typing import Any
 
 from common.errors import InputError
@@ -45,7 +45,10 @@ def _parsed(text: str) -> Weights:
 def checked_weights(weights: Any) -> Weights:
     """The weights themselves; raises `InputError` for what are none: every number is 0 or more and finite."""
     numbers = list(weights.values()) if isinstance(weights, dict) else [weights]
-    if any(isinstance(n, bool) or not isinstance(n, (int, float)) or not 0 <= n < math.inf for n in numbers):
+    if any(
+        isinstance(n, bool) or not isinstance(n, (int, float)) or not 0 <= n <= sys.float_info.max
+        for n in numbers
+    ):
         raise InputError(
             f"must be 0 or more and finite, one number or one by attribute; found {weights!r:.80}"
         )

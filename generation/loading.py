@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from common.base_models import ensure_bases
+from common.checkpoints import cannot_be_loaded, damaged_file
 from common.errors import InputError
 from model.bases import BaseNotFound, tokenizer_beside
 from model.config import MiracleConfig
@@ -28,7 +28,7 @@ def load_cvae(folder: Path) -> MiracleModel:
         known = {
             (base["known"], base["source"])
             for base in MiracleConfig.from_pretrained(folder).bases.values()
-            if base["known"]
+            if base.get("known")
         }
         if not known:
             raise
@@ -40,11 +40,11 @@ def load_cvae(folder: Path) -> MiracleModel:
 def _loaded(folder: Path) -> MiracleModel:
     try:
         model = MiracleModel.from_pretrained(folder, use_safetensors=True).eval()
-    except BaseNotFound:
+    except (BaseNotFound, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{folder}: the CVAE cannot be loaded ({' '.join(str(error).split())[:300]})"
+    except Exception as error:  # what a checkpoint may have wrong, its readers say in many ways
+        raise cannot_be_loaded(
+            folder, "CVAE", error, "train it again: bash train_cvae.sh --overwrite"
         ) from error
     if name := next(
         (name for name, value in model.named_parameters() if not torch.isfinite(value).all()), None
@@ -58,8 +58,12 @@ def _loaded(folder: Path) -> MiracleModel:
 def tokenizers_of(
     folder: Path, config: MiracleConfig
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """The encoder's and the decoder's tokenizer of a checkpoint."""
-    return (
-        tokenizer_beside(folder / ENCODER_TOKENIZER, "encoder", config.bases.get("encoder")),
-        tokenizer_beside(folder, "decoder", config.bases.get("decoder")),
-    )
+    """The encoder's and the decoder's tokenizer of a checkpoint; raises `InputError` for one that is damaged."""
+    tokenizers = []
+    for place, kind in ((folder / ENCODER_TOKENIZER, "encoder"), (folder, "decoder")):
+        if reason := damaged_file(place):
+            raise InputError(
+                f"{place}: the {kind}'s tokenizer cannot be loaded ({reason}); train it again: bash train_cvae.sh --overwrite"
+            )
+        tokenizers.append(tokenizer_beside(place, kind, config.bases.get(kind)))
+    return tokenizers[0], tokenizers[1]

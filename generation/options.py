@@ -162,14 +162,16 @@ def recorded_options(kind: type, record: dict) -> dict:
     """The values of an options dataclass among those of a record; version 0.1 recorded weights as a text.
 
     Raises:
-        InputError: for recorded weights that are none.
+        InputError: naming the option, for recorded weights that are none.
     """
     found = {f.name: record[f.name] for f in dataclasses.fields(kind) if f.name in record}
-    return found | {
-        f.name: f.metadata["read"](found[f.name])
-        for f in dataclasses.fields(kind)
-        if f.name in found and "read" in f.metadata
-    }
+    for f in dataclasses.fields(kind):
+        if f.name in found and "read" in f.metadata:
+            try:
+                found[f.name] = f.metadata["read"](found[f.name])
+            except InputError as error:
+                raise InputError(f"{f.name}: {error}") from None
+    return found
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import shutil
-from contextlib import nullcontext
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,8 @@ import torch
 from common.content import content_of
 from common.devices import choose_device
 from common.errors import InputError
-from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from common.interruption import Interrupted
+from common.jsonl import read_json, write_json, write_jsonl
 from common.locks import exclusive
 from common.options import CommonArguments
 from common.provenance import (
@@ -27,6 +30,14 @@ from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
 from generation.generator import ReplyGenerator
+from generation.kept import (
+    chunks_of,
+    generations_of,
+    numbers_of,
+    replies_digest,
+    sample_of,
+    write_kept,
+)
 from generation.options import ControlArguments, DecodingArguments, recorded_options
 from generation.record import (
     context_warnings,
@@ -182,28 +193,42 @@ def _generate(
     generator = ReplyGenerator(common.run_folder / "cvae", device, schema, decoding.precision)
 
     trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
-    doubts = posterior_warnings(trained.get("metrics") or {})
-    doubts += context_warnings(generator.cuts([request.context for request in requests], decoding))
-    seconds: dict[str, float] = {}
-    with enough_memory(
-        f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"
-    ):
-        written = generator.write(requests, control, decoding, seconds)
-    doubts += length_warnings(generator.lengths(written.texts), decoding.max_new_tokens)
-    rows = generations_of(requests, written.texts, control.seed, trained_hash(trained))
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
-    before = [row.get("response") for _, row in read_jsonl(generations)] if generations.is_file() else None
-    write_jsonl(generations, rows)
+    unfinished = generations.with_name(f"{what.name}.replies.partial")
+    with (
+        saying_what_is_kept(unfinished),
+        enough_memory(
+            f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"
+        ),
+    ):
+        written = write_kept(
+            unfinished,
+            generator,
+            common.run_folder / "cvae",
+            requests,
+            control,
+            decoding,
+            trained_hash(trained),
+        )
+    seconds = written.seconds
+    doubts = posterior_warnings(trained.get("metrics") or {}) + context_warnings(written.cuts)
+    doubts += length_warnings(written.lengths, decoding.max_new_tokens)
+    before = replies_digest(generations)
+    write_jsonl(generations, written.parts.rows())
     print(
-        f"{what.name}: {len(rows)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}",
+        f"{what.name}: {len(requests)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}",
         flush=True,
     )
     if scorer is None:
+        written.parts.remove()
         print("".join(f"warning: {line}\n" for line in doubts), end="", flush=True)
         return
 
     language_model = language_model_of(what, common, device)
-    columns = timed(seconds, "scoring", score_file, generations, schema, scorer, language_model, generations)
+    with saying_what_is_kept(unfinished):
+        columns = timed(
+            seconds, "scoring", score_file, generations, schema, scorer, language_model, generations
+        )
     run = {
         "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -228,9 +253,8 @@ def _generate(
         seed=control.seed,
     )  # fmt: skip
     write_json(place, record)
-    if [
-        row["response"] for row in rows
-    ] != before:  # an earlier decoding under this name wrote something else
+    written.parts.remove()
+    if replies_digest(generations) != before:  # an earlier decoding under this name wrote something else
         for old in ("latents", "sweep"):
             place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
     if what.trace and control.algorithm == "ode":
@@ -255,24 +279,15 @@ def _generate(
         print(f"-> {write_run_report(common.run_folder)}", flush=True)
 
 
-def generations_of(
-    requests: list[Request], replies: list[str], seed: int, cvae: str | None = None
-) -> list[dict]:
-    """Rows of a generations file, not scored yet; `cvae` is the hash of the weights that wrote them."""
-    unscored = dict.fromkeys(("predicted", "probabilities", "nli", "nats", "tokens"))
-    return [
-        {
-            "id": r.id,
-            "context": list(r.context),
-            "target": r.target,
-            "response": reply,
-            "reference": r.reference,
-            **unscored,
-            "seed": seed,
-            **({"cvae": cvae} if cvae else {}),
-        }
-        for r, reply in zip(requests, replies)
-    ]
+@contextmanager
+def saying_what_is_kept(unfinished: Path) -> Iterator[None]:
+    """Of what is interrupted, say that it is kept; raises `Interrupted` then."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        kept = f"whole parts are kept in {unfinished.parent}, and the same command goes on behind them"
+        number = signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM
+        raise Interrupted(f"interrupted; {kept}", number) from None
 
 
 def name_of(what: GenerationArguments, control: ControlArguments) -> str:
@@ -300,7 +315,7 @@ def check_replaces_its_like(place: Path, configuration: dict) -> None:
     before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
     before |= recorded_options(ControlArguments, before)
     changed = [
-        f"{key} {before[key]}, now {configuration[key]}"
+        f"{key} {before[key]!s:.80}, now {configuration[key]!s:.80}"
         for key in COMPARED
         if key in before and before[key] != configuration[key]
     ]
@@ -330,15 +345,19 @@ def sweep(
     points = []
     for weight in weights:
         settings = dataclasses.replace(control, weights=weight)
-        written = generator.write(requests, settings, decoding)
-        rows = generations_of(requests, written.texts, control.seed)
-        scorer.score(rows)
-        if language_model is not None:
-            language_model.score(rows)
-        gatherer = Gatherer(schema)
-        gatherer.add(rows)
+        gatherer, samples = Gatherer(schema), []
+        for chunk in chunks_of(requests, settings):
+            written = generator.write(chunk, settings, decoding)
+            samples.append(numbers_of(written.sample))
+            rows = generations_of(chunk, written.texts, control.seed)
+            scorer.score(rows)
+            if language_model is not None:
+                language_model.score(rows)
+            gatherer.add(rows)
         m = measure(gatherer.finish(), control.seed)
-        points.append({"weight": weight, "overall": m, "warnings": sampling_warnings(written.sample, 0.01)})
+        points.append(
+            {"weight": weight, "overall": m, "warnings": sampling_warnings(sample_of(samples), 0.01)}
+        )
         ppl = f", perplexity {m['ppl']:.1f}" if m["ppl"] is not None else ""
         print(
             f"weight {weight:g}: accuracy {m['accuracy_mean']:.3f}, joint {m['accuracy_joint']:.3f}, coherence {m['nli']:.3f}{ppl}",

@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from common.errors import InputError
-from common.jsonl import read_jsonl
+from common.jsonl import parse_line, read_lines
 from miracle import Miracle, Reply
 from playground import views
 from playground.latent_map import latent_map
@@ -154,11 +154,15 @@ class Handlers:
 
 def examples(folder: Path) -> list[str]:
     """A few first questions of the run's own test contexts; empty where it has none."""
-    if not (folder / "generations.jsonl").is_file():
-        return []
-    return list(dict.fromkeys(row["context"][0] for _, row in read_jsonl(folder / "generations.jsonl")))[
-        :EXAMPLES
-    ]
+    path = folder / "generations.jsonl"
+    found: dict[str, None] = {}
+    for where, line in read_lines(path) if path.is_file() else ():
+        context = parse_line(line, where, strict=False).get("context")
+        if isinstance(context, list) and context and isinstance(context[0], str):
+            found[context[0]] = None
+        if len(found) == EXAMPLES:
+            break
+    return list(found)
 
 
 def strength_slider(name: str) -> gr.Slider:

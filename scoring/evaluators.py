@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from common.checkpoints import cannot_be_loaded, damaged_file
 from common.errors import InputError
 from common.provenance import relative
 from dataset.batching import batches_by_length, pad_inputs
@@ -27,6 +28,7 @@ from dataset.encoding import encode_contexts, encode_texts
 from dataset.tokenizers import train_encoder_tokenizer
 from model.bases import (
     SCRATCH,
+    BaseNotFound,
     ScratchSize,
     load_config,
     load_encoder,
@@ -204,8 +206,20 @@ class Evaluator:
         if not (folder / "config.json").is_file():
             how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
             raise InputError(f"no {name} evaluator in {folder}; train it first: {how}")
-        base = getattr(AutoConfig.from_pretrained(folder), "base_record", None)
-        model = without_adapters(folder) if base else whole_classifier(folder)
+        how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
+        if reason := damaged_file(folder):
+            raise InputError(
+                f"{folder}: the evaluator cannot be loaded ({reason}); train it again: {how} --overwrite"
+            )
+        try:
+            base = getattr(AutoConfig.from_pretrained(folder), "base_record", None)
+            model = without_adapters(folder) if base else whole_classifier(folder)
+        except (InputError, BaseNotFound, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # what a checkpoint may have wrong, its readers say in many ways
+            raise cannot_be_loaded(
+                folder, "evaluator", error, f"train it again: {how} --overwrite"
+            ) from error
         if name_of_it := next(
             (key for key, value in model.named_parameters() if not torch.isfinite(value).all()), None
         ):

@@ -7,9 +7,17 @@ from pathlib import Path
 from common.errors import InputError
 from common.jsonl import read_jsonl
 from common.schema import Schema
+from common.shapes import Fields, Maybe, Number, Values, misfit
 from scoring.stale import STAMP
 
 SCORES = ("predicted", "probabilities", "nli", "nats", "tokens")
+SCORES_OF_A_ROW = Fields(
+    {
+        "predicted": Maybe(Values(str)),
+        "probabilities": Maybe(Values(Values(Number()))),
+        **dict.fromkeys(("nli", "nats", "tokens"), Number()),
+    }
+)
 
 
 def read_generations(path: Path, schema: Schema) -> Iterator[dict]:
@@ -55,25 +63,23 @@ def checked(row: dict, schema: Schema, where: str, number: int) -> dict:
 
 
 def _check_scores(scores: dict, target: dict[str, str], schema: Schema, where: str) -> None:
-    if scores["predicted"]:
-        missing = [
-            name
-            for name in target
-            if name not in scores["predicted"] or name not in (scores["probabilities"] or {})
-        ]
-        if missing:
-            raise InputError(f"{where}: scored, but without 'predicted' and 'probabilities' of {missing}")
-        for name, aspect in target.items():
-            if aspect not in scores["probabilities"][name]:
-                raise InputError(
-                    f"{where}: 'probabilities' of {name} have no {aspect!r}; found {scores['probabilities'][name]!r:.80}"
-                )
+    if wrong := misfit(scores, SCORES_OF_A_ROW):
+        raise InputError(f"{where}: {wrong}")
+    if not scores["predicted"]:
+        return
+    chances = scores["probabilities"] or {}
+    missing = [name for name in target if name not in scores["predicted"] or name not in chances]
+    if missing:
+        raise InputError(f"{where}: scored, but without 'predicted' and 'probabilities' of {missing}")
+    for name, aspect in target.items():
+        if chances[name].get(aspect) is None:
+            raise InputError(
+                f"{where}: 'probabilities' of {name} have no {aspect!r}; found {chances[name]!r:.80}"
+            )
+        try:
             schema.attribute(name).index(scores["predicted"][name])
-    for key in ("nli", "nats", "tokens"):
-        if scores[key] is not None and (
-            isinstance(scores[key], bool) or not isinstance(scores[key], (int, float))
-        ):
-            raise InputError(f"{where}: {key!r} must be a number or null, found {scores[key]!r:.80}")
+        except InputError as error:
+            raise InputError(f"{where}: 'predicted': {error}") from None
 
 
 def in_chunks(rows: Iterator[dict], size: int) -> Iterator[list[dict]]:

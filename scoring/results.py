@@ -92,7 +92,7 @@ def floor_warnings(coherence: float | None, audit: dict[str, float] | None) -> l
 def control_warnings(overall: dict, baseline: dict | None) -> list[str]:
     """A warning where replies with control have no higher joint accuracy than the interval of those without it reaches."""
     joint, interval = overall["accuracy_joint"], ((baseline or {}).get("ci95") or {}).get("accuracy_joint")
-    if joint is None or not interval or joint > interval[1]:
+    if joint is None or not interval or interval[1] is None or joint > interval[1]:
         return []
     return [
         f"control: joint accuracy {joint:.3f} is not over {interval[1]:.3f}, the upper end of the 95 % interval without control; control may do nothing"

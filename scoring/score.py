@@ -10,6 +10,7 @@ from common.entry import Parser, prepare_libraries, quiet_transformers, run_main
 prepare_libraries()
 
 import argparse  # noqa: E402
+import itertools  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -18,6 +19,7 @@ from tqdm import tqdm  # noqa: E402
 
 from common.errors import InputError  # noqa: E402
 from common.jsonl import read_json, write_json, write_jsonl  # noqa: E402
+from common.parts import Parts  # noqa: E402
 from common.schema import Schema, load_schema  # noqa: E402
 from scoring.columns import Columns, Gatherer  # noqa: E402
 from scoring.generations import in_chunks, read_generations  # noqa: E402
@@ -50,20 +52,33 @@ def score_file(
 
     Args:
         scorer, language_model: what scores; None keeps the scores that the rows have.
-        destination: where the scored rows go, in their order; may be `source`. None: nowhere.
+        destination: where the scored rows go, in their order; may be `source`. None: nowhere. A scoring that is ended
+            goes on behind its last whole chunk.
 
     Raises:
         InputError: naming file and line of a row that cannot be used.
     """
     gatherer = Gatherer(schema)
+    anew = scorer is not None or language_model is not None
+    kept = _kept_scores(source, destination, scorer, language_model) if anew and destination else None
+    earlier = (
+        [] if kept is None else kept.parts()
+    )  # of a scoring that was ended; `close_part` adds to the file, not to these
+    earlier = itertools.islice(earlier, 0 if kept is None else len(kept))
 
     def scored() -> Iterator[dict]:
         with tqdm(desc=f"scoring {source.name}", unit=" replies", leave=False, disable=None) as bar:
             for rows in in_chunks(read_generations(source, schema), CHUNK):
-                if scorer is not None:
-                    scorer.score(rows)
-                if language_model is not None:
-                    language_model.score(rows)
+                before = next(earlier, None)
+                if before is not None:
+                    rows = before
+                else:
+                    if scorer is not None:
+                        scorer.score(rows)
+                    if language_model is not None:
+                        language_model.score(rows)
+                    if kept is not None:
+                        kept.close_part(rows)
                 gatherer.add(rows)
                 bar.update(len(rows))
                 yield from rows
@@ -73,7 +88,25 @@ def score_file(
     else:
         for _ in scored():
             pass
+    if kept is not None:
+        kept.remove()
     return gatherer.finish()
+
+
+def _kept_scores(
+    source: Path, destination: Path, scorer: "Scorer | None", language_model: "PerplexityModel | None"
+) -> Parts:
+    """Where scores are kept while a file is scored: of these replies by these evaluators."""
+    from common.provenance import fingerprint  # brings transformers
+
+    scored_by = {
+        "evaluators": getattr(scorer, "records", None),
+        "perplexity": language_model and [language_model.name, language_model.template],
+        "chunk": CHUNK,
+    }
+    return Parts(
+        destination.with_name(f"{destination.stem}.scores.partial"), fingerprint(scored_by, [source])
+    )
 
 
 def references_of(
@@ -114,12 +147,12 @@ def baseline_of(
     if any(asked[key] != before.get(key) for key in asked if key != "hash"):
         return None, []
     others = other_evaluators(evaluators, stored.get("evaluators", {}))
-    if differ(cvae, stored["run"].get("cvae")):
+    if differ(cvae, stored.get("run", {}).get("cvae")):
         others.insert(0, "CVAE")
     if differ(asked.get("hash"), before.get("hash")):
         others.append("set of contexts")
     if not others:
-        return stored["overall"], []
+        return stored.get("overall"), []
     line = f"no control: results/none.json is of another {', '.join(others)} and is not shown beside this; write it again: bash gen_cvae.sh --name none --algorithm none"
     return None, [line]
 

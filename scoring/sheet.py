@@ -330,10 +330,13 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count)
     )  # as the country's spreadsheets write
-    found = [name.strip() for name in reader.fieldnames or []]
+    try:
+        found = [name.strip() for name in reader.fieldnames or []]
+    except csv.Error as error:
+        raise InputError(f"{path}:1: not CSV ({error})") from error
     if missing := [name for name in ("item", *CRITERIA) if name not in found]:
         raise InputError(
-            f"{path}:1: columns {missing} are missing, found {found}; expected those of sheet.csv or of the form's download"
+            f"{path}:1: columns {missing} are missing, found {found!r:.200}; expected those of sheet.csv or of the form's download"
         )
     reader.fieldnames = found
     before = reader.line_num
@@ -354,8 +357,8 @@ def unknown_item(item: str, names: list[str]) -> str:
     """What is wrong with an item that the key does not have."""
     sheet = names[0].rpartition("-")[0]
     if item.rpartition("-")[0] not in ("", sheet):
-        return f"item {item!r} is of a different sheet; this sheet's items start with {sheet + '-'!r}"
-    return f"unknown item {item!r}; expected one of {names[0]} to {names[-1]}"
+        return f"item {item!r:.80} is of a different sheet; this sheet's items start with {sheet + '-'!r}"
+    return f"unknown item {item!r:.80}; expected one of {names[0]} to {names[-1]}"
 
 
 def read_answers(paths: Sequence[Path], key: dict) -> list[Rating]:
@@ -379,14 +382,14 @@ def read_answers(paths: Sequence[Path], key: dict) -> list[Rating]:
             for criterion in CRITERIA:
                 if row[criterion].lower() not in CHOICES:
                     raise InputError(
-                        f"{where}: {criterion} is {row[criterion]!r}; expected A, B, = (or tie), or nothing"
+                        f"{where}: {criterion} is {row[criterion]!r:.80}; expected A, B, = (or tie), or nothing"
                     )
                 if (choice := CHOICES[row[criterion].lower()]) is None:
                     continue
                 answer = Rating(annotator, item, criterion, choice, where)
                 if (earlier := answers.setdefault((annotator, item, criterion), answer)) is not answer:
                     raise InputError(
-                        f"{where}: {annotator!r} answers {criterion} of {item} again, first in {earlier.where}; expected one"
+                        f"{where}: {annotator!r:.80} answers {criterion} of {item} again, first in {earlier.where}; expected one"
                     )
     return list(answers.values())
 

@@ -45,7 +45,7 @@ def row_of(name: str, m: dict, attributes: list[str]) -> list[str]:
     """One line of the table from an M of the results."""
     return [
         name,
-        *(written("accuracy_mean", m["attributes"][a]["accuracy"]) for a in attributes),
+        *(written("accuracy_mean", m.get("attributes", {}).get(a, {}).get("accuracy")) for a in attributes),
         *(written(key, m.get(key)) for key in COLUMNS),
     ]
 

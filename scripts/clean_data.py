@@ -255,10 +255,11 @@ def main(argv: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     log = []
     for copy in copies:
-        kept = {item.where: item.line for item in copy.kept()}
-        (folder / names[copy.source.path]).write_bytes(
-            b"".join(line.rstrip(b"\r\n") + b"\n" for line in kept.values())
-        )
+        kept = {item.where for item in copy.kept()}
+        with open(folder / names[copy.source.path], "wb") as out:
+            for where, line in read_lines(copy.source.path):
+                if where in kept:
+                    out.write(line.rstrip(b"\r\n") + b"\n")
         rows = [
             {"row": where, "reason": reason, "detail": detail}
             for where, (reason, detail) in copy.dropped.items()

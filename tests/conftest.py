@@ -14,6 +14,13 @@ import torch  # noqa: E402
 
 torch.set_num_threads(2)
 
+
+def pytest_addoption(parser):
+    """How many damaged inputs `faults/test_fuzz.py` tries, and which."""
+    parser.addoption("--fuzz", type=int, default=5000, help="damaged inputs over all readers (default: 5000)")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="of the damage (default: 0)")
+
+
 TEXTS = (
     "My bread did not rise today, what should I do about it?",
     "Keep the dough warm and wait another hour.",

@@ -23,6 +23,7 @@ from common.locks import exclusive
 from common.provenance import enough_memory
 from model.bases import not_finite, weights_hash
 from training.inputs import Inputs
+from training.interruption import stopping_at_signals
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -261,6 +262,9 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
         print(f"{stage.name}: going on from {Path(checkpoint).name}", flush=True)
     size = trainer.args.per_device_train_batch_size
     advice = "halve it and double --gradient_accumulation_steps (the same training), or add --gradient_checkpointing"
-    with enough_memory(f"{stage.name}: out of memory at --per_device_train_batch_size {size}; {advice}"):
+    with (
+        enough_memory(f"{stage.name}: out of memory at --per_device_train_batch_size {size}; {advice}"),
+        stopping_at_signals(trainer, stage.name),
+    ):
         trainer.train(resume_from_checkpoint=checkpoint)
     return time.monotonic() - started

@@ -22,6 +22,7 @@ REASONING = (
     (r"<seed:think>", r"</seed:think>"), (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
 )  # fmt: skip
 LONGEST_NAME = 40  # characters in which a line names its speaker, marks included
+LONGEST_ANSWER = 200_000  # characters; a dialogue has some thousand
 MOST_BRACKETS = 2000  # of a text that are tried as the beginning of JSON
 USER_NAMES, REPLY_NAMES = (
     ("user", "human", "a", "person a"),
@@ -61,6 +62,8 @@ def read_answer(
         raise Refusal(f"the service declined: {refusal or 'content filter'}")
     if finish_reason == "length":
         raise Malformed("the answer was cut off; be shorter")
+    if len(text) > LONGEST_ANSWER:
+        raise Malformed(f"the answer has {len(text)} characters; be shorter")
     text = without_reasoning(text)
     reason: Malformed | Refusal | None = None
     try:
@@ -86,13 +89,36 @@ def without_reasoning(text: str) -> str:
     channels, ...); of an end without a beginning, which some servers leave, everything before it goes.
     """
     if "<|channel|>" in text:  # Harmony: the last channel named final is the answer
-        text = re.split(r"<\|channel\|>final.*?<\|message\|>", text, flags=re.DOTALL)[-1]
+        text = _last_final(text)
         text = re.sub(r"<\|(?:end|return|start|call)\|>.*", "", text, flags=re.DOTALL)
     for begin, end in REASONING:
-        text = re.sub(rf"{begin}.*?{end}", "", text, flags=re.DOTALL | re.IGNORECASE)
-        text = re.split(end, text, flags=re.IGNORECASE)[-1]
-        text = re.split(begin, text, flags=re.IGNORECASE)[0]  # cut off before it came to an answer
+        text = _outside(text, begin, end)
     return text.strip()
+
+
+def _last_final(text: str) -> str:
+    """What follows the last of Harmony's channels named final, all of it where there is none."""
+    position = 0
+    while (channel := text.find("<|channel|>final", position)) >= 0:
+        message = text.find("<|message|>", channel)
+        if message < 0:
+            break
+        position = message + len("<|message|>")
+    return text[position:]
+
+
+def _outside(text: str, begin: str, end: str) -> str:
+    """A text without what stands between two marks, in one pass; a mark may lack its partner."""
+    kept, position, inside = [], 0, False
+    for mark in re.finditer(f"(?P<begin>{begin})|{end}", text, re.IGNORECASE):
+        if mark["begin"] is None:
+            if not inside:
+                kept = []  # an end alone: everything before it was thought
+            position, inside = mark.end(), False
+        elif not inside:
+            kept.append(text[position : mark.start()])
+            inside = True  # to the text's end, where it was cut off before it came to an answer
+    return "".join(kept) if inside else "".join(kept) + text[position:]
 
 
 def find_dialogue(text: str) -> Exchanges:

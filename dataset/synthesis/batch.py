@@ -11,6 +11,7 @@ import openai
 from tqdm import tqdm
 
 from common.errors import InputError
+from common.jsonl import json_value
 from common.network import reason_of
 from common.secrets import redacted
 from dataset.synthesis.journal import Answer
@@ -207,10 +208,10 @@ def collect_pending(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
 def _result(line: bytes) -> tuple[str | None, int | None, object]:
     """``custom_id``, status and body of a line of a batch's files; (None, None, None) for a line that holds none."""
     try:
-        row = json.loads(line)
+        row = json_value(line, strict=False)
         response = row.get("response") or {}
         return str(row["custom_id"]), response.get("status_code"), response.get("body") or row.get("error")
-    except (ValueError, KeyError, AttributeError, RecursionError):
+    except (ValueError, KeyError, AttributeError):
         return None, None, None
 
 

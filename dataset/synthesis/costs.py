@@ -1,11 +1,11 @@
 """What a run costs: prices per model, tokens so far, and an estimate of the rest."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from common.errors import InputError
+from common.yaml_files import read_yaml
 from dataset.synthesis.journal import Answer
 from dataset.synthesis.tasks import Task
 
@@ -43,12 +43,23 @@ def price_of(model: str, path: Path | None = None) -> Price | None:
     if not path.is_file():
         raise InputError(f"prices not found: {path}")
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return Price(**{key: float(value) for key, value in table[model].items()}) if model in table else None
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        table = read_yaml(path) or {}
+        return (
+            Price(**{key: _dollars(value) for key, value in table[model].items()}) if model in table else None
+        )
+    except InputError:
+        raise
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"{path}: expected lines such as `{model}: {{input: 0.4, output: 1.6}}` ({' '.join(str(error).split())})"
+            f"{path}: expected lines such as `{model}: {{input: 0.4, output: 1.6}}` ({' '.join(str(error).split()):.200})"
         ) from None
+
+
+def _dollars(value: object) -> float:
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{number} dollars")
+    return number
 
 
 @dataclass

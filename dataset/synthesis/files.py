@@ -7,10 +7,12 @@ from typing import Any
 from common.errors import InputError
 from common.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from common.schema import Attribute, Schema
+from common.shapes import Fields, Items, misfit
 from dataset.schema_writer import write_schema
 from dataset.synthesis.outcome import Outcome
 from dataset.synthesis.tasks import Persona
 
+KEPT = Fields({"input": Items(str), "output": Items(str), "topic": str}, ("input", "output", "topic"))
 MADE = "made.json"  # hashes of the files made here, by which a file that somebody has edited is known
 
 
@@ -74,10 +76,10 @@ class Output:
             [rows_of(outcome, persona, self.schema) for outcome in kept],
         )
         rows = [
-            row
+            _kept_row(row, where)
             for path in sorted((self.folder / "kept").glob("*.jsonl"))
             if path.stat().st_size
-            for _, row in read_jsonl(path)
+            for where, row in read_jsonl(path)
         ]
         files: dict[str, list[dict]] = {}
         attributes = []
@@ -91,7 +93,7 @@ class Output:
             files["test.jsonl"] = several
         for name, content in files.items():
             write_jsonl(self.folder / name, content)
-        for name in set(self.made) - set(files) - {"schema.py"}:
+        for name in (set(self.made) & set(self.names())) - set(files):
             (self.folder / name).unlink(missing_ok=True)
         if attributes:
             everything = [
@@ -144,6 +146,19 @@ class Output:
         if attribute.descriptions:
             entry["descriptions"] = attribute.descriptions
         return entry
+
+
+def _kept_row(row: dict, where: str) -> dict:
+    """A row of ``kept/``, which somebody may have edited; raises `InputError`."""
+    tag = row.get("tag")
+    wrong = misfit(row, KEPT) or (
+        None
+        if isinstance(tag, (str, list))
+        else f"'tag': expected an aspect or a list of them, found {tag!r:.40}"
+    )
+    if wrong:
+        raise InputError(f"{where}: {wrong}")
+    return row
 
 
 def digest(path: Path) -> str | None:

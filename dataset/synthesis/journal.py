@@ -10,6 +10,7 @@ from typing import Any
 from common.errors import InputError
 from common.jsonl import json_value
 from common.secrets import redacted
+from common.shapes import Fields, Items, Maybe, Number, Values, misfit
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,20 @@ class Answer:
     batch: bool = False
 
 
+SENT = Fields({"key": str, "attempt": int}, ("key", "attempt"))
+ANSWER = Fields(
+    {
+        **SENT.known,
+        "finish_reason": str,
+        "refusal": str,
+        "tokens_in": Number(0),
+        "tokens_out": Number(0),
+        "batch": bool,
+    },
+    SENT.needed,
+)
+SUBMISSION = Fields({"mark": str, "requests": Items(str), "batch": str}, ("mark", "requests"))
+MEMORY = Fields({"submission": Maybe(SUBMISSION), "format": str, "parameters": Maybe(Values(Maybe(str)))})
 FIELDS = {field.name for field in fields(Answer)}
 REASONING_PARTS = ("thinking", "reasoning", "redacted_thinking", "thought")
 
@@ -87,10 +102,10 @@ class Journal:
             os.truncate(self.path, complete)  # a line cut off when the process died
         for number, line in enumerate(content[:complete].splitlines(), 1):
             try:
-                self._take(json_value(line))
+                self._take(json_value(line, strict=False))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{self.path}:{number}: not a line of a journal ({type(error).__name__}: {error})"
+                    f"{self.path}:{number}: not a line of a journal ({type(error).__name__}: {error!s:.200})"
                 ) from None
         self.file.seek(0, os.SEEK_END)
 
@@ -98,6 +113,8 @@ class Journal:
         kind = line.pop("kind")
         if kind == "answer":
             line = {name: value for name, value in line.items() if name in FIELDS}
+            if wrong := misfit(line, ANSWER):
+                raise ValueError(wrong)
             answer = Answer(
                 **line
                 | {
@@ -108,9 +125,13 @@ class Journal:
             )
             self.answers.setdefault((answer.key, answer.attempt), answer)
         elif kind == "sent":
+            if wrong := misfit(line, SENT):
+                raise ValueError(wrong)
             key = (line["key"], line["attempt"])
             self.sent[key] = self.sent.get(key, 0) + 1
         elif kind == "memory":
+            if wrong := misfit({line["name"]: line["value"]}, MEMORY):
+                raise ValueError(wrong)
             self.memory[line["name"]] = line["value"]
         else:
             raise ValueError(f"unknown kind {kind!r}")

@@ -8,6 +8,7 @@ import openai
 from tqdm import tqdm
 
 from common.errors import InputError
+from common.jsonl import json_value
 from common.network import reason_of
 from common.secrets import redacted
 from dataset.synthesis.answers import without_reasoning
@@ -124,6 +125,7 @@ class Service:
             address,
         )
         known = journal.memory.get("format") if self.auto else form
+        known = known if known in FORMATS else None
         self.format, self.settled, self.answered = known or FORMATS[0], known is not None, False
         self.replaced: dict[str, str | None] = dict(journal.memory.get("parameters") or {})
         self.doubtful = False  # whether a stricter form met the server's own error, which may have been about something else
@@ -275,8 +277,8 @@ def is_filtered(error: openai.APIStatusError) -> bool:
 def json_of(content: bytes) -> object:
     """A response's JSON; raises `NotACompletion` for anything else, with its beginning."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
+        return json_value(content, strict=False)
+    except ValueError:
         beginning = " ".join(content[:300].decode("utf-8", "replace").split())[:80]
         raise NotACompletion(f"the server's answer is not JSON but {redacted(beginning)!r}") from None
 

@@ -1,13 +1,22 @@
 """The replies of a run, compact, for the page's browser."""
 
-import math
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from common.errors import InputError
 from common.jsonl import parse_line, read_lines
+from common.shapes import Fields, Items, Maybe, Values, misfit
 
+REPLY = Fields(
+    {
+        "context": Items(str),
+        "target": Values(str),
+        "reference": str,
+        "predicted": Maybe(Values(str)),
+        "probabilities": Maybe(Values(Values(object))),
+    }
+)
 EMBEDDED = 10_000  # rows; some 6 MB of page, and what a phone still filters at once
 
 
@@ -57,6 +66,8 @@ def _checked(row: dict, where: str) -> dict:
     for key, kind in (("context", list), ("target", dict), ("response", str)):
         if not isinstance(row.get(key), kind):
             raise InputError(f"{where}: expected {key!r} of type {kind.__name__}, found {row.get(key)!r:.80}")
+    if wrong := misfit(row, REPLY):
+        raise InputError(f"{where}: {wrong}")
     return row
 
 
@@ -105,4 +116,5 @@ def _predicted(row: dict, name: str, known: list[str]) -> list | None:
 
 
 def _number(value: float | None) -> float | None:
-    return round(value, 4) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    """Rounded; None for what is no number, or none that a float can hold."""
+    return round(value, 4) if isinstance(value, (int, float)) and abs(value) < 1e300 else None

@@ -21,6 +21,7 @@ HOSTILE = {
     "a long integer": '{"input": ["a"], "output": "b", "n": ' + "9" * 10_000 + "}",
     "half of a surrogate pair": '{"input": ["a"], "output": "b\\ud83d"}',
     "the other half": '{"input": ["\\udc00"], "output": "b"}',
+    "a surrogate in bytes": '{"input": ["a"], "output": "b\udc00"}',
     "NaN": '{"input": ["a"], "output": NaN}',
     "Infinity": '{"input": ["a"], "output": "b", "n": -Infinity}',
     "no JSON": "{'input': 1}",
@@ -32,7 +33,7 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_line_is_refused_with_its_place(text, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(ROW) + "\n" + text + "\n", encoding="utf-8")
+    path.write_bytes((json.dumps(ROW) + "\n" + text + "\n").encode("utf-8", "surrogatepass"))
     began = time.monotonic()
     with pytest.raises(InputError) as caught:
         list(read_jsonl(path))
@@ -58,7 +59,7 @@ def test_what_json_can_say_with_escapes_is_read(tmp_path):
 @pytest.mark.parametrize("suffix", ["jsonl", "json"])
 def test_a_table_is_refused_too(text, suffix, tmp_path):
     path = tmp_path / f"rows.{suffix}"
-    path.write_text(json.dumps(ROW) + "\n" + text + "\n", encoding="utf-8")
+    path.write_bytes((json.dumps(ROW) + "\n" + text + "\n").encode("utf-8", "surrogatepass"))
     began = time.monotonic()
     try:
         rows = list(rows_of(path)[1])

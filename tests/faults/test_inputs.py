@@ -129,9 +129,18 @@ def test_what_is_done_again_says_why(tmp_path, capsys, changed, said):
     assert f"dropped, because {said}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("inputs", [None, "x", {}, {"code": 1, "options": []}], ids=str)
-def test_a_record_without_inputs_is_done_again(tmp_path, capsys, inputs):
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (None, "made by an earlier version"),
+        ({}, "made by an earlier version"),
+        ("x", "'inputs': expected an object, found 'x'; it is done again"),
+        ({"code": 1, "options": []}, "'inputs.options': expected an object, found list; it is done again"),
+    ],
+    ids=str,
+)
+def test_a_record_without_inputs_is_done_again(tmp_path, capsys, inputs, said):
     stage = trained(tmp_path, Inputs(1, {}, {}))
     record = read_json(stage.folder / "stage.json")
     write_json(stage.folder / "stage.json", record | {"inputs": inputs})
-    assert stage.finished() is None and "made by an earlier version" in capsys.readouterr().out
+    assert stage.finished() is None and said in capsys.readouterr().out

@@ -176,7 +176,7 @@ def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
             },
             "without 'predicted' and 'probabilities'",
         ),
-        ({"context": ["a"], "target": {}, "response": "b", "nli": "high"}, "'nli' must be a number"),
+        ({"context": ["a"], "target": {}, "response": "b", "nli": "high"}, "'nli': expected a number"),
         ("{", "not a line of UTF-8 JSON"),
     ],
 )
