@@ -179,7 +179,7 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
 def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: object) -> None:
     """Raises `InputError` for a preset's value that the command line would not take for that option."""
     action = next(action for action in parser._actions if action.dest == option)
-    several = isinstance(value, list) and action.nargs in ("+", "*")
+    values = value if isinstance(value, list) and action.nargs in ("+", "*") else [value]
     takes_objects = any(
         "dict" in str(f.type)
         for kind in parser.dataclass_types
@@ -188,7 +188,7 @@ def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: obj
     )
     if value is None or (isinstance(value, dict) and takes_objects):
         return
-    for one in value if several else [value]:
+    for one in values:
         try:
             if isinstance(one, (list, dict)):
                 raise InputError("expected one value")

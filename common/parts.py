@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 from common.jsonl import json_value, parse_line
@@ -20,7 +21,8 @@ class Parts:
     """
 
     def __init__(self, path: Path, fingerprint: str):
-        self.path, self.notes = path, []
+        self.path = path
+        self.notes: list[Any] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         heading = json.dumps({"fingerprint": fingerprint}).encode() + b"\n"
         whole = self._closed(heading) if path.is_file() else 0
@@ -55,7 +57,7 @@ class Parts:
     def __len__(self) -> int:
         return len(self.notes)
 
-    def close_part(self, rows: list[dict], note: object = None) -> None:
+    def close_part(self, rows: list[dict], note: Any = None) -> None:
         """Add a part; it is on disk when this returns."""
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         lines.append(json.dumps([len(self.notes), note]))

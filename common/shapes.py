@@ -1,9 +1,11 @@
 """What a JSON value must be like to be used: types by key, checked before anything reaches into them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Union
 
+Shape = Union[type, "Fields", "Values", "Items", "Maybe", "Number", "Checked"]  # noqa: UP007, of names that come below
 NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
 
 
@@ -16,16 +18,16 @@ class Fields:
         others: shape of the keys that are not known; None: anything.
     """
 
-    known: dict[str, object]
+    known: Mapping[str, Shape]
     needed: tuple[str, ...] = ()
-    others: object = None
+    others: Shape | None = None
 
 
 @dataclass(frozen=True)
 class Values:
     """An object with any keys, all of whose values have one shape."""
 
-    shape: object
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Items:
         length: how many there must be; None: any number.
     """
 
-    shape: object
+    shape: Shape
     length: int | None = None
 
 
@@ -44,7 +46,7 @@ class Items:
 class Maybe:
     """Null, or a value of a shape. Null stands for a text or a number that is unknown anyway, not for an object or a list."""
 
-    shape: object
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,8 @@ class Number:
 class Checked:
     """A value of a shape that a function finds nothing wrong with; it returns what was expected, or None."""
 
-    shape: object
-    wrong: Callable[[object], str | None]
-
-
-Shape = type | Fields | Values | Items | Maybe | Number | Checked
+    shape: Shape
+    wrong: Callable[[Any], str | None]
 
 
 def misfit(value: object, shape: Shape, place: str = "") -> str | None:

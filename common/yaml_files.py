@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,7 +14,7 @@ DEEPEST, MOST_VALUES = 32, 100_000
 MOST_OPEN = 500  # brackets before their ends; over a thousand, PyYAML takes seconds to give up
 
 
-def read_yaml(path: Path) -> object:
+def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ NUMBERS = (
     "nfe",
     "latent_change",
     "energy_change",
-    "settled",
+    "converged",
 )  # of a reply, by the sampler
 NOTE = Fields(
     {
@@ -134,12 +135,15 @@ def numbers_of(sample: Sample) -> dict[str, list | None]:
 
 def sample_of(numbers: list[dict[str, list | None]]) -> Sample:
     """The sampler's numbers of several parts as those of all replies; there are no latents in it."""
-    joined = {
-        name: None
-        if any(part.get(name) is None for part in numbers)
-        else torch.tensor([value for part in numbers for value in part[name]])
-        for name in NUMBERS
-    }
+    joined: dict[str, Any] = {}
+    for name in NUMBERS:
+        parts = [part.get(name) for part in numbers]
+        known = [values for values in parts if values is not None]
+        joined[name] = (
+            torch.tensor([value for values in known for value in values])
+            if len(known) == len(parts)
+            else None
+        )
     return Sample(torch.empty(0), **joined)
 
 

@@ -90,7 +90,7 @@ def save_run(
             f"{run}: results.json is of another training than cvae/; generate and score again first: bash gen_cvae.sh"
         )
     names = [name for name, _ in config["attributes"]]
-    for line in stale_parts(run, evaluator_folders(names)) if results else []:
+    for line in stale_parts(run, evaluator_folders(names)) if run and results else []:
         print(f"warning: {line}", file=sys.stderr, flush=True)
     evaluators = evaluator_folders(names).values() if run and has_evaluators(run, names) else []
     from scoring.report.card import (

@@ -109,7 +109,8 @@ def _last_final(text: str) -> str:
 
 def _outside(text: str, begin: str, end: str) -> str:
     """A text without what stands between two marks, in one pass; a mark may lack its partner."""
-    kept, position, inside = [], 0, False
+    kept: list[str] = []
+    position, inside = 0, False
     for mark in re.finditer(f"(?P<begin>{begin})|{end}", text, re.IGNORECASE):
         if mark["begin"] is None:
             if not inside:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 from common.yaml_files import read_yaml
@@ -55,7 +56,7 @@ def price_of(model: str, path: Path | None = None) -> Price | None:
         ) from None
 
 
-def _dollars(value: object) -> float:
+def _dollars(value: Any) -> float:
     number = float(value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{number} dollars")
