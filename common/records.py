@@ -116,7 +116,7 @@ SWEEP = Fields(
 )
 LINE, PAIR = Items(Number()), Items(Number(), 2)
 BAND = Fields(dict.fromkeys(("mean", "low", "high"), LINE), ("mean", "low", "high"))
-TRAJECTORY = {
+TRAJECTORY: dict[str, Shape] = {
     "attributes": ASPECTS,
     "axes": Fields({"explained": LINE}, ("explained",)),
     "prior": Items(PAIR),

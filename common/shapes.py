@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-Shape = Union[type, "Fields", "Values", "Items", "Maybe", "Number", "Checked"]  # noqa: UP007, of names that come below
+Shape = Union[type, "Fields", "Values", "Items", "Maybe", "Number", "Checked"]
 NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", bool: "true or false"}
 
 
