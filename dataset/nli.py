@@ -85,7 +85,11 @@ def swapped(reply: str, rng: random.Random) -> str:
 def neighbours(reply: str, rng: random.Random) -> str:
     """A third of the reply's words, at least two pairs, have changed places with the word behind them."""
     words, between = pieces(reply)
-    for at in rng.sample(range(len(words) - 1), min(len(words) - 1, max(2, len(words) // 6))) if len(words) > 1 else []:
+    for at in (
+        rng.sample(range(len(words) - 1), min(len(words) - 1, max(2, len(words) // 6)))
+        if len(words) > 1
+        else []
+    ):
         words[at], words[at + 1] = words[at + 1], words[at]
     return between.join(words)
 

@@ -132,7 +132,9 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     model.half().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
+    }
     entry = {"kind": "decoder", "parameters": parameters(model), "stream": len(tokens), "device": device_name(device), "settings": settings}  # fmt: skip
     note(options.out.parent / "tried.jsonl", entry | result)
     (options.out / "training.json").write_text(json.dumps(entry | result, indent=2) + "\n")

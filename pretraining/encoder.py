@@ -209,7 +209,10 @@ def main(argv: list[str] | None = None) -> int:
             (model.belongs(model.encoder(**{k: pairs[k] for k in ("input_ids", "attention_mask", "token_type_ids")}).pooler_output).argmax(-1) == pairs["belongs"]).float().mean()
             for pairs, _ in held_out
         ]  # fmt: skip
-        means = {f"corpus_{key}": float(torch.stack([each[key].float() for each in found]).mean()) for key in found[0]}
+        means = {
+            f"corpus_{key}": float(torch.stack([each[key].float() for each in found]).mean())
+            for key in found[0]
+        }
         return means | {"corpus_told_right": float(torch.stack(right).mean())}
 
     result = optimise(
@@ -218,7 +221,9 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     model.encoder.half().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
+    }
     entry = {"kind": "encoder", "parameters": parameters(model.encoder), "dialogues": len(ours), "device": device_name(device), "settings": settings}  # fmt: skip
     note(options.out.parent / "tried.jsonl", entry | result)
     (options.out / "training.json").write_text(json.dumps(entry | result, indent=2) + "\n")

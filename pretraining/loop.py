@@ -60,7 +60,9 @@ def optimise(
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                 found = {key: round(value, 4) for key, value in evaluate().items()}
             model.train()
-            history.append({"step": step, "seconds": round(time.monotonic() - started), "training": values} | found)
+            history.append(
+                {"step": step, "seconds": round(time.monotonic() - started), "training": values} | found
+            )
             print(f"{name}: {json.dumps(history[-1])}", flush=True)
     model.eval()
     return {"steps": steps, "seconds": round(time.monotonic() - started), "history": history}
@@ -73,7 +75,9 @@ def parameters(model: nn.Module) -> int:
 
 def device_name(device: torch.device) -> str:
     """What computed."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+    )
 
 
 def note(path: Path, entry: dict) -> None:

@@ -55,4 +55,3 @@ def dialogue_ids(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[str, 
         tokenizer, template, [turns[:-1] for turns in dialogues], [turns[-1] for turns in dialogues], 10**9
     )
     return [row["input_ids"] for row in rows]
-

@@ -38,7 +38,9 @@ def test_a_dialogue_is_left_out_for_its_reason(turns, reason):
 
 
 def test_what_the_held_out_splits_say_is_left_out_wherever_it_stands():
-    held_out = set(cleaning.windows("wait until the second tide has gone out again, then walk", cleaning.HELD_OUT))
+    held_out = set(
+        cleaning.windows("wait until the second tide has gone out again, then walk", cleaning.HELD_OUT)
+    )
     taken = (GOOD[0], "Best to wait until the second tide has gone out again!")
     counts = Counter()
     assert list(cleaning.clean([taken, GOOD], held_out, counts)) == [GOOD] and counts["held out"] == 1
@@ -46,7 +48,11 @@ def test_what_the_held_out_splits_say_is_left_out_wherever_it_stands():
 
 def test_nothing_is_kept_twice_and_a_context_may_have_several_replies():
     second = (GOOD[0], "The oven was too cold, so try again on Sunday morning.")
-    longer = (*GOOD, "The kitchen is cold in winter. What then?", "A hot water bottle beside the bowl does it.")
+    longer = (
+        *GOOD,
+        "The kitchen is cold in winter. What then?",
+        "A hot water bottle beside the bowl does it.",
+    )
     counts = Counter()
     assert list(cleaning.clean([GOOD, second, GOOD, longer], set(), counts)) == [GOOD, second, longer]
     assert counts["said before"] == 1
@@ -71,9 +77,16 @@ def test_a_teacher_is_asked_with_the_marks_that_training_has():
 def test_the_decoders_vocabulary_marks_speakers_by_a_chat_template():
     tokenizer = decoder_tokenizer(TEXTS, 400)
     template = template_of(tokenizer, DialogueTemplate())
-    assert (template.user_prefix, template.assistant_prefix, template.reply_end) == ("<user>", "<reply>", "<eos>")
+    assert (template.user_prefix, template.assistant_prefix, template.reply_end) == (
+        "<user>",
+        "<reply>",
+        "<eos>",
+    )
     ids = dialogue_ids(tokenizer, [GOOD * 2])[0]
-    assert tokenizer.decode(ids) == f"<user> {GOOD[0]}<reply> {GOOD[1]}<eos><user> {GOOD[0]}<reply> {GOOD[1]}<eos>"
+    assert (
+        tokenizer.decode(ids)
+        == f"<user> {GOOD[0]}<reply> {GOOD[1]}<eos><user> {GOOD[0]}<reply> {GOOD[1]}<eos>"
+    )
     assert ids == tokenizer.apply_chat_template(
         [{"role": role, "content": turn} for role, turn in zip(("user", "assistant") * 2, GOOD * 2)],
         return_dict=False,
@@ -89,7 +102,9 @@ def test_windows_of_the_stream_cover_it_once_an_epoch():
 
 def test_masked_words_are_ordinary_ones():
     generator, ordinary = torch.Generator().manual_seed(0), torch.arange(4, 50)
-    ids = torch.cat([torch.zeros(64, 1, dtype=torch.long), torch.randint(4, 50, (64, 30), generator=generator)], 1)
+    ids = torch.cat(
+        [torch.zeros(64, 1, dtype=torch.long), torch.randint(4, 50, (64, 30), generator=generator)], 1
+    )
     hidden, chosen = encoder.masked(ids, ordinary, 50, generator)
     assert not chosen[:, 0].any() and 0.15 < chosen[:, 1:].float().mean() < 0.25
     assert (hidden[~chosen] == ids[~chosen]).all() and 0.7 < (hidden[chosen] == 50).float().mean() < 0.9
@@ -101,7 +116,9 @@ def test_half_of_the_pairs_belong_together():
     drawn = [reader.reply(turns) for turns in reader.dialogues]
     right = [label for _, label in drawn]
     assert 0.45 < np.mean(right) < 0.56
-    assert all((reply == turns[-1]) == bool(label) for (reply, label), turns in zip(drawn, reader.dialogues) if label)
+    assert all(
+        (reply == turns[-1]) == bool(label) for (reply, label), turns in zip(drawn, reader.dialogues) if label
+    )
 
 
 def test_learning_lowers_the_loss_and_is_recorded(tmp_path):
@@ -111,12 +128,29 @@ def test_learning_lowers_the_loss_and_is_recorded(tmp_path):
 
     write("train", texts.corpus("train")[:150])
     write("dev", texts.corpus("dev")[:20])
-    small = ["--text", str(tmp_path), "--device", "cpu", "--width", "64", "--layers", "1", "--vocabulary", "600"]
+    small = [
+        "--text",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--width",
+        "64",
+        "--layers",
+        "1",
+        "--vocabulary",
+        "600",
+    ]
     assert decoder.main([*small, "--out", str(tmp_path / "out" / "decoder"), "--tokens", "8000", "--batch", "8", "--length", "32", "--corpus-times", "0"]) == 0  # fmt: skip
     record = json.loads((tmp_path / "out" / "decoder" / "training.json").read_text())
     assert record["history"][-1]["training"]["nats"] < record["history"][0]["training"]["nats"]
-    model, tokenizer = load_decoder(str(tmp_path / "out" / "decoder")), load_decoder_tokenizer(str(tmp_path / "out" / "decoder"))
-    assert loop.parameters(model) == record["parameters"] and template_of(tokenizer, None).assistant_prefix == "<reply>"
+    model, tokenizer = (
+        load_decoder(str(tmp_path / "out" / "decoder")),
+        load_decoder_tokenizer(str(tmp_path / "out" / "decoder")),
+    )
+    assert (
+        loop.parameters(model) == record["parameters"]
+        and template_of(tokenizer, None).assistant_prefix == "<reply>"
+    )
     assert json.loads((tmp_path / "out" / "tried.jsonl").read_text())["settings"]["width"] == 64
 
 
@@ -124,7 +158,11 @@ def test_further_text_comes_in_turns(tmp_path):
     lines = [f"{('User', 'Assistant')[n % 2]}: turn {n}" for n in range(9)]
     (tmp_path / "more.txt").write_text("\n".join(lines) + "\n\nA line of prose.\n\n")
     found = list(texts.further(tmp_path / "more.txt"))
-    assert [len(turns) for turns in found] == [6, 2, 1] and found[0][0] == "turn 0" and found[-1] == ("A line of prose.",)
+    assert (
+        [len(turns) for turns in found] == [6, 2, 1]
+        and found[0][0] == "turn 0"
+        and found[-1] == ("A line of prose.",)
+    )
 
 
 def test_the_bundled_bases_are_whole_small_and_read_as_the_scripts_read():
