@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -181,9 +182,19 @@ def load_config(name: str) -> PreTrainedConfig:
     return _load(AutoConfig, name)
 
 
-def load_encoder(name: str) -> PreTrainedModel:
-    """A BERT-type base in fp32; raises `BaseNotFound`."""
-    return _load(AutoModel, name, dtype="float32")
+def load_encoder(name: str, layers: int = 0) -> PreTrainedModel:
+    """A BERT-type base in fp32, or its first so many layers; raises `BaseNotFound`."""
+    model = _load(AutoModel, name, dtype="float32")
+    depth = getattr(model.config, "num_hidden_layers", 0)
+    if layers > depth:
+        raise BaseNotFound(f"base model {name} has {depth} layers, --encoder_layers asks for {layers}")
+    if layers:
+        for module in list(model.modules()):
+            for child, stack in list(module.named_children()):
+                if isinstance(stack, nn.ModuleList) and len(stack) == depth:
+                    setattr(module, child, stack[:layers])
+        model.config.num_hidden_layers = layers
+    return model
 
 
 def load_decoder(name: str) -> PreTrainedModel:

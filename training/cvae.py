@@ -104,6 +104,12 @@ class ModelArguments:
     assistant_prefix: str = field(default="", metadata={"help": "mark before a reply"})
     turn_start: str = field(default="", metadata={"help": "text between mark and turn"})
     turn_end: str = field(default="<|endoftext|>", metadata={"help": "mark after a turn"})
+    encoder_layers: int = field(
+        default=0,
+        metadata={
+            "help": "read only the base encoder's first so many layers, which takes less time; 0: all (without --lora_rank)"
+        },
+    )
     scratch_encoder_layers: int = field(
         default=2, metadata={"help": "layers of an encoder trained from scratch"}
     )
@@ -121,7 +127,11 @@ class ModelArguments:
             self,
             "latent_size n_prefix head_width scratch_encoder_layers scratch_decoder_layers scratch_width scratch_heads scratch_vocab_size",
         )
-        at_least(0, self, "head_layers lora_rank lora_alpha")
+        at_least(0, self, "head_layers lora_rank lora_alpha encoder_layers")
+        if self.encoder_layers and self.lora_rank:
+            raise InputError(
+                "--encoder_layers leaves layers of a base out; adapters (--lora_rank) stand on whole ones"
+            )
         at_least(SHORTEST, self, "encoder_length decoder_length")
         for name in ("token_dropout", "scratch_dropout"):
             within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
@@ -270,7 +280,10 @@ def build(
             options.scratch_size(options.scratch_encoder_layers), encoder_tokenizer
         )
     else:
-        encoder_tokenizer, encoder = bases.load_tokenizer(common.encoder), bases.load_encoder(common.encoder)
+        encoder_tokenizer, encoder = (
+            bases.load_tokenizer(common.encoder),
+            bases.load_encoder(common.encoder, options.encoder_layers),
+        )
         encoder_config = encoder.config
         bases.check_vocabulary(common.encoder, encoder_tokenizer, bases.embedding_rows(encoder))
     if common.decoder == bases.SCRATCH:
