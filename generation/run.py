@@ -313,7 +313,10 @@ def check_replaces_its_like(place: Path, configuration: dict) -> None:
         InputError: naming what differs from the settings that ``results/<name>.json`` records.
     """
     before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
-    before |= recorded_options(ControlArguments, before)
+    try:
+        before |= recorded_options(ControlArguments, before)
+    except InputError as error:
+        raise InputError(f"{place}: run.config.generation.{error}") from None
     changed = [
         f"{key} {before[key]!s:.80}, now {configuration[key]!s:.80}"
         for key in COMPARED

@@ -38,7 +38,7 @@ from dataset.texts import read_text_file
 from experiments.grid import read_grid
 from experiments.options import crossed
 from experiments.rows import RowsFile
-from generation.options import ControlArguments, DecodingArguments
+from generation.options import ControlArguments, DecodingArguments, recorded_options
 from generation.run import check_replaces_its_like
 from miracle import _recorded
 from scoring.report.replies import read_replies
@@ -250,7 +250,9 @@ def results(path: Path):
         place.write_bytes(content)
     read_run(run)
     baseline_of(run, "control", Columns(), "c", {"nli": {"hash": "h"}})
-    check_replaces_its_like(run / "results" / "none.json", RESULTS["run"]["config"]["generation"])
+    now = RESULTS["run"]["config"]["generation"]
+    now = now | recorded_options(ControlArguments, now)
+    check_replaces_its_like(run / "results" / "none.json", now)
     recorded = (read_json(run / "results.json") or {}).get("run", {}).get("config", {}).get("generation", {})
     return [_recorded(kind, recorded, run) for kind in (ControlArguments, DecodingArguments)]
 
