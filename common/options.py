@@ -192,6 +192,8 @@ def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: obj
         try:
             if isinstance(one, (list, dict)):
                 raise InputError("expected one value")
+            if action.type is str and not isinstance(one, str):
+                raise InputError("expected a text")
             parser._check_value(action, parser._get_value(action, str(one)))
         except (InputError, argparse.ArgumentError) as error:
             reason = getattr(error, "message", None) or str(error)
