@@ -16,7 +16,7 @@ from common.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = ROOT / "data" / "bases"
-BUNDLED = {"tiny": ROOT / "dataset" / "base"}  # bases in the repository itself
+BUNDLED = {"bundled": ROOT / "dataset" / "base"}  # bases in the repository itself
 SOURCES = ("auto", "hub", "wheel")
 RECORD = "base.json"
 MEGABYTE = 1_000_000

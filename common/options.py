@@ -42,7 +42,7 @@ class CommonArguments:
     base: str | None = field(
         default=None,
         metadata={
-            "help": "folder with plain checkpoints encoder/ and decoder/, or a name: tiny, the repository's own, or smollm2, which scripts/get_bases.sh fetches"
+            "help": "folder with plain checkpoints encoder/ and decoder/, or a name: bundled, the repository's own, or smollm2, which scripts/get_bases.sh fetches"
         },
     )
     encoder: str = field(default="scratch", metadata={"help": "encoder base: folder, hub name, or 'scratch'"})

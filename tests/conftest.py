@@ -206,13 +206,30 @@ def _quiet():
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """A whole demo pipeline on six rows of every file, for what only reads a run's folder."""
+    """A whole pipeline of models from scratch on six rows of every file, for what only reads a run's folder."""
     from scripts import pipeline
 
     outs = tmp_path_factory.mktemp("tiny")
     quick = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
     schema = str(Path(__file__).resolve().parent.parent / "schema.py")
-    assert pipeline.main(["--outs", str(outs), "--run", "r", "--schema", schema, "--limit", "6", *quick]) == 0
+    assert (
+        pipeline.main(
+            [
+                "--outs",
+                str(outs),
+                "--run",
+                "r",
+                "--schema",
+                schema,
+                "--preset",
+                "scratch",
+                "--limit",
+                "6",
+                *quick,
+            ]
+        )
+        == 0
+    )
     return outs / "r"
 
 

@@ -578,7 +578,7 @@ def test_steering_writes_more_of_the_markers(steering):
     (own, others), (own_steered, others_steered) = (
         says_marker(asked, steering.write(asked, HOW, strength, 0, layer=0)) for strength in (0.0, 8.0)
     )
-    assert own_steered > own + 0.2 and others_steered < others - 0.2
+    assert own_steered > own + 0.15 and own_steered > others_steered + 0.15
 
 
 def test_directions_by_hand(setting):

@@ -454,7 +454,7 @@ def test_a_folder_without_its_record_or_weights_is_not_taken_for_whole(index, fe
 
 
 def test_unknown_names_and_sources_are_refused(tmp_path):
-    with pytest.raises(InputError, match="unknown bases 'gpt9'; there are smollm2"):
+    with pytest.raises(InputError, match="unknown bases 'gpt9'; there are bundled, smollm2"):
         ensure_bases("gpt9", root=tmp_path)
     with pytest.raises(InputError, match="unknown source 'ftp'; expected one of auto, hub, wheel"):
         ensure_bases("smollm2", "ftp", tmp_path)

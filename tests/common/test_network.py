@@ -70,7 +70,6 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
     for error in (
         ValueError("a proxy for something"),
-        FileNotFoundError(2, "no such file", "data.jsonl"),
         KeyError("proxy"),
         ImportError("no module"),
     ):

@@ -50,8 +50,8 @@ def test_a_reply_says_what_it_is_and_where_it_comes_from(model, tiny_run):
         and reply.finished
     )
     assert str(reply) == reply.text and reply.weights == {
-        "languagestyle": 60.0,
-        "attitude": 60.0,
+        "languagestyle": 100.0,
+        "attitude": 100.0,
     }  # the run's
 
 

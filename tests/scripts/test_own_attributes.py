@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = "--limit 12 --classifier.num_train_epochs 1 --nli.num_train_epochs 1 --cvae.num_train_epochs 1 --generation.candidates 2"
+QUICK = "--preset scratch --limit 12 --classifier.num_train_epochs 1 --nli.num_train_epochs 1 --cvae.num_train_epochs 1 --generation.candidates 2"
 
 
 def commands() -> list[str]:

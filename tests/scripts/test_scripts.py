@@ -64,6 +64,8 @@ def test_generations_and_results_have_the_contract_s_keys(run):
         "nats",
         "tokens",
         "seed",
+        "cvae",
+        "evaluators",
     }
     assert all(set(row) == keys for row in rows)
     assert all(row["reference"] for row in rows)  # the bundled test file has one for every combination
@@ -114,7 +116,10 @@ def test_a_stage_s_model_is_gone_before_the_next_stage(monkeypatch):
 
 def test_a_finished_pipeline_trains_nothing_again_and_writes_the_same_replies(run, capsys):
     before = (run / "generations.jsonl").read_text()
-    assert pipeline.main(["--outs", str(run.parent), "--run", "r", *QUICK, *ONE_EPOCH]) == 0
+    assert (
+        pipeline.main(["--outs", str(run.parent), "--run", "r", "--preset", "scratch", *QUICK, *ONE_EPOCH])
+        == 0
+    )
     assert capsys.readouterr().out.count("already trained") == 5
     assert (run / "generations.jsonl").read_text() == before
 
@@ -305,9 +310,7 @@ def test_a_compact_run_takes_its_tokenizers_from_the_bases(chat_run, tmp_path):
         )[0]
         for folder in (chat_run, tmp_path / "small")
     )
-    assert whole.text.split()[:2] == small.text.split()[:2] and small.coherence == pytest.approx(
-        whole.coherence, abs=0.02
-    )
+    assert whole.text[:3] == small.text[:3] and small.coherence == pytest.approx(whole.coherence, abs=0.02)
     with pytest.raises(InputError, match="already"):
         main([str(chat_run), "--folder", str(tmp_path / "small"), "--compact"])
 
@@ -479,7 +482,11 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
     [
         (train_classifier.main, ["--attribute", "mood"], "unknown attribute 'mood'"),
         (train_classifier.main, ["--colour", "red"], "unknown option --colour"),
-        (train_cvae.main, ["--preset", "huge"], "unknown preset 'huge'; there are chat, demo, paper, small"),
+        (
+            train_cvae.main,
+            ["--preset", "huge"],
+            "unknown preset 'huge'; there are chat, demo, paper, scratch, small",
+        ),
         (train_cvae.main, ["--preset", "small"], "BASE="),
         (
             train_classifier.main,
