@@ -669,13 +669,13 @@ def test_results_of_other_options_are_replaced_only_where_that_is_asked_for(run,
     monkeypatch.setattr(generation_run, "ReplyGenerator", begin)
     common, other = (
         ["--outs", str(run.parent), "--run", "r", "--no-score"],
-        ["--limit", "2", "--weights", "3"],
+        ["--preset", "scratch", "--limit", "2", "--weights", "3"],
     )
-    said = r"control\.json was made with other options \(weights 100, now 3\.0; limit 6, now 2\); keep it with --name <another>, or replace it with --overwrite"
+    said = r"control\.json was made with other options \(weights 100\.0, now 3\.0; limit 6, now 2\); keep it with --name <another>, or replace it with --overwrite"
     with pytest.raises(InputError, match=said):
         gen_cvae.main([*common, *other])
     for allowed in (
-        [*QUICK, "--batch_size", "7"],
+        ["--preset", "scratch", *QUICK, "--batch_size", "7"],
         [*other, "--name", "control"],
         [*other, "--overwrite"],
         [*other, "--target", "plain"],
