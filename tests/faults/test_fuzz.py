@@ -48,6 +48,8 @@ from scoring.sheet import read_answers, read_key, win_rate
 from training.inputs import Inputs
 from training.stage import Stage, damage
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 ROOT = Path(__file__).resolve().parents[2]
 SLOWEST = 2.0  # seconds for one input
 MEMORY = 300  # MB that all inputs of one reader may add to the process

@@ -20,6 +20,8 @@ from generation.generator import ReplyGenerator
 from scoring.scorer import Scorer
 from training import classifier, coherence, cvae
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ["--schema", str(ROOT / "schema.py")]
 STAGES = {"classifier": classifier, "nli": coherence, "cvae": cvae}

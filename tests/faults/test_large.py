@@ -11,6 +11,8 @@ from dataset.duplicates import exact_copies, jaccard, shingles, similar_pairs
 from dataset.encoding import text_ids
 from dataset.tokenizers import LONGEST_WORD, divided, train_decoder_tokenizer, train_encoder_tokenizer
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 
 @pytest.mark.parametrize("train", [train_encoder_tokenizer, train_decoder_tokenizer])
 def test_a_megabyte_without_a_space_is_trained_on_at_once(train, capsys):

@@ -16,6 +16,8 @@ from training.stage import damage
 from training.trainer import StageTrainer
 from training.watch import ROWS
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 FIRST = {"classifier": "input_ids_text", "nli": "input_ids_text", "cvae": "decoder_ids_text"}
 
 

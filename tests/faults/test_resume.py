@@ -12,6 +12,8 @@ from model.bases import weights_hash
 from training import classifier, coherence, cvae
 from training.stage import ReadableLog
 
+pytestmark = pytest.mark.slow  # whole trainings and commands
+
 ROOT = Path(__file__).resolve().parents[2]
 EVALUATOR = "--scratch_layers 1 --scratch_width 16 --scratch_heads 2 --scratch_vocab_size 200 --scratch_dropout 0.2 --max_length 24"
 CVAE = (
