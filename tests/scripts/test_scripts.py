@@ -671,7 +671,7 @@ def test_results_of_other_options_are_replaced_only_where_that_is_asked_for(run,
         ["--outs", str(run.parent), "--run", "r", "--no-score"],
         ["--preset", "scratch", "--limit", "2", "--weights", "3"],
     )
-    said = r"control\.json was made with other options \(weights 100\.0, now 3\.0; limit 6, now 2\); keep it with --name <another>, or replace it with --overwrite"
+    said = r"control\.json was made with other options \(weights 100, now 3\.0; limit 6, now 2\); keep it with --name <another>, or replace it with --overwrite"
     with pytest.raises(InputError, match=said):
         gen_cvae.main([*common, *other])
     for allowed in (
