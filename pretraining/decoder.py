@@ -4,11 +4,9 @@ python -m pretraining.decoder --text outs/pretraining/text --out outs/pretrainin
 """
 
 import argparse
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
-from common.entry import Parser, prepare_libraries, run_main
+from common.entry import prepare_libraries, run_main
 
 prepare_libraries()
 
@@ -20,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase 
 from common.devices import choose_device  # noqa: E402
 from model.decoder import fuse_norms  # noqa: E402
 from pretraining import texts  # noqa: E402
-from pretraining.loop import device_name, note, optimise, parameters  # noqa: E402
+from pretraining.loop import common_options, optimise, save  # noqa: E402
 from pretraining.vocabulary import decoder_tokenizer, dialogue_ids  # noqa: E402
 
 POSITIONS = 512
@@ -94,20 +92,9 @@ def nats_per_byte(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, d
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--text", type=Path, required=True, help="folder of pretraining.cleaning")
-    options.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    options.add_argument("--further", type=Path, help="a further text, see pretraining.texts")
-    options.add_argument("--corpus-times", type=int, default=4, help="times that the corpus is read in an epoch (%(default)s)")  # fmt: skip
-    options.add_argument("--vocabulary", type=int, default=4096, help="tokens (%(default)s)")
-    options.add_argument("--width", type=int, default=256, help="of the states (%(default)s)")
-    options.add_argument("--layers", type=int, default=6, help="(%(default)s)")
+    options = common_options(__doc__, vocabulary=4096, layers=6, batch=256, learning_rate=2e-3)
     options.add_argument("--tokens", type=float, default=250e6, help="to read in all (%(default)s)")
-    options.add_argument("--batch", type=int, default=256, help="windows in a step (%(default)s)")
-    options.add_argument("--length", type=int, default=192, help="tokens of a window (%(default)s)")
-    options.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak (%(default)s)")
-    options.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    options.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    options.add_argument("--length", type=int, default=192, help="tokens of a window, of which a step has --batch (%(default)s)")  # fmt: skip
     return options
 
 
@@ -130,14 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda batch: {"nats": loss_of(model, batch)}, steps, options.learning_rate, device,
         lambda: {f"{name}_nats_per_byte": nats_per_byte(model, tokenizer, some, device) for name, some in held_out.items()},
     )  # fmt: skip
-    model.half().save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
-    }
-    entry = {"kind": "decoder", "parameters": parameters(model), "stream": len(tokens), "device": device_name(device), "settings": settings}  # fmt: skip
-    note(options.out.parent / "tried.jsonl", entry | result)
-    (options.out / "training.json").write_text(json.dumps(entry | result, indent=2) + "\n")
+    save("decoder", model, tokenizer, options, {"stream": len(tokens)}, result)
     return 0
 
 

@@ -8,12 +8,10 @@ encoder, matched by their cosine (Reimers and Gurevych, EMNLP 2020).
 """
 
 import argparse
-import json
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from common.entry import Parser, prepare_libraries, run_main
+from common.entry import prepare_libraries, run_main
 
 prepare_libraries()
 
@@ -28,7 +26,7 @@ from dataset.encoding import encode_contexts, encode_texts  # noqa: E402
 from dataset.nli import CORRUPTIONS  # noqa: E402
 from model.bases import load_encoder, load_tokenizer  # noqa: E402
 from pretraining import texts  # noqa: E402
-from pretraining.loop import device_name, note, optimise, parameters  # noqa: E402
+from pretraining.loop import common_options, optimise, save  # noqa: E402
 from pretraining.vocabulary import encoder_tokenizer  # noqa: E402
 
 MASKED = 0.2  # of the words
@@ -164,20 +162,10 @@ def to(batch, device: torch.device):
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--text", type=Path, required=True, help="folder of pretraining.cleaning")
+    options = common_options(__doc__, vocabulary=6144, layers=4, batch=1024, learning_rate=1e-3)
     options.add_argument("--teacher", required=True, help="sentence encoder, by folder or hub name")
-    options.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
-    options.add_argument("--further", type=Path, help="a further text, see pretraining.texts")
-    options.add_argument("--vocabulary", type=int, default=6144, help="tokens (%(default)s)")
-    options.add_argument("--width", type=int, default=256, help="of the states (%(default)s)")
-    options.add_argument("--layers", type=int, default=4, help="(%(default)s)")
-    options.add_argument("--steps", type=int, default=4000, help="(%(default)s)")
-    options.add_argument("--batch", type=int, default=1024, help="dialogues in a step (%(default)s)")
-    options.add_argument("--learning-rate", type=float, default=1e-3, help="at its peak (%(default)s)")
+    options.add_argument("--steps", type=int, default=4000, help="of --batch dialogues (%(default)s)")
     options.add_argument("--workers", type=int, default=6, help="processes that make batches (%(default)s)")
-    options.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    options.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
     return options
 
 
@@ -194,7 +182,12 @@ def main(argv: list[str] | None = None) -> int:
     model = PretrainedEncoder(configuration(options, tokenizer), teacher.config.hidden_size).to(device)
 
     def reader(number: int) -> Reader:
-        return Reader(tokenizer, ours + bundled * 4 + more, teacher_tokenizer, options.seed * 1000 + number)
+        return Reader(
+            tokenizer,
+            ours + bundled * options.corpus_times + more,
+            teacher_tokenizer,
+            options.seed * 1000 + number,
+        )
 
     loader = torch.utils.data.DataLoader(
         Stream(reader, options.batch), batch_size=None, num_workers=options.workers, pin_memory=device.type == "cuda",
@@ -219,14 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         "encoder", model, (to(batch, device) for batch in loader), lambda batch: losses(model, teacher, batch),
         options.steps, options.learning_rate, device, evaluate,
     )  # fmt: skip
-    model.encoder.half().save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
-    }
-    entry = {"kind": "encoder", "parameters": parameters(model.encoder), "dialogues": len(ours), "device": device_name(device), "settings": settings}  # fmt: skip
-    note(options.out.parent / "tried.jsonl", entry | result)
-    (options.out / "training.json").write_text(json.dumps(entry | result, indent=2) + "\n")
+    save("encoder", model.encoder, tokenizer, options, {"dialogues": len(ours)}, result)
     return 0
 
 

@@ -1,5 +1,6 @@
 """One training loop for both bases: AdamW, a warm-up, a cosine, bf16 where the GPU has it, and a line of the record at the end."""
 
+import argparse
 import json
 import math
 import platform
@@ -10,6 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from common.entry import Parser
 
 Losses = dict[str, torch.Tensor]
 
@@ -80,8 +84,38 @@ def device_name(device: torch.device) -> str:
     )
 
 
-def note(path: Path, entry: dict) -> None:
-    """Add a line to the record of what was tried."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+def common_options(
+    description: str, vocabulary: int, layers: int, batch: int, learning_rate: float
+) -> Parser:
+    """The options that both trainings have, with one's own defaults."""
+    options = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--text", type=Path, required=True, help="folder of pretraining.cleaning")
+    options.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    options.add_argument("--further", type=Path, help="a further text, see pretraining.texts")
+    options.add_argument("--corpus-times", type=int, default=4, help="times that the corpus is read in an epoch (%(default)s)")  # fmt: skip
+    options.add_argument("--vocabulary", type=int, default=vocabulary, help="tokens (%(default)s)")
+    options.add_argument("--width", type=int, default=256, help="of the states (%(default)s)")
+    options.add_argument("--layers", type=int, default=layers, help="(%(default)s)")
+    options.add_argument("--batch", type=int, default=batch, help="rows in a step (%(default)s)")
+    options.add_argument("--learning-rate", type=float, default=learning_rate, help="at its peak (%(default)s)")  # fmt: skip
+    options.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    options.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    return options
+
+
+def save(
+    kind: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace, read: dict, result: dict
+) -> None:  # fmt: skip
+    """The checkpoint in fp16, its ``training.json``, and a line of ``tried.jsonl`` beside its folder.
+
+    Args:
+        read: how much it read.
+        result: of `optimise`.
+    """
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    entry = {"kind": kind, "parameters": parameters(model), **read, "device": device_name(model.device), "settings": settings, **result}  # fmt: skip
+    model.half().save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
+    (options.out / "training.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+    with open(options.out.parent / "tried.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")

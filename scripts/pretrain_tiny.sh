@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The tiny bases in dataset/base/, anew: a teacher writes dialogues, they are cleaned, a decoder and an encoder read them.
-# One GPU, about 20 minutes; what is there in WORK (outs/pretraining) is not done again.
+# For one GPU; what is there in WORK (outs/pretraining) is not done again.
 #   bash scripts/pretrain_tiny.sh            DIALOGUES=450000 FURTHER=text.gz WORK=there bash scripts/pretrain_tiny.sh
 PRESET='' RUN='' SCHEMA='' BASE=''
 source "$(dirname -- "$0")/environment.sh"

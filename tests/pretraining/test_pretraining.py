@@ -176,3 +176,17 @@ def test_the_bundled_bases_are_whole_small_and_read_as_the_scripts_read():
     assert spoken < 1.1 < decoder.nats_per_byte(decoder_, tokenizer, shuffled, torch.device("cpu"))
     row = encode_for_decoder(tokenizer, template_of(tokenizer, None), [GOOD[:1]], [GOOD[1]], 64)[0]
     assert tokenizer.decode(row["input_ids"]).endswith("hour.<eos>")
+
+
+@pytest.mark.slow
+def test_an_encoder_is_trained_on_its_three_tasks_and_only_it_is_kept(tmp_path):
+    for name, some in (("train", texts.corpus("train")[:200]), ("dev", texts.corpus("dev")[:20])):
+        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
+            file.write("".join(json.dumps({"turns": turns}) + "\n" for turns in some))
+    out = tmp_path / "out" / "encoder"
+    small = ["--width", "64", "--layers", "1", "--vocabulary", "600", "--batch", "16", "--steps", "8"]
+    words = ["--text", str(tmp_path), "--out", str(out), "--teacher", f"{BASE}/encoder", "--device", "cpu"]
+    assert encoder.main([*words, *small, "--workers", "1", "--corpus-times", "0"]) == 0
+    last = json.loads((out / "training.json").read_text())["history"][-1]
+    assert set(last["training"]) == {"words", "belongs", "vectors"} and 0 <= last["corpus_told_right"] <= 1
+    assert load_encoder(str(out)).config.num_hidden_layers == 1
