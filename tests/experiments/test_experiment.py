@@ -127,6 +127,7 @@ def grid_file(tmp_path, evaluators):
 
     def write(models, **changes):
         common = {
+            "preset": "scratch",
             "schema": str(ROOT / "schema.py"),
             "outs": str(tmp_path),
             "limit": 6,
@@ -730,6 +731,7 @@ def test_evaluators_that_version_0_1_trained_are_taken(grid_file, tmp_path):
 # --- several processes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(grid_file, tmp_path, monkeypatch):
     """Processes of their own, so with the baselines that there really are."""
     for name in ("baselines", "baselines.registry"):

@@ -91,6 +91,7 @@ def test_a_file_from_elsewhere_is_summed_up_from_its_scores(save, capsys):
     assert "llm: 3 replies" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rescoring_a_run_gives_the_same_numbers(tiny_run, tmp_path):
     """The evaluators of a real (tiny) run score again what they have scored, and a stranger's file."""
     import gen_cvae

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = "--preset scratch --limit 12 --classifier.num_train_epochs 1 --nli.num_train_epochs 1 --cvae.num_train_epochs 1 --generation.candidates 2"
 
@@ -20,6 +22,7 @@ def commands() -> list[str]:
     return [re.sub(r"(bash pipeline\.sh)", rf"\1 {QUICK}", block) for block in blocks]
 
 
+@pytest.mark.slow
 def test_a_fourth_attribute_with_three_aspects_by_the_readme(tmp_path):
     copy = tmp_path / "miracle"
     shutil.copytree(

@@ -147,6 +147,7 @@ def test_named_target_tags_and_langevin(run):
     assert gen_cvae.main([*common, "--target", "tags", "--name", "tags", "--decoding", "top_p"]) == 0
 
 
+@pytest.mark.slow
 def test_another_schema_with_one_attribute_of_three_aspects(tmp_path):
     rows = [
         {"input": [f"what of {i} {a}?"], "output": [f"{a} {a} thing {i}"], "tag": a}
@@ -411,6 +412,7 @@ def test_training_on_a_cpu_in_bf16(base, tmp_path):
         train_cvae.main([*words, "--precision", "fp16"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_preset_runs_from_local_checkpoint_folders(preset, base, tmp_path):
     sizes = [
@@ -459,6 +461,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: {bad}:2: 3 user turns")
 
 
+@pytest.mark.slow
 def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
     done = command(
         "train_cvae.py",
