@@ -220,9 +220,7 @@ COMMANDS = {
     "train_classifier.py": ["--limit", "6", "--max_steps", "1", "--outs"],
     "scripts/clean_data.py": ["--output-dir"],
     "scripts/import_data.py": [
-        "--schema",
-        str(ROOT / "dataset/example/schema.py"),
-        str(ROOT / "dataset/example/dialogue_manner.jsonl"),
+        str(ROOT / "dataset/corpus/test_dialogue_attitude.jsonl"),
         "--output",
     ],
     "make_data_chatgpt.py": ["--aspect", "lyrical", "--limit", "1", "--output-dir"],
