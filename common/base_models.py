@@ -327,11 +327,52 @@ def dequantise(folder: Path, file: str, target: Path) -> None:
         }
         plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
         plain.load_state_dict(quantised.state_dict())
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer = _as_the_file_says(tokenizer, folder / file)
         plain.config.pad_token_id = tokenizer.pad_token_id
         plain.to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
+
+
+def _as_the_file_says(tokenizer, path: Path):
+    """A GGUF's byte-level tokenizer with the special tokens of its metadata.
+
+    Releases of `transformers` differ in what they make of one: 5.17 takes the token that starts a turn for the one that ends
+    it, and later ones do not, so that a model trained with the one never ends its replies with the other.
+
+    Raises:
+        InputError: where the metadata name no token that ends a text.
+    """
+    from gguf import GGUFReader
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(path).fields
+    numbers = {
+        role: int(fields[f"tokenizer.ggml.{name}_token_id"].contents())
+        for role, name in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        if f"tokenizer.ggml.{name}_token_id" in fields
+    }
+    if "eos" not in numbers:
+        raise InputError(f"{path.name}: its metadata name no end-of-sequence token")
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.model, models.BPE):
+        content = json.loads(backend.to_str())
+        merges = [tuple(pair) for pair in content["model"]["merges"]]
+        plain = Tokenizer(models.BPE(content["model"]["vocab"], merges))
+        plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        plain.decoder = decoders.ByteLevel()
+        known = tokenizer.added_tokens_decoder
+        plain.add_special_tokens([str(known[number]) for number in sorted(known) if known[number].special])
+        plain.add_tokens([str(known[number]) for number in sorted(known) if not known[number].special])
+        backend = plain
+    numbers.setdefault("pad", numbers["eos"])
+    tokens = {f"{role}_token": tokenizer.convert_ids_to_tokens(number) for role, number in numbers.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=tokenizer.chat_template,
+        clean_up_tokenization_spaces=False,
+        **tokens,
+    )
 
 
 def _check(folder: Path) -> None:

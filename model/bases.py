@@ -211,6 +211,7 @@ class BaseRecord:
         hash: `content_hash` of its weights.
         revision: of the hub's repository; None: a folder, or unknown.
         known: name among `common.base_models`'s bases, and where that one came from; None: none of those.
+        tokenizer: `tokenizer_hash` of what the model was trained with; None: not recorded.
     """
 
     name: str
@@ -218,6 +219,7 @@ class BaseRecord:
     revision: str | None = None
     known: str | None = None
     source: str | None = None
+    tokenizer: str | None = None
 
 
 def content_hash(model: PreTrainedModel) -> str:
@@ -229,6 +231,18 @@ def content_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
+PROBE = "It's  10:45\nÀ bientôt — 世界 🙂 <|im_end|> it is."
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The first 16 hex digits of the SHA-256 over what a tokenizer does: its vocabulary, which tokens start, end, pad and
+    separate, and how it reads a line with digits, spaces, letters of several scripts and a mark. How it is stored is left out.
+    """
+    roles = [getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "pad", "unk", "sep", "cls")]
+    said = [sorted(tokenizer.get_vocab().items()), roles, tokenizer(PROBE)["input_ids"]]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
 def not_finite(folder: Path) -> str | None:
     """The first tensor of a folder's safetensors that holds NaN or infinity; None where all are finite."""
     for path in sorted(folder.glob("*.safetensors")):
@@ -238,17 +252,27 @@ def not_finite(folder: Path) -> str | None:
     return None
 
 
-def record_of(name: str, model: PreTrainedModel, shown: str) -> dict:
+def record_of(
+    name: str, model: PreTrainedModel, shown: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> dict:
     """The `BaseRecord` of a loaded base as a dict.
 
     Args:
         name: what it was loaded by, a folder or a hub name.
         shown: the name to keep, without the machine's part.
+        tokenizer: what the model is trained with; None: nothing is recorded of it.
     """
     origin = Path(name).parent / "base.json"
     found = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
     revision = None if Path(name).is_dir() else getattr(model.config, "_commit_hash", None)
-    record = BaseRecord(shown, content_hash(model), revision, found.get("name"), found.get("source"))
+    record = BaseRecord(
+        shown,
+        content_hash(model),
+        revision,
+        found.get("name"),
+        found.get("source"),
+        tokenizer_hash(tokenizer) if tokenizer else None,
+    )
     if Path(name).is_dir() and not Path(name).resolve().is_relative_to(
         ROOT
     ):  # checkpoints keep no machine's paths, this machine may
@@ -303,14 +327,33 @@ def tokenizer_beside(folder: Path, kind: str, record: dict | None) -> PreTrained
     """The tokenizer of a checkpoint: its own, or where adapters were saved without one, their base's.
 
     Raises:
-        BaseNotFound: for neither.
+        BaseNotFound: for neither, and where the base's reads or ends a text in another way than the one of the training.
     """
     load = load_decoder_tokenizer if kind == "decoder" else load_tokenizer
     if record is None or (folder / "tokenizer_config.json").is_file():
         return load(str(folder))
     if record["hash"] not in _places:
         load_recorded(kind, record)
-    return load(_places[record["hash"]])
+    place = _places[record["hash"]]
+    tokenizer = load(place)
+    wanted, found = record.get("tokenizer"), tokenizer_hash(tokenizer)
+    if wanted not in (None, found):
+        remedy = (
+            f"; fetch it anew: rm -r {shown_place(place)} && bash scripts/get_bases.sh {record['known']}"
+            if record.get("known")
+            else ""
+        )
+        raise BaseNotFound(
+            f"{folder}: trained with the tokenizer {wanted} of {record['name']}; the one in {place} has the same weights and is "
+            f"another tokenizer, {found} (it ends texts with {tokenizer.eos_token!r}){remedy}"
+        )
+    return tokenizer
+
+
+def shown_place(place: str) -> str:
+    """The folder of a pair of bases that a checkpoint is one of, from the repository's root where it lies there."""
+    pair = Path(place).resolve().parent
+    return str(pair.relative_to(ROOT)) if pair.is_relative_to(ROOT) else str(pair)
 
 
 def weights_hash(folder: Path) -> str:

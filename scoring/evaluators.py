@@ -79,19 +79,21 @@ def new_classifier(
             raise InputError(
                 f"base {base} ({config.model_type}) cannot be a classifier: {' '.join(str(error).split())[:160]}"
             ) from error
-        return with_adapters(model, base, lora_rank) if lora_rank else model, tokenizer
+        return with_adapters(model, base, lora_rank, tokenizer) if lora_rank else model, tokenizer
     tokenizer = train_encoder_tokenizer(texts(), size.vocab_size)
     config = scratch_encoder_config(size, tokenizer, token_types)
     config.update({"num_labels": len(labels), **names})
     return BertForSequenceClassification(config), tokenizer
 
 
-def with_adapters(model: PreTrainedModel, base: str, rank: int) -> PreTrainedModel:
+def with_adapters(
+    model: PreTrainedModel, base: str, rank: int, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
     """A classifier whose base is frozen, with adapters on it, as a `peft.PeftModel`; its last layer is trained whole."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     model.config.base_record = record_of(
-        base, load_encoder(base), relative(base) if Path(base).is_dir() else base
+        base, load_encoder(base), relative(base) if Path(base).is_dir() else base, tokenizer
     )
     adapted = get_peft_model(
         model,

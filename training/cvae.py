@@ -298,10 +298,10 @@ def build(
     records = {}
     if options.lora_rank:
         records = {
-            kind: bases.record_of(name, base, relative_name(name))
-            for kind, name, base in (
-                ("encoder", common.encoder, encoder),
-                ("decoder", common.decoder, decoder),
+            kind: bases.record_of(name, base, relative_name(name), tokenizer)
+            for kind, name, base, tokenizer in (
+                ("encoder", common.encoder, encoder, encoder_tokenizer),
+                ("decoder", common.decoder, decoder, decoder_tokenizer),
             )
         }
     names = {f.name for f in dataclasses.fields(ModelArguments)} & set(MiracleConfig().to_dict())

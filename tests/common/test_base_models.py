@@ -307,6 +307,25 @@ def test_the_chat_template_and_the_padding_token_are_kept(fetched):
     assert tokenizer.pad_token_id is not None and config["pad_token_id"] == tokenizer.pad_token_id
 
 
+def test_special_tokens_are_those_of_the_file_whatever_the_library_makes_of_it(tiny, tmp_path, monkeypatch):
+    """transformers 5.17 takes the token that starts a turn for the one that ends it."""
+    monkeypatch.setattr(
+        AutoTokenizer,
+        "from_pretrained",
+        lambda *names, load=AutoTokenizer.from_pretrained, **options: load(
+            *names, **options, eos_token="<|im_start|>", pad_token="<|im_start|>"
+        ),
+    )
+    get_bases.dequantise(tiny.plain.parent, "tiny.gguf", tmp_path / "decoder")
+    monkeypatch.undo()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "decoder")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    assert tokenizer.unk_token_id == 0 and tokenizer("a<|im_end|>")["input_ids"][-1] == 2
+    assert json.loads((tmp_path / "decoder" / "config.json").read_text())["pad_token_id"] == 2
+    text = TEXTS[0] + "  10:45\n"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
 def test_sizes_are_said_first_and_the_origin_is_kept(fetched, tiny):
     folder, printed = fetched
     total, *lines = printed.splitlines()

