@@ -80,9 +80,7 @@ def _train(
             [row | {"labels": label, "length": len(row["input_ids"])} for row, (_, label) in zip(rows, texts)]
         )
 
-    record = train_evaluator(
-        model, tokenizer, encoded(train), encoded(dev), training, stage, options.precision
-    )
+    record = train_evaluator(model, tokenizer, encoded(train), encoded(dev), training, stage, options)
     print(
         f"{attribute.name}: {accuracy_or_why_not(record['metrics'])}, {record['seconds']:.0f} s -> {stage.folder}",
         flush=True,

@@ -1,5 +1,7 @@
 """What the training of the evaluators shares, for attributes and for coherence."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,12 @@ class EvaluatorArguments:
     lora_rank: int = field(
         default=0, metadata={"help": "train adapters of this rank on the frozen base (LoRA); 0: all weights"}
     )
+    min_steps: int = field(
+        default=0,
+        metadata={
+            "help": "at least so many steps: few rows are gone through in more epochs; 0: as many as the epochs make"
+        },
+    )
     scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder trained from scratch"})
     scratch_width: int = field(default=128, metadata={"help": "its width"})
     scratch_heads: int = field(default=4, metadata={"help": "its attention heads"})
@@ -41,7 +49,7 @@ class EvaluatorArguments:
 
     def __post_init__(self):
         at_least(SHORTEST, self, "max_length")
-        at_least(0, self, "lora_rank")
+        at_least(0, self, "lora_rank min_steps")
         at_least(1, self, "scratch_layers scratch_width scratch_heads scratch_vocab_size")
         within(
             "scratch_dropout",
@@ -105,6 +113,15 @@ def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
+def with_steps(training: TrainingArguments, rows: int, least: int) -> TrainingArguments:
+    """Options whose epochs make at least so many steps over that many rows; the same ones where they do."""
+    step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    epochs = math.ceil(least / max(1, math.ceil(rows / step)))
+    if training.max_steps > 0 or epochs <= training.num_train_epochs:
+        return training
+    return dataclasses.replace(training, num_train_epochs=epochs)
+
+
 def train_evaluator(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -112,7 +129,7 @@ def train_evaluator(
     dev: Dataset,
     training: TrainingArguments,
     stage: Stage,
-    precision: str,
+    options: EvaluatorArguments,
     audit: Callable[[Path], dict] | None = None,
 ) -> dict:
     """Train an evaluator into its stage's folder.
@@ -131,7 +148,12 @@ def train_evaluator(
     check_length(model, max([*train["length"], *dev["length"]], default=1))
     trainer = StageTrainer(
         model=model,
-        args=resolved_arguments(training, stage, precision, label_names=["labels"]),
+        args=resolved_arguments(
+            with_steps(training, len(train), options.min_steps),
+            stage,
+            options.precision,
+            label_names=["labels"],
+        ),
         train_dataset=train,
         eval_dataset=dev,
         data_collator=ClassifierCollator(tokenizer.pad_token_id),

@@ -1,0 +1,27 @@
+"""training/evaluators.py: how long an evaluator trains."""
+
+import pytest
+from transformers import TrainingArguments
+
+from training.evaluators import with_steps
+
+
+@pytest.mark.parametrize(
+    ("rows", "least", "epochs"),
+    [(120, 120, 30), (2016, 120, 2), (121, 9, 3), (1, 5, 5), (0, 5, 5), (120, 0, 2)],
+)
+def test_few_rows_are_gone_through_in_more_epochs(tmp_path, rows, least, epochs):
+    training = TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=32, use_cpu=True, report_to=[]
+    )
+    assert with_steps(training, rows, least).num_train_epochs == epochs
+
+
+def test_accumulated_batches_count_as_one_step_and_a_number_of_steps_stays(tmp_path):
+    training = TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=1, per_device_train_batch_size=8, gradient_accumulation_steps=4,
+        use_cpu=True, report_to=[],
+    )  # fmt: skip
+    assert with_steps(training, 64, 10).num_train_epochs == 5
+    fixed = TrainingArguments(output_dir=str(tmp_path), max_steps=3, use_cpu=True, report_to=[])
+    assert with_steps(fixed, 64, 10) is fixed
