@@ -12,7 +12,11 @@ from training.evaluators import with_steps
 )
 def test_few_rows_are_gone_through_in_more_epochs(tmp_path, rows, least, epochs):
     training = TrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=32, use_cpu=True, report_to=[]
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=32,
+        use_cpu=True,
+        report_to=[],
     )
     assert with_steps(training, rows, least).num_train_epochs == epochs
 
