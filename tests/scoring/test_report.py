@@ -614,9 +614,9 @@ def test_filters_do_what_they_say(browser, report):
     assert chosen(browser, wanted0="0", wanted1="2") == [
         i for i in everyone if rows[i]["target"] == {"style": "plain", "mood": "sad"}
     ]
-    assert chosen(browser, heard1="right") == [i for i in everyone if right[i]["mood"]]
+    assert chosen(browser, predicted1="right") == [i for i in everyone if right[i]["mood"]]
     wrong = [i for i in everyone if not right[i]["style"]]
-    assert chosen(browser, heard0="wrong") == wrong and 0 < len(wrong) < len(rows)
+    assert chosen(browser, predicted0="wrong") == wrong and 0 < len(wrong) < len(rows)
     assert chosen(browser, joint="right") == [i for i in everyone if all(right[i].values())]
     assert chosen(browser, joint="wrong") == [i for i in everyone if not all(right[i].values())]
     assert chosen(browser, coherence="0.09") == [9, 10, 11]
@@ -651,7 +651,7 @@ def test_rows_without_scores_come_last_and_fit_no_score_filter(browser, run):
         1,
         0,
     ]
-    assert 0 not in chosen(browser, heard0="wrong") + chosen(browser, heard0="right") + chosen(
+    assert 0 not in chosen(browser, predicted0="wrong") + chosen(browser, predicted0="right") + chosen(
         browser, joint="wrong"
     ) + chosen(browser, coherence="0.01")
     assert browser.get_log("browser") == []
@@ -669,7 +669,7 @@ def test_ten_thousand_rows_are_filtered_in_under_100_ms(browser, run):
         {"words": "river letter"},
         {"words": "q"},
         {"order": "probability,-1"},
-        {"heard0": "right", "joint": "wrong", "order": "coherence,1", "coherence": "0.3"},
+        {"predicted0": "right", "joint": "wrong", "order": "coherence,1", "coherence": "0.3"},
         {},
     ):
         assert len(chosen(browser, **values)) == 50
