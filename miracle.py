@@ -95,10 +95,11 @@ class Explanation:
 class Miracle:
     """A trained run, ready to reply.
 
-    >>> from miracle import Miracle
-    >>> model = Miracle.from_run("outs/demo")
-    >>> reply = model.reply("My bread did not rise.", "lyrical,optimistic", seed=1)[0]
-    >>> print(reply.text, reply.probabilities["attitude"]["optimistic"])
+    Examples:
+        >>> from miracle import Miracle
+        >>> model = Miracle.from_run("outs/demo")
+        >>> reply = model.reply("My bread did not rise.", "lyrical,optimistic", seed=1)[0]
+        >>> print(reply.text, reply.probabilities["attitude"]["optimistic"])
 
     Runs on CPU and CUDA; it keeps to what Apple's MPS has too, but has not been run there. Calls of one model from
     several threads are safe: they wait for one another.

@@ -356,21 +356,21 @@ def test_help_reads_well():
         assert word in text
 
 
-def readme_examples():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_readme_s_python_runs(tiny_run, tmp_path, monkeypatch):
-    examples = readme_examples()
-    assert examples
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/python.md", "docs/how-to/share.md"])
+def test_the_python_of_the_pages_runs(tiny_run, tmp_path, monkeypatch, page):
+    assert examples(page)
     (tmp_path / "outs").mkdir()
     (tmp_path / "release").mkdir()
     for place in ("outs/demo", "release/chat"):  # the released model needs its bases
         (tmp_path / place).symlink_to(tiny_run)
     monkeypatch.chdir(tmp_path)
     names = {}
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), names)
+    for example in examples(page):
+        exec(compile(example, page, "exec"), names)
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------------
