@@ -262,6 +262,8 @@ def main(argv: list[str] | None = None) -> int:
     with ExitStack() as locks:
         for path, name, run in files:
             place = run / "generations" / name if run else path.with_suffix("")
+            if run is not None and not run.is_dir():
+                raise InputError(f"{run}: no such run; its evaluators are to score {path}")
             locks.enter_context(exclusive(place, f"{name} of {run or path}", "choose another --name"))
         return score_files(options, schema, files)
 

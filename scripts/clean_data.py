@@ -25,6 +25,7 @@ from common.errors import InputError
 from common.folders import appearing_whole
 from common.jsonl import read_lines, write_jsonl
 from common.locks import exclusive
+from common.options import within
 from common.schema import ATTRIBUTE_FILES, FILE_NAMES, Attribute, Schema, load_schema
 from dataset.duplicates import exact_copies, similar_pairs
 from dataset.schema_writer import write_schema
@@ -237,6 +238,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Clean and say how much is left; returns the exit status."""
     options = parser().parse_args(argv)
+    within("--similarity", options.similarity, 0 < options.similarity < 1, "between 0 and 1")
+    if not 0 <= options.min_words <= options.max_words:
+        raise InputError(
+            f"--min-words {options.min_words} and --max-words {options.max_words} leave no reply; the first may not be over the second"
+        )
+    if options.run and not (Path(options.run) / "classifier").is_dir():
+        raise InputError(f"{options.run}: no classifier/ in it; expected a run's folder, outs/<run>")
     folder = Path(options.output_dir)
     with exclusive(folder, "cleaning", "name another --output-dir"):
         return clean(options, folder)
