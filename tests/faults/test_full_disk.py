@@ -109,13 +109,9 @@ def test_a_training(stage, disk, tmp_path):
 
     train(tmp_path / "undisturbed")
     whole = size_of(tmp_path / "undisturbed")
-    rooms = [
-        0,
-        PAGE,
-        *(int(whole * share) for share in (0.4, 1.2, 2.0, 3.0)),
-    ]  # before, in and between checkpoints
+    rooms = [int(whole * share) for share in (0.0, 0.4, 1.2, 2.5)]  # before, in and between checkpoints
     said = filled_and_freed(disk, rooms, lambda: train(disk / "outs"))
-    assert len(said) >= 4
+    assert len(said) >= 3
     assert weights_hash(disk / "outs/r" / place) == weights_hash(tmp_path / "undisturbed/r" / place)
     assert names_in(disk / "outs") == names_in(tmp_path / "undisturbed")
 
@@ -159,7 +155,7 @@ def test_generation_and_scoring(disk, tiny_run, tmp_path, monkeypatch):
 
     for work in (generate, score):
         work(undisturbed)
-        said = filled_and_freed(disk, [0, PAGE, 2 * PAGE, 3 * PAGE, 5 * PAGE, 8 * PAGE], lambda: work(short))  # noqa: B023
+        said = filled_and_freed(disk, [0, PAGE, 3 * PAGE, 8 * PAGE], lambda: work(short))  # noqa: B023
         assert len(said) >= 2
     for name in ("x", "again"):
         replies = f"generations/{name}.jsonl"
