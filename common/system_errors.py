@@ -19,7 +19,10 @@ REMEDIES = {
     errno.EMFILE: "too many files are open; raise the limit: ulimit -n 4096",
     errno.EIO: "the disk cannot be read or written; look at the system's log",
 }
-FULL = re.compile(r"no space left on device|os error 28|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos", re.IGNORECASE | re.DOTALL)  # fmt: skip
+FULL = re.compile(  # what Rust's libraries and PyTorch's writers say
+    r"no space left on device|os error 28|PytorchStreamWriter failed|inline_container\.cc.*unexpected pos|basic_ios::clear: iostream error",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def system_mistake(error: BaseException) -> str | None:

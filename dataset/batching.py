@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from common.schema import Schema
+from dataset.compact import compact_dataset
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, DialogueTemplate, encode_contexts, encode_for_decoder
 
@@ -97,14 +98,12 @@ def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding
         dialogues: attribute name -> its labelled dialogues.
         encoding, options: as for `cvae_rows`.
     """
-    from datasets import Dataset  # only training needs it, and it takes a while to load
-
     triples: Iterator[tuple[int, int, Dialogue]] = (
         (number, attribute.index(dialogue.target[attribute.name]), dialogue)
         for number, attribute in enumerate(schema.attributes)
         for dialogue in dialogues[attribute.name]
     )
-    return Dataset.from_list(cvae_rows(triples, *encoding, **options))
+    return compact_dataset(triples, lambda some: cvae_rows(some, *encoding, **options))
 
 
 class CvaeCollator:

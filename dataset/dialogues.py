@@ -14,7 +14,7 @@ from dataset.formats import hint
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dialogue:
     """A context that ends with a user turn, the reply to it (None: still to be written), and the reply's aspects."""
 
@@ -89,6 +89,14 @@ def parse_tag(tag: object, schema: Schema, attribute: Attribute | None, where: s
     return {attribute.name: _aspect(tag, attribute, where)}
 
 
+_targets: dict[tuple, dict[str, str]] = {}
+
+
+def shared(target: dict[str, str]) -> dict[str, str]:
+    """Equal targets as one and the same dict, which nobody changes: a million rows have few different ones."""
+    return _targets.setdefault(tuple(target.items()), target)
+
+
 def parse_dialogue(
     row: dict, schema: Schema, where: str, id: str, attribute: Attribute | None = None
 ) -> Dialogue:
@@ -109,7 +117,7 @@ def parse_dialogue(
     response = replies.pop() if len(replies) == len(users) else None
     context = (*tuple(turn for pair in zip(users, replies) for turn in pair), users[-1])
     topic = row.get("topic")
-    target = parse_tag(row.get("tag"), schema, attribute, where)
+    target = shared(parse_tag(row.get("tag"), schema, attribute, where))
     return Dialogue(id, context, response, target, topic if isinstance(topic, str) else None)
 
 

@@ -16,7 +16,7 @@ INCOHERENT = 0
 LABEL_NAMES = ["incoherent", "coherent"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A context (turns, user first and last), a response, whether the response fits (1) or not (0), and why not."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.jsonl import parse_line, read_lines
 from common.schema import Attribute, Schema
-from dataset.dialogues import check_labelled, parse_dialogue
+from dataset.dialogues import check_labelled, parse_dialogue, shared
 from dataset.nli import parse_pair
 from dataset.texts import parse_text
 
@@ -67,7 +67,7 @@ def parse_item(line: bytes, where: str, source: Source, schema: Schema) -> Item:
     if source.kind == "texts":
         assert source.attribute is not None  # as `sources_of` gives it
         text, label = parse_text(row, schema, source.attribute, where)
-        return Item(where, "", 0, text, _shared({source.attribute.name: source.attribute.aspects[label]}))
+        return Item(where, "", 0, text, shared({source.attribute.name: source.attribute.aspects[label]}))
     if source.kind == "nli":
         pair = parse_pair(row, where)
         return Item(
@@ -82,16 +82,7 @@ def parse_item(line: bytes, where: str, source: Source, schema: Schema) -> Item:
     if source.kind == "dialogues":
         check_labelled(dialogue, source.attribute, where)
     turns = (len(dialogue.context) + 1) // 2
-    aspects = _shared(dialogue.target)
-    return Item(where, "\n".join(dialogue.context), turns, dialogue.response, aspects, dialogue.topic)
-
-
-_aspects: dict[tuple, dict[str, str]] = {}
-
-
-def _shared(aspects: dict[str, str]) -> dict[str, str]:
-    """Equal aspects as one and the same dict, which nobody changes."""
-    return _aspects.setdefault(tuple(aspects.items()), aspects)
+    return Item(where, "\n".join(dialogue.context), turns, dialogue.response, dialogue.target, dialogue.topic)
 
 
 def read_items(source: Source, schema: Schema, mistakes: list[str]) -> Iterator[Item]:

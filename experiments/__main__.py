@@ -12,6 +12,7 @@ import argparse  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from common.errors import InputError  # noqa: E402
+from common.locks import exclusive  # noqa: E402
 from common.options import CommonArguments, parse_arguments  # noqa: E402
 from common.schema import load_schema  # noqa: E402
 from experiments.frontier import write_frontier  # noqa: E402
@@ -65,15 +66,18 @@ def main(argv: list[str] | None = None) -> int:
     if dry_run:
         listing(work, read_rows(grid.folder / "results.csv")[-1])
         return 0
-    results = results_of(work)
     failed = 0
-    if not report:
-        runner = Runner(work, results, workers)
-        print(
-            f"{grid.name}: {len(work.cells)} cells, {len(work.cells) - len(runner.missing)} of them measured already",
-            flush=True,
-        )
-        failed = runner.run()
+    if report:
+        results = results_of(work)
+    else:
+        with exclusive(grid.folder, grid.name, "copy the grid under another name"):
+            results = results_of(work)  # nobody adds rows to it now
+            runner = Runner(work, results, workers)
+            print(
+                f"{grid.name}: {len(work.cells)} cells, {len(work.cells) - len(runner.missing)} of them measured already",
+                flush=True,
+            )
+            failed = runner.run()
     known = summaries(work, results.rows)
     if not known:
         raise InputError(f"no cell of {path} is measured yet; there is nothing to report in {grid.folder}")

@@ -7,7 +7,7 @@ from generation.choosing import CandidateScores
 from model.sampler import Sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One reply to write: `id` names the context's row, which several targets share.
 

@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
+from common.folders import appearing_whole
 from common.jsonl import read_json, write_json
 from common.network import hub_mistake
 from common.options import ROOT
@@ -97,15 +98,16 @@ def save_run(
         model_card,  # late: brings libraries of the scores, which cost seconds and no reply needs
     )
 
-    shutil.copytree(cvae, folder / "cvae")
-    for place in evaluators:
-        shutil.copytree((run or cvae) / place, folder / place)
-    if run and results:
-        shutil.copyfile(run / "results.json", folder / "results.json")
-    if compact:
-        for part in (folder / "cvae", *(folder / place for place in evaluators)):
-            make_compact(part)
-    model_card(folder, name or folder.resolve().name, license).save(folder / "README.md")
+    with appearing_whole(folder) as work:
+        shutil.copytree(cvae, work / "cvae")
+        for place in evaluators:
+            shutil.copytree((run or cvae) / place, work / place)
+        if run and results:
+            shutil.copyfile(run / "results.json", work / "results.json")
+        if compact:
+            for part in (work / "cvae", *(work / place for place in evaluators)):
+                make_compact(part)
+        model_card(work, name or folder.resolve().name, license).save(work / "README.md")
     return folder
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase  # noqa: E402
 
 from common.devices import choose_device  # noqa: E402
+from common.locks import exclusive  # noqa: E402
 from model.decoder import fuse_norms  # noqa: E402
 from pretraining import texts  # noqa: E402
 from pretraining.loop import common_options, optimise, save  # noqa: E402
@@ -101,6 +102,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Pre-train; returns the exit status."""
     options = parser().parse_args(argv)
+    with exclusive(options.out, "decoder", "name another --out"):
+        return pretrain(options)
+
+
+def pretrain(options: argparse.Namespace) -> int:
+    """Pre-train into the options' folder; returns the exit status."""
     device = choose_device(options.device)
     torch.manual_seed(options.seed)
     ours = texts.written(options.text, "train")

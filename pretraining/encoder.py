@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: E402
 from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerBase  # noqa: E402
 
 from common.devices import choose_device  # noqa: E402
+from common.locks import exclusive  # noqa: E402
 from dataset.batching import pad_inputs  # noqa: E402
 from dataset.encoding import encode_contexts, encode_texts  # noqa: E402
 from dataset.nli import CORRUPTIONS  # noqa: E402
@@ -172,6 +173,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Pre-train; returns the exit status."""
     options = parser().parse_args(argv)
+    with exclusive(options.out, "encoder", "name another --out"):
+        return pretrain(options)
+
+
+def pretrain(options: argparse.Namespace) -> int:
+    """Pre-train into the options' folder; returns the exit status."""
     device = choose_device(options.device)
     torch.manual_seed(options.seed)
     ours, bundled = texts.written(options.text, "train"), texts.corpus("train")

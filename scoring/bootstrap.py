@@ -35,9 +35,9 @@ class Bootstrap:
         Returns:
             [samples, M].
         """
-        sums = np.stack(
-            [np.bincount(self.group, weights=column, minlength=self.n_groups) for column in values.T], axis=1
-        )  # [G, M]
+        sums = np.empty((self.n_groups, values.shape[1]))  # [G, M]
+        for number, column in enumerate(values.T):
+            sums[:, number] = np.bincount(self.group, weights=column, minlength=self.n_groups)
         rng = np.random.default_rng(self.seed)
         drawn = np.empty((self.samples, values.shape[1]))
         for row in range(self.samples):

@@ -167,16 +167,12 @@ class Gatherer:
         return found | means
 
     def finish(self) -> Columns:
-        """All rows taken in so far."""
-        indices = (
-            np.concatenate(self.indices)
-            if self.indices
-            else np.zeros((0, 2, len(self.schema.names)), dtype=np.int16)
-        )
+        """All rows taken in; the gatherer is empty then, so that no value is held twice."""
+        indices = _joined(self.indices, (2, len(self.schema.names)), np.int16)
         return Columns(
             self.schema,
             self.names,
-            np.concatenate(self.parts) if self.parts else np.zeros((0, len(self.names))),
+            _joined(self.parts, (len(self.names),), np.float64),
             wanted=indices[:, 0],
             predicted=indices[:, 1],
             context=np.array(self.contexts, dtype=np.int64),
@@ -185,3 +181,15 @@ class Gatherer:
             targets=list(self.target_numbers),
             replies=self.replies,
         )
+
+
+def _joined(parts: list[np.ndarray], shape: tuple[int, ...], kind: type) -> np.ndarray:
+    """Arrays [n, *shape] behind one another; each leaves the list as it is copied."""
+    joined = np.empty((sum(map(len, parts)), *shape), dtype=kind)
+    begin = 0
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        joined[begin : begin + len(part)] = part
+        begin += len(part)
+    return joined

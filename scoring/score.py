@@ -12,6 +12,7 @@ prepare_libraries()
 import argparse  # noqa: E402
 import itertools  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from contextlib import ExitStack  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
@@ -19,6 +20,7 @@ from tqdm import tqdm  # noqa: E402
 
 from common.errors import InputError  # noqa: E402
 from common.jsonl import read_json, write_json, write_jsonl  # noqa: E402
+from common.locks import exclusive  # noqa: E402
 from common.parts import Parts  # noqa: E402
 from common.schema import Schema, load_schema  # noqa: E402
 from scoring.columns import Columns, Gatherer  # noqa: E402
@@ -257,6 +259,19 @@ def main(argv: list[str] | None = None) -> int:
     """Score and print the tables; returns the exit status."""
     options = parser().parse_args(argv)
     schema, files = load_schema(options.schema), files_of(options)
+    with ExitStack() as locks:
+        for path, name, run in files:
+            place = run / "generations" / name if run else path.with_suffix("")
+            if run is not None and not run.is_dir():
+                raise InputError(f"{run}: no such run; its evaluators are to score {path}")
+            locks.enter_context(exclusive(place, f"{name} of {run or path}", "choose another --name"))
+        return score_files(options, schema, files)
+
+
+def score_files(
+    options: argparse.Namespace, schema: Schema, files: list[tuple[Path, str, Path | None]]
+) -> int:
+    """Score what `files_of` found and print the tables; returns the exit status."""
     scorer, language_model = evaluators_of(options, schema, files[0][2])
     from common.provenance import command_line, git_revision, package_versions
 

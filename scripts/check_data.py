@@ -16,6 +16,7 @@ import dataclasses
 import json
 
 from common.entry import Parser, run_main
+from common.options import within
 from common.schema import Schema, load_schema
 from dataset.checking import Collection, Limits, check, labelled_texts, read_collections
 
@@ -178,6 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     schema = load_schema(options.schema)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    within("--similarity", limits.similarity, 0 < limits.similarity < 1, "between 0 and 1")
     errors: list[str] = []
     collections = read_collections(schema, errors)
     report = check(schema, collections, errors, limits)

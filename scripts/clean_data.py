@@ -22,7 +22,10 @@ from tqdm import tqdm
 
 from common.entry import Parser, run_main
 from common.errors import InputError
+from common.folders import appearing_whole
 from common.jsonl import read_lines, write_jsonl
+from common.locks import exclusive
+from common.options import within
 from common.schema import ATTRIBUTE_FILES, FILE_NAMES, Attribute, Schema, load_schema
 from dataset.duplicates import exact_copies, similar_pairs
 from dataset.schema_writer import write_schema
@@ -235,7 +238,21 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Clean and say how much is left; returns the exit status."""
     options = parser().parse_args(argv)
-    schema, folder = load_schema(options.schema), Path(options.output_dir)
+    within("--similarity", options.similarity, 0 < options.similarity < 1, "between 0 and 1")
+    if not 0 <= options.min_words <= options.max_words:
+        raise InputError(
+            f"--min-words {options.min_words} and --max-words {options.max_words} leave no reply; the first may not be over the second"
+        )
+    if options.run and not (Path(options.run) / "classifier").is_dir():
+        raise InputError(f"{options.run}: no classifier/ in it; expected a run's folder, outs/<run>")
+    folder = Path(options.output_dir)
+    with exclusive(folder, "cleaning", "name another --output-dir"):
+        return clean(options, folder)
+
+
+def clean(options: argparse.Namespace, folder: Path) -> int:
+    """Clean into a folder of its own; returns the exit status."""
+    schema = load_schema(options.schema)
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; name a new folder")
     sources = sources_of(schema)
@@ -252,8 +269,21 @@ def main(argv: list[str] | None = None) -> int:
                 copies, attribute, options.min_probability, Path(options.run) if options.run else None
             )
 
-    folder.mkdir(parents=True, exist_ok=True)
-    log = []
+    with appearing_whole(folder) as work:
+        lost = write_copy(work, schema, sources, copies, names)
+    print(f"{lost} rows left out, see {folder / 'log.jsonl'}")
+    if empty := emptied(copies):
+        print(f"warning: nothing is left of {', '.join(empty)}; the copy cannot be trained on")
+        return 1
+    print(f"train with SCHEMA={folder / 'schema.py'}")
+    return 0
+
+
+def write_copy(
+    folder: Path, schema: Schema, sources: list[Source], copies: list[Copy], names: dict[Path, str]
+) -> int:
+    """Write the rows that are kept, the log and the schema; returns how many rows were left out."""
+    log: list[dict] = []
     for copy in copies:
         kept = {item.where for item in copy.kept()}
         with open(folder / names[copy.source.path], "wb") as out:
@@ -281,12 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     write_schema(
         folder / "schema.py", attributes, others, "Cleaned data; log.jsonl says what was left out and why."
     )
-    print(f"{len(log)} rows left out, see {folder / 'log.jsonl'}")
-    if empty := emptied(copies):
-        print(f"warning: nothing is left of {', '.join(empty)}; the copy cannot be trained on")
-        return 1
-    print(f"train with SCHEMA={folder / 'schema.py'}")
-    return 0
+    return len(log)
 
 
 def emptied(copies: list[Copy]) -> list[str]:

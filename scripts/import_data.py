@@ -18,6 +18,7 @@ from collections import Counter
 from common.entry import Parser, run_main
 from common.errors import InputError
 from common.jsonl import write_jsonl
+from common.locks import exclusive
 from common.schema import Attribute, Schema, load_schema
 from dataset.dialogues import parse_dialogue
 from dataset.formats import LABELS, OURS, TEXT, Taken, exchanges, first_of, taken
@@ -205,6 +206,12 @@ def main(argv: list[str] | None = None) -> int:
         path.exists() and options.output.exists() and path.samefile(options.output) for path in options.files
     ):
         raise InputError(f"{options.output} is what is to be read; name another --output")
+    with exclusive(options.output, "import", "name another --output"):
+        return bring_in(options)
+
+
+def bring_in(options: argparse.Namespace) -> int:
+    """Read, say, write; returns the exit status."""
     labels = Labels(
         load_schema(options.schema), options.attribute, options.tag, options.tag_from, options.map
     )

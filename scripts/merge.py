@@ -9,7 +9,9 @@ from pathlib import Path
 
 from common.entry import Parser, run_main
 from common.errors import InputError
+from common.folders import appearing_whole
 from common.jsonl import read_json
+from common.locks import exclusive
 from generation.loading import load_cvae
 from generation.sharing import record_hash, run_parts
 
@@ -34,11 +36,14 @@ def merge(source: Path, folder: Path) -> Path:
         raise InputError(f"{cvae} is whole already: it has no adapters")
     model = load_cvae(cvae)
     model.merge()
-    target = folder / "cvae" if run else folder
-    shutil.copytree(run or cvae, folder, ignore=shutil.ignore_patterns("*.partial"))
-    (target / "model.safetensors").unlink()
-    model.save_pretrained(target)
-    record_hash(target)
+    with appearing_whole(folder) as work:
+        target = work / "cvae" if run else work
+        shutil.copytree(
+            run or cvae, work, ignore=shutil.ignore_patterns("*.partial", "*.lock"), dirs_exist_ok=True
+        )
+        (target / "model.safetensors").unlink()
+        model.save_pretrained(target)
+        record_hash(target)
     return folder
 
 
@@ -53,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Merge; returns the exit status."""
     options = parser().parse_args(argv)
-    print(f"-> {merge(options.source, options.folder)}")
+    with exclusive(options.folder, "merging", "name another folder"):
+        print(f"-> {merge(options.source, options.folder)}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Share a trained run: as a folder, or in a repository of the Hugging Face hub.
 
-    python -m generation.sharing outs/demo --folder shared/demo
-    python -m generation.sharing outs/demo --to user/name --private      # after `hf auth login`
+    python -m scripts.share outs/demo --folder shared/demo
+    python -m scripts.share outs/demo --to user/name --private      # after `hf auth login`
 
 What is shared is what a reply needs, with a model card: the CVAE, its tokenizers, and where they are there the evaluators and
 ``results.json``. `miracle.Miracle.from_pretrained` loads it.
@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from common.entry import Parser, run_main
+from common.locks import exclusive
 from generation.sharing import push_run, save_run
 
 
@@ -42,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.to:
         print(f"-> {push_run(options.run, options.to, options.private, license=options.license)}")
     else:
-        print(f"-> {save_run(options.run, options.folder, license=options.license, compact=options.compact)}")
+        with exclusive(options.folder, "sharing", "name another --folder"):
+            folder = save_run(options.run, options.folder, license=options.license, compact=options.compact)
+        print(f"-> {folder}")
     return 0
 
 

@@ -9,6 +9,7 @@ from transformers import TrainingArguments, set_seed
 from common.options import CommonArguments
 from common.provenance import relative
 from common.schema import Attribute, Schema, load_schema
+from dataset.compact import compact_dataset
 from dataset.encoding import encode_texts
 from dataset.texts import read_texts
 from model.bases import SCRATCH
@@ -74,11 +75,14 @@ def _train(
         lora_rank=options.lora_rank,
     )
 
-    def encoded(texts: list[tuple[str, int]]) -> Dataset:
+    def rows_of(texts: list[tuple[str, int]]) -> list[dict]:
         rows = encode_texts(tokenizer, [text for text, _ in texts], options.max_length)
-        return Dataset.from_list(
-            [row | {"labels": label, "length": len(row["input_ids"])} for row, (_, label) in zip(rows, texts)]
-        )
+        return [
+            row | {"labels": label, "length": len(row["input_ids"])} for row, (_, label) in zip(rows, texts)
+        ]
+
+    def encoded(texts: list[tuple[str, int]]) -> Dataset:
+        return compact_dataset(texts, rows_of)
 
     record = train_evaluator(model, tokenizer, encoded(train), encoded(dev), training, stage, options)
     print(

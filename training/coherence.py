@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.options import CommonArguments, at_least, within
 from common.provenance import relative
 from common.schema import Schema, load_schema
+from dataset.compact import compact_dataset
 from dataset.dialogues import Dialogue, balanced, every_nth, read_attribute_dialogues
 from dataset.encoding import encode_contexts
 from dataset.nli import LABEL_NAMES, Pair, make_pairs, read_nli
@@ -164,8 +165,13 @@ def _texts(pairs: list[Pair]) -> Iterable[str]:
 
 
 def _encoded(pairs: list[Pair], model, tokenizer, max_length: int) -> Dataset:
-    contexts, responses = [pair.context for pair in pairs], [pair.response for pair in pairs]
-    rows = encode_contexts(tokenizer, contexts, responses, max_length, reads_exact_match(model))
-    return Dataset.from_list(
-        [row | {"labels": pair.label, "length": len(row["input_ids"])} for row, pair in zip(rows, pairs)]
-    )
+    exact_match = reads_exact_match(model)
+
+    def rows_of(some: list[Pair]) -> list[dict]:
+        contexts, responses = [pair.context for pair in some], [pair.response for pair in some]
+        rows = encode_contexts(tokenizer, contexts, responses, max_length, exact_match)
+        return [
+            row | {"labels": pair.label, "length": len(row["input_ids"])} for row, pair in zip(rows, some)
+        ]
+
+    return compact_dataset(pairs, rows_of)

@@ -511,6 +511,7 @@ def _train(
         settings=loss,
         new_learning_rate=loss.new_learning_rate,
     )
+    del train_rows, dev_rows  # from here on their token ids are enough
     millions, trained = (
         sum(p.numel() for p in model.parameters() if p.requires_grad or every) / 1e6
         for every in (True, False)
