@@ -85,7 +85,10 @@ def sampled(text: str, question: Question) -> int:
     if len(alone) == 1 and alone.upper() in letters:
         return letters.index(alone.upper())
     # a capital letter on its own; "A" and "I" before a word in lower case are words
-    found = {m[1] for m in re.finditer(rf"(?<![A-Za-z'])(?![AI]\s+(?!or\b|and\b)[a-z])([{letters}])(?![A-Za-z'])", text)}
+    found = {
+        m[1]
+        for m in re.finditer(rf"(?<![A-Za-z'])(?![AI]\s+(?!or\b|and\b)[a-z])([{letters}])(?![A-Za-z'])", text)
+    }
     if len(found) == 1:
         return letters.index(found.pop())
     named = [
