@@ -21,7 +21,7 @@ class Unreadable(ValueError):
 
 
 @dataclass(frozen=True)
-class Rating:
+class JudgeRating:
     """What became of a question: answered, given up, or still open.
 
     Attributes:
@@ -39,23 +39,23 @@ class Rating:
     last: Answer | None = None
 
 
-def rating_of(question: Question, journal: Journal) -> Rating:
+def rating_of(question: Question, journal: Journal) -> JudgeRating:
     """The first of a question's answers that can be read."""
     answer, reason = None, None
     for attempt in range(ATTEMPTS):
         found = journal.answers.get((question.key, attempt))
         if found is None:
-            return Rating(question, reason=reason, next_attempt=attempt, last=answer)
+            return JudgeRating(question, reason=reason, next_attempt=attempt, last=answer)
         answer = found
         if answer.refusal:
-            return Rating(question, reason=f"declined: {answer.refusal}", last=answer)
+            return JudgeRating(question, reason=f"declined: {answer.refusal}", last=answer)
         try:
             probabilities, by_tokens = read_answer(answer, question)
         except Unreadable as error:
             reason = str(error)
             continue
-        return Rating(question, probabilities, by_tokens, last=answer)
-    return Rating(question, reason=reason, last=answer)
+        return JudgeRating(question, probabilities, by_tokens, last=answer)
+    return JudgeRating(question, reason=reason, last=answer)
 
 
 def read_answer(answer: Answer, question: Question) -> tuple[dict[str, float], bool]:

@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from common.schema import Schema
 from scoring.bootstrap import Bootstrap, mean_of
-from scoring.judge_answers import Rating
+from scoring.judge_answers import JudgeRating
 from scoring.judge_questions import FIT, LEVELS
 from scoring.sheet import Rating as SheetRating
 from scoring.sheet import kappa
@@ -57,7 +57,7 @@ class Judged:
 
 
 def judged(
-    rows: Sequence[dict], names: Sequence[str], ratings: Sequence[Rating], schema: Schema
+    rows: Sequence[dict], names: Sequence[str], ratings: Sequence[JudgeRating], schema: Schema
 ) -> list[Judged]:
     """The rows with their ratings, answers in several orders averaged."""
     of_reply: dict[tuple[str, str], list[dict[str, float]]] = {}
@@ -187,7 +187,7 @@ def with_people(replies: Sequence[Judged], answers: Sequence[SheetRating]) -> di
     return found
 
 
-def first_option(ratings: Sequence[Rating]) -> dict[str, dict[str, float]]:
+def first_option(ratings: Sequence[JudgeRating]) -> dict[str, dict[str, float]]:
     """By subject the mean probability of whichever option stood first, beside what it would be without any liking for places."""
     shares: dict[str, list[tuple[float, int]]] = {}
     for rating in ratings:

@@ -32,7 +32,7 @@ from dataset.synthesis.journal import Journal  # noqa: E402
 from dataset.synthesis.runner import Run  # noqa: E402
 from dataset.synthesis.service import OutOfService, Service  # noqa: E402
 from scoring.generations import checked, read_generations  # noqa: E402
-from scoring.judge_answers import Rating, rating_of  # noqa: E402
+from scoring.judge_answers import JudgeRating, rating_of  # noqa: E402
 from scoring.judge_questions import FIT, Question, questions_of, reply_ids  # noqa: E402
 from scoring.judge_summary import (  # noqa: E402
     Judged,
@@ -269,7 +269,7 @@ def summary_of(
     options: argparse.Namespace,
     subject: Subject,
     replies: list[Judged],
-    ratings: list[Rating],
+    ratings: list[JudgeRating],
     schema: Schema,
 ) -> dict:
     """The whole of ``judge.json`` but the cost."""
