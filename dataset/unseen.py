@@ -157,7 +157,8 @@ def _checked(word: object, schema: Schema) -> str:
 
 def _most_divergent(schema: Schema, protocol: str, n_seen: int) -> list[Split]:
     """The divisions with so many seen combinations whose divergence is greatest."""
-    names, best, splits = _names(schema), (-1.0, -1.0), []
+    names, best = _names(schema), (-1.0, -1.0)
+    splits: list[Split] = []
     for chosen in _candidates(names, n_seen):
         unseen = tuple(name for name in names if name not in chosen)
         if not unseen or not _covers(schema, chosen) or not _covers(schema, unseen):
