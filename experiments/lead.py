@@ -73,7 +73,7 @@ class Lead:
     def sentence(self) -> str:
         """What the table says."""
         reach = f"{self.low:.2f} to {self.high:.2f}" if self.high - self.low >= 0.005 else f"{self.high:.2f}"
-        gap = f"joint accuracy {self.least:+.3f} to {self.most:+.3f}"
+        gap = f"joint accuracy {self.least:+z.3f} to {self.most:+z.3f}"
         apart = "the seeds' ranges apart" if min(self.seeds) > 1 else "of one seed, so without a range"
         if self.verdict in ("ahead", "behind"):
             word = "ahead of" if self.verdict == "ahead" else "behind"

@@ -116,7 +116,7 @@ def _frontiers(found: list[Standing]) -> list[str]:
                 str(one.volume.settings),
                 str(one.volume.seeds),
                 f"{one.volume.value:.3f}{_bracket(one.volume.ci95)}",
-                "-" if value is None else f"{value:+.3f}{_bracket(interval, '+')}",
+                "-" if value is None else f"{value:+z.3f}{_bracket(interval, '+')}",
                 one.lead.verdict if one.lead else "-",
             ]
         )
@@ -143,8 +143,8 @@ def _unseen(found: list[Drop]) -> list[str]:
             str(one.cells),
             f"{one.seen:.3f}",
             f"{one.unseen:.3f}",
-            f"{one.drop:+.3f}{_bracket(one.ci95, '+')}",
-            "-" if one.gap is None else f"{one.gap:.1%}",
+            f"{one.drop:+z.3f}{_bracket(one.ci95, '+')}",
+            "-" if one.gap is None else f"{one.gap:z.1%}",
         ]
         for one in found
     ]
@@ -184,7 +184,7 @@ def _evaluators(record: dict) -> list[str]:
 
 
 def _bracket(interval: list[float] | None, sign: str = "") -> str:
-    return f" [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]" if interval else ""
+    return f" [{interval[0]:{sign}z.3f}, {interval[1]:{sign}z.3f}]" if interval else ""
 
 
 def chance(work: Plan) -> float:

@@ -8,7 +8,7 @@ from experiments.measures import difference, parted
 from experiments.plan import Cell, Plan
 from experiments.replies import ReplyScores, replies_of
 from experiments.splits import OPTION
-from scoring.bootstrap import Bootstrap
+from scoring.bootstrap import Bootstrap, mean_of
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,20 @@ def drops(work: Plan, rows: list[dict[str, str]]) -> list[Drop]:
 
 def _drop(work: Plan, model: str, setting: str, cells: list[Cell], by_key: dict) -> Drop:
     kept = [replies_of(work.grid.folder, cell.key) for cell in cells]
+    known = [(cell, scores) for cell, scores in zip(cells, kept) if scores is not None]
+    if len(known) == len(cells):
+        return Drop(model, setting, len(cells), *pooled(known))
     seen, unseen = (
         float(np.mean([float(by_key[cell.key][f"{kind}_joint"]) for cell in cells]))
         for kind in ("seen", "unseen")
     )
-    known = [(cell, scores) for cell, scores in zip(cells, kept) if scores is not None]
-    interval = interval_of(known) if len(known) == len(cells) else None
-    return Drop(model, setting, len(cells), seen, unseen, interval)
+    return Drop(model, setting, len(cells), seen, unseen, None)
 
 
-def interval_of(cells: list[tuple[Cell, ReplyScores]]) -> list[float] | None:
-    """The bootstrap interval over contexts of the drop, all cells' replies together."""
+def pooled(cells: list[tuple[Cell, ReplyScores]]) -> tuple[float, float, list[float] | None]:
+    """Joint accuracy on seen and on unseen combinations over all cells' replies, and the drop's bootstrap interval over contexts."""
     contexts = [context for _, scores in cells for context in scores.contexts]
     values = np.concatenate([parted(scores.joint, scores.targets, cell.held_out) for cell, scores in cells])
-    return Bootstrap(contexts).intervals(values, {"drop": difference}).get("drop")
+    total = values.sum(axis=0)
+    interval = Bootstrap(contexts).intervals(values, {"drop": difference}).get("drop")
+    return float(mean_of(0, 1)(total)), float(mean_of(2, 3)(total)), interval
