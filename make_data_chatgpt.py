@@ -11,8 +11,6 @@ prepare_libraries()
 
 import argparse  # noqa: E402
 import asyncio  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
 from collections import Counter  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -20,10 +18,10 @@ import openai  # noqa: E402
 
 from common.errors import InputError  # noqa: E402
 from common.jsonl import write_jsonl  # noqa: E402
-from common.network import checked_address  # noqa: E402
 from common.schema import load_schema  # noqa: E402
-from common.secrets import keep_secret, redacted  # noqa: E402
+from common.secrets import redacted  # noqa: E402
 from dataset.synthesis.batch import settle_by_batch  # noqa: E402
+from dataset.synthesis.connection import KEY_VARIABLE, address_of, key_of  # noqa: E402
 from dataset.synthesis.costs import Meter, price_of  # noqa: E402
 from dataset.synthesis.files import Output, rejects  # noqa: E402
 from dataset.synthesis.journal import Journal  # noqa: E402
@@ -32,7 +30,6 @@ from dataset.synthesis.runner import Run  # noqa: E402
 from dataset.synthesis.service import FORMATS, OutOfService, RequestSettings, Service  # noqa: E402
 from dataset.synthesis.tasks import Task, persona_of, read_topics  # noqa: E402
 
-KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 TOPICS = Path(__file__).resolve().parent / "dataset" / "sample_topics"
 
 
@@ -171,28 +168,6 @@ def preview(tasks: list[Task], meter: Meter, batch: bool) -> None:
     )
 
 
-def key_of(options: argparse.Namespace) -> str:
-    """The key, and a warning where it came by the command line.
-
-    Raises:
-        InputError: where there is none.
-    """
-    key = (options.key or os.environ.get(KEY_VARIABLE) or "").strip()
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise InputError(
-            f"the key in {'--key' if options.key else KEY_VARIABLE} holds characters that no key has; copy it again"
-        )
-    if options.key:
-        print(
-            f"warning: a key on the command line can be seen by other users and stays in the shell's history; use {KEY_VARIABLE}",
-            file=sys.stderr,
-        )
-    if key:
-        keep_secret(key)
-        return key
-    raise InputError(f"no key: set {KEY_VARIABLE} (for a local server without keys, to any word)")
-
-
 def summary(outcomes: list[Outcome], run: Run, written: list[str], folder: Path, started_with: int) -> None:
     """What was kept, what was not and why, and what it cost."""
     kept = sum(outcome.dialogue is not None for outcome in outcomes)
@@ -223,11 +198,10 @@ def collect(
 ) -> Run:
     """Ask for every open task."""
     settings = RequestSettings(options.model, options.temperature, options.max_tokens, options.seed)
-    given = options.base_url or os.environ.get(ADDRESS_VARIABLE) or ""
-    address = checked_address(given, "--base-url" if options.base_url else ADDRESS_VARIABLE) if given else ""
+    given, address = address_of(options.base_url)
     connection = {
         "api_key": key,
-        "base_url": given or None,
+        "base_url": given,
         "timeout": options.timeout,
         "max_retries": options.max_retries,
     }
@@ -278,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         for answer in journal.answers.values():
             meter.add(answer)
         settled = sum(outcome_of(task, journal).next_attempt is None for task in tasks)
-        key = key_of(options) if settled < len(tasks) else None
+        key = key_of(options.key) if settled < len(tasks) else None
         run = collect(options, tasks, key, journal, meter) if key else Run(journal, None, meter)
         outcomes = [outcome_of(task, journal) for task in tasks]
         written = output.write(persona, [outcome for outcome in outcomes if outcome.dialogue is not None])

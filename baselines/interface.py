@@ -15,6 +15,9 @@ class Baseline(Protocol):
     Attributes:
         name: as results name it.
         has_strength: whether `write`'s strength changes anything.
+
+    One that learns from targets with several aspects says so by ``sees_combinations = True``; a grid's ``held_out`` then comes to
+    its training setting, as one text that `dataset.unseen.held_out_names` reads.
     """
 
     name: str

@@ -79,9 +79,11 @@ def main(argv: list[str] | None = None) -> int:
             )
             failed = runner.run()
     known = summaries(work, results.rows)
-    if not known:
+    if not {row["key"] for row in results.rows} & {cell.key for cell in work.cells}:
         raise InputError(f"no cell of {path} is measured yet; there is nothing to report in {grid.folder}")
-    print(f"-> {results.path}\n-> {write_table(work, known)}\n-> {write_frontier(work, known)}", flush=True)
+    print(f"-> {results.path}\n-> {write_table(work, known, results.rows)}", flush=True)
+    if known:
+        print(f"-> {write_frontier(work, known)}", flush=True)
     if failed:
         print(f"{failed} cells failed -> {grid.folder / 'failures.csv'}", flush=True)
     return 1 if failed else 0

@@ -15,6 +15,7 @@ from transformers import (
 
 from baselines.interface import Baseline, ChoosesAmongSamples, ReadsContexts
 from common.errors import InputError
+from common.peak_memory import PeakMemory
 from common.schema import Schema
 from dataset.dialogues import read_attribute_dialogues
 from dataset.tokenizers import SCRATCH_TEMPLATE
@@ -74,6 +75,10 @@ class BaselineKind(Kind):
 
     def __init__(self, method: type[Baseline]):
         self.method = method
+
+    def sees_combinations(self, options: dict) -> bool:
+        """What the method says of itself; its `TrainingSetting` then has a field ``held_out``."""
+        return getattr(self.method, "sees_combinations", False)
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
         """Everything that decides what the training comes to; the CVAE's values of the preset stand where an option of the same meaning is not given."""
@@ -166,8 +171,9 @@ class BaselineKind(Kind):
             **options,
         )
         started = time.monotonic()
-        baseline = self.method.train(setting, shared.setdefault("methods", {}))
-        return Trained(baseline, model.seed, round(time.monotonic() - started, 1))
+        with PeakMemory(device) as peak:
+            baseline = self.method.train(setting, shared.setdefault("methods", {}))
+        return Trained(baseline, model.seed, round(time.monotonic() - started, 1), peak.megabytes, device)
 
 
 def _preset(grid: Grid) -> tuple:
@@ -206,9 +212,9 @@ def _scratch(
 class Trained(TrainedSystem):
     """A baseline in memory; of one that chooses among samples, the last are kept for cells that only choose differently."""
 
-    def __init__(self, baseline: Baseline, seed: int, seconds: float):
-        super().__init__(seconds)
-        self.baseline, self.seed = baseline, seed
+    def __init__(self, baseline: Baseline, seed: int, seconds: float, memory: float, device: torch.device):
+        super().__init__(seconds, memory=memory)
+        self.baseline, self.seed, self.device = baseline, seed, device
         self.written: Samples | None = None
 
     def write(self, requests: list[Request], options: dict) -> Written:
@@ -216,7 +222,13 @@ class Trained(TrainedSystem):
         how = DecodingArguments(**{name: options[name] for name in DECODING})
         reads = isinstance(self.baseline, ReadsContexts)
         cut = context_warnings(self.baseline.model.cuts(requests, how)) if reads else []
-        return dataclasses.replace(self._written(requests, options, how), warnings=cut)
+        before = self.written
+        with PeakMemory(self.device) as peak:
+            written = self._written(requests, options, how)
+        if self.written is not None and self.written is not before:
+            self.written.memory = peak.megabytes
+        memory = max(peak.megabytes, self.written.memory if self.written else 0.0)
+        return dataclasses.replace(written, warnings=cut, memory=memory)
 
     def _written(self, requests: list[Request], options: dict, how: DecodingArguments) -> Written:
         own = {name: value for name, value in options.items() if name not in DECODING}
@@ -256,12 +268,14 @@ class Samples:
         asked: requests, decoding, strength and the method's own options that they were written for.
         texts: so many times a reply to every request.
         seconds: that they and their scores took, whichever cells they serve.
+        memory: the most megabytes held while they were written.
     """
 
     asked: tuple
     texts: list[list[str]]
     seconds: dict[str, float]
     found: CandidateScores | None = None
+    memory: float = 0.0
 
     def candidate_scores(self, baseline: ChoosesAmongSamples, likelihoods: bool) -> CandidateScores:
         """What the guides predict, and with the likelihoods if they are wanted; none is found twice."""

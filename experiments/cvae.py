@@ -7,7 +7,8 @@ import torch
 
 from common.content import content_of
 from common.errors import InputError
-from common.jsonl import read_json
+from common.jsonl import read_json, write_json
+from common.peak_memory import PeakMemory
 from common.provenance import relative
 from common.schema import Schema
 from experiments.grid import Grid
@@ -31,6 +32,7 @@ VITAL_SIGNS = (
     "latent_scale",
 )  # on dev, by CvaeTrainer
 STRIDE = 1_000_000  # between the seeds of the latents to choose from, so that the grid's own seeds stay apart
+MEMORY = "memory.json"  # beside a trained model: what its training held
 TOLERANCE = 0.01  # relative change under halving of the sampler's step that is worth a warning
 
 
@@ -90,14 +92,18 @@ class CvaeKind(Kind):
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Cvae":
         """Train the model into ``models/<name>/cvae``, or find it trained, and load it."""
         models = grid.folder / "models"
-        cvae.train(
-            *parsed(
-                cvae.OPTIONS,
-                "cvae",
-                model.given,
-                [*grid.words(models, model.name), "--seed", str(model.seed)],
+        there = (models / model.name / "cvae" / "stage.json").is_file()
+        with PeakMemory(device) as peak:
+            cvae.train(
+                *parsed(
+                    cvae.OPTIONS,
+                    "cvae",
+                    model.given,
+                    [*grid.words(models, model.name), "--seed", str(model.seed)],
+                )
             )
-        )
+        if not there:  # an interrupted training that went on counts from there, which holds as much
+            write_json(models / model.name / MEMORY, {"training_megabytes": peak.megabytes})
         return Cvae(models / model.name / "cvae", schema, device, model.seed)
 
 
@@ -107,11 +113,22 @@ class Cvae(TrainedSystem):
     def __init__(self, folder: Path, schema: Schema, device: torch.device, seed: int):
         record = read_json(folder / "stage.json")
         metrics = record["metrics"]
-        super().__init__(record["seconds"], {sign: metrics[sign] for sign in VITAL_SIGNS}, metrics["hash"])
+        memory = (read_json(folder.parent / MEMORY) or {}).get("training_megabytes")
+        signs = {sign: metrics[sign] for sign in VITAL_SIGNS}
+        super().__init__(record["seconds"], signs, metrics["hash"], memory)
         self.seed, self.generator = seed, CachingGenerator(folder, device, schema)
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """Latents, then text; raises `FloatingPointError` where the sampler's latents are not finite."""
+        before = self.generator.written
+        with PeakMemory(self.generator.device) as peak:
+            written = self._written(requests, options)
+        if self.generator.written is not before:
+            self.generator.memory = peak.megabytes
+        shared = self.generator.memory if options["best_of"] == 1 else 0.0
+        return dataclasses.replace(written, memory=max(peak.megabytes, shared))
+
+    def _written(self, requests: list[Request], options: dict) -> Written:
         control, decoding = arguments(options | {"seed": self.seed})
         seconds: dict[str, float] = {}
         if options["best_of"] > 1:
@@ -161,6 +178,7 @@ class CachingGenerator(ReplyGenerator):
         super().__init__(*args)
         self.known: tuple[list, Gaussian] | None = None
         self.written: tuple[tuple, Drafts, dict[str, float]] | None = None
+        self.memory = 0.0  # megabytes, the most held while `written` was
 
     def drafts(self, requests, control, how, seconds, on_text=None) -> Drafts:
         """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates, all scores included."""

@@ -8,9 +8,11 @@ import torch
 
 from common.devices import release_memory
 from common.options import CommonArguments
+from experiments.contexts import labelled
 from experiments.grid import Grid
 from experiments.options import parsed, words_of
 from generation.run import language_model_of
+from scoring.mauve import Mauve, mauve
 from scoring.scorer import Scorer
 from training import classifier, coherence
 
@@ -102,10 +104,17 @@ class Evaluators:
             else None
         )
         self.language_model = language_model_of(plan.what, plan.common, device)
+        self.people = [d.response for d in labelled(grid, schema) if d.response] if grid.mauve else []
         self.records, self.warnings = dict(self.first.records), self.first.warnings()
         if self.second is not None:
             self.records |= {f"second {name}": record for name, record in self.second.records.items()}
             self.warnings += [f"second {warning}" for warning in self.second.warnings()]
+
+    def mauve(self, replies: list[str]) -> Mauve | None:
+        """MAUVE of a cell's replies against people's, where the grid asks for it."""
+        return (
+            mauve(replies, self.people, self.language_model) if self.people and self.language_model else None
+        )
 
     def summary(self) -> dict[str, dict]:
         """What identifies every evaluator: accuracy on dev, base, hash."""

@@ -27,6 +27,8 @@ class Grid:
         targets: ``all``: every combination of aspects for every context; ``single``: one aspect at a time, see `experiments.contexts`.
         evaluators: a run's folder whose evaluators score the replies; None: the experiment trains its own.
         second_encoder: base of a second, independent set of attribute classifiers; None: no second set.
+        mauve: measure MAUVE against the people's replies of the contexts' split, see `scoring.mauve`.
+        ours: the model whose frontier the table compares with every other one's; None: the best ``cvae``.
         keep_models: False deletes a trained CVAE once its cells are measured.
         keep_replies: keep the scored replies of every cell in ``generations/<key>.jsonl``.
         sections: options for all models of a kind, over the preset's: ``classifier``, ``nli``, ``second_classifier``
@@ -49,6 +51,8 @@ class Grid:
     targets: str = "all"
     evaluators: Path | None = None
     second_encoder: str | None = None
+    mauve: bool = False
+    ours: str | None = None
     keep_models: bool = True
     keep_replies: bool = True
     sections: dict[str, dict] = field(default_factory=dict)
@@ -109,15 +113,16 @@ def read_grid(path: Path, **changes: object) -> Grid:
         "targets",
         "evaluators",
         "second_encoder",
+        "ours",
     )
-    known = (*texts, "limit", "seeds", "keep_models", "keep_replies", "models", *SECTIONS)
+    known = (*texts, "limit", "seeds", "mauve", "keep_models", "keep_replies", "models", *SECTIONS)
     for key, value in content.items():
         if key not in known:
             raise InputError(f"{path}: {key}: unknown key; known are {', '.join(known)}")
         wrong = None
         if key in texts and not isinstance(value, str):
             wrong = "a text"
-        elif key in ("keep_models", "keep_replies") and not isinstance(value, bool):
+        elif key in ("mauve", "keep_models", "keep_replies") and not isinstance(value, bool):
             wrong = "true or false"
         elif key == "limit" and not (_whole(value) and value > 0):
             wrong = "a number of rows"
@@ -143,6 +148,10 @@ def read_grid(path: Path, **changes: object) -> Grid:
     if "models" not in content:
         raise InputError(f"{path}: models: missing; expected names and their options")
     _check_models(path, content["models"])
+    if content.get("ours") not in (None, *content["models"]):
+        raise InputError(
+            f"{path}: ours: expected one of the models {', '.join(content['models'])}, found {content['ours']!r:.80}"
+        )
     sections = {name: content.pop(name) for name in SECTIONS if name in content}
     content |= {"seeds": tuple(content.get("seeds", (0,))), "path": path, "sections": sections}
     if "evaluators" in content:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.schema import Schema
+from common.schema import Schema, target_name
 from dataset.dialogues import every_nth
 from scoring.bootstrap import Bootstrap, mean_of
 from scoring.columns import Columns, Gatherer
@@ -18,6 +18,42 @@ OVERALL = (
     "length",
     "empty",
 )  # as in scoring.metrics.METRICS
+COST = (
+    "seconds_per_1000",
+    "seconds_training",
+    "memory_generation",
+    "memory_training",
+)  # seconds to write 1,000 replies and to train; most megabytes held meanwhile
+
+
+def seconds_per_1000(seconds: float, replies: int) -> float | None:
+    """Seconds for 1,000 replies: latents, decoding and choosing together, without scoring."""
+    return round(1000 * seconds / replies, 2) if replies else None
+
+
+UNSEEN = ("seen_joint", "unseen_joint", "unseen_drop", "unseen_drop_low", "unseen_drop_high")
+
+
+def unseen(rows: list[dict], held_out: tuple[str, ...]) -> dict[str, float | None]:
+    """`UNSEEN` of a cell with held-out combinations: joint accuracy on seen and on unseen ones, and what is lost from the one to
+    the other, with a 95 % bootstrap interval over contexts.
+
+    Args:
+        rows: scored generations, whose targets name every attribute.
+        held_out: the unseen combinations, as `common.schema.target_name` writes them.
+    """
+    joint = np.array(
+        [all(row["predicted"][name] == aspect for name, aspect in row["target"].items()) for row in rows]
+    )
+    values = parted(joint.astype(float), [target_name(row["target"]) for row in rows], held_out)
+    total = values.sum(axis=0)
+    interval = (
+        Bootstrap([tuple(row["context"]) for row in rows])
+        .intervals(values, {"drop": difference})
+        .get("drop", (None, None))
+    )
+    numbers = (mean_of(0, 1)(total), mean_of(2, 3)(total), difference(total))
+    return dict(zip(UNSEEN, (*map(float, numbers), *interval)))
 
 
 def columns_of(schema: Schema) -> list[str]:
@@ -27,6 +63,7 @@ def columns_of(schema: Schema) -> list[str]:
         "accuracy_joint",
         *(f"{name}.accuracy" for name in schema.names),
         "nli",
+        "mauve",
         "distinct2",
         *OVERALL,
     ]
@@ -91,3 +128,14 @@ def _rights(row: dict) -> tuple[float, float, float]:
         for key in ("predicted", "second_predicted")
     )
     return float(np.mean(second)), float(all(second)), float(all(second) and all(first))
+
+
+def parted(joint: np.ndarray, targets: list[str], held_out: tuple[str, ...]) -> np.ndarray:
+    """[N, 4]: joint accuracy and number of replies to seen combinations, and of those to unseen ones."""
+    unseen = np.array([target in held_out for target in targets], dtype=float)
+    return np.stack([joint * (1 - unseen), 1 - unseen, joint * unseen, unseen], axis=1)
+
+
+def difference(sums: np.ndarray) -> np.ndarray:
+    """Seen minus unseen, of sums of `parted` [..., 4]."""
+    return mean_of(0, 1)(sums) - mean_of(2, 3)(sums)

@@ -16,12 +16,14 @@ from experiments.evaluators import trainings
 from experiments.grid import Grid
 from experiments.human import HumanKind
 from experiments.options import converted, crossed, parsed
+from experiments.splits import OPTION, expanded
 from experiments.system import Kind, Model
 from generation import run
 from generation.control_weights import weights_text
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from model.bases import SCRATCH, load_config
+from scoring.mauve import check_package
 from training.inputs import compared_settings
 
 
@@ -33,12 +35,14 @@ class Cell:
         swept: those of the options that the grid crosses, and the model's crossed training options as
             ``training.<option>``.
         key: a hash of all that decides the cell's numbers.
+        held_out: combinations that are measured as unseen ones; empty: none.
     """
 
     model: Model
     options: dict
     swept: dict
     key: str
+    held_out: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -99,21 +103,38 @@ def plan(grid: Grid, schema: Schema) -> Plan:
     contexts = grid.contexts if grid.targets == "all" else f"{grid.contexts} {grid.targets}"
     # "judges" is the evaluators' name in the keys of version 0.1: another one would measure every finished cell anew
     measured = {"contexts": contexts, "judges": evaluators, "perplexity": perplexity, "data": data}
+    if grid.mauve:
+        _check_mauve(grid, schema, common, what)
+        measured["mauve"] = True
     cells: dict[str, Cell] = {}
-    for model, kind in _models(grid, data):
+    for model, kind, held_out in _models(grid, schema, data):
+        unseen = {OPTION: held_out} if held_out else {}
         where = f"models.{model.label}.generation"
         try:
             for options, swept in crossed(grid.models[model.label].get("generation", {})):
                 resolved = kind.generation(schema, defaults, options)
                 key = fingerprint(
-                    {"label": model.label, "model": model.name, "generation": _keyed(resolved), **measured},
+                    {"label": model.label, "model": model.name, "generation": _keyed(resolved)}
+                    | measured
+                    | unseen,
                     [],
                 )
                 columns = {f"training.{name}": value for name, value in model.swept.items()} | swept
-                cells.setdefault(key, Cell(model, resolved, columns, key))
+                cells.setdefault(key, Cell(model, resolved, columns, key, held_out))
         except InputError as error:
             raise grid.mistake(where, error) from None
     return Plan(grid, schema, list(cells.values()), requests, common, what)
+
+
+def _check_mauve(grid: Grid, schema: Schema, common: CommonArguments, what: run.GenerationArguments) -> None:
+    """Raises `InputError` where MAUVE cannot be measured: no package, no language model, or nobody's replies."""
+    check_package()
+    name = common.decoder if what.ppl_model == "decoder" else what.ppl_model
+    if name in (None, SCRATCH):
+        raise grid.mistake(
+            "mauve", "stands on the model of perplexity, and there is none; set generation: {ppl_model: ...}"
+        )
+    labelled(grid, schema)
 
 
 def _keyed(options: dict) -> dict:
@@ -123,7 +144,7 @@ def _keyed(options: dict) -> dict:
     return kept | ({"weights": weights_text(kept["weights"])} if "weights" in kept else {})
 
 
-def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:
+def _models(grid: Grid, schema: Schema, data: str) -> list[tuple[Model, Kind, tuple[str, ...]]]:
     found, known = [], kinds()
     for seed in grid.seeds:
         for label, entry in grid.models.items():
@@ -136,13 +157,21 @@ def _models(grid: Grid, data: str) -> list[tuple[Model, Kind]]:
                 continue  # nothing is trained, so another seed would say the same
             own = {name: value for name, value in entry.items() if name not in ("kind", "generation")}
             try:
-                for given, swept in crossed(own):
+                if OPTION in own and (kind.section is None or grid.targets != "all"):
+                    raise InputError(
+                        f"{OPTION}: its replies name one attribute each, so there is no combination"
+                    )
+                for given, swept in crossed(expanded(own, schema)):
                     given = (grid.section(kind.section) if kind.section else {}) | given
+                    held_out = tuple(given.pop(OPTION, "").split(",")) if OPTION in given else ()
+                    if held_out and kind.sees_combinations(given):
+                        given[OPTION] = ",".join(held_out)
                     options = kind.training(grid, given, seed)
                     name = fingerprint(
                         {"kind": entry["kind"], "options": options, "seed": seed, "data": data}, []
                     )
-                    found.append((Model(label, entry["kind"], seed, given, options, swept, name), kind))
+                    model = Model(label, entry["kind"], seed, given, options, swept, name)
+                    found.append((model, kind, held_out))
             except InputError as error:
                 raise grid.mistake(f"models.{label}", error) from None
     return found

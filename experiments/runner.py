@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from common.jsonl import write_json
 from common.provenance import command_line
 from experiments.cvae import VITAL_SIGNS
-from experiments.measures import columns_of
+from experiments.measures import COST, UNSEEN, columns_of
 from experiments.plan import Cell, Plan, kinds
 from experiments.pool import Pool
 from experiments.rows import RowsFile
@@ -32,7 +32,18 @@ FAILURE = ["key", "model", "kind", "seed", "options", "reason", "at", "date"]
 def results_of(plan: Plan) -> RowsFile:
     """The experiment's ``results.csv``, with the columns that the plan needs."""
     seconds, signs = [f"seconds_{name}" for name in SECONDS], [f"dev_{sign}" for sign in VITAL_SIGNS]
-    columns = [*CELL, *plan.swept, *columns_of(plan.schema), *seconds, *signs, *SAMPLER, *RECORD]
+    split = UNSEEN if any(cell.held_out for cell in plan.cells) else ()
+    columns = [
+        *CELL,
+        *plan.swept,
+        *columns_of(plan.schema),
+        *split,
+        *seconds,
+        *COST,
+        *signs,
+        *SAMPLER,
+        *RECORD,
+    ]
     return RowsFile(plan.grid.folder / "results.csv", columns)
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import InputError
-from experiments.measures import columns_of
+from experiments.measures import COST, columns_of, seconds_per_1000
 from experiments.plan import Plan
 
 DIALS = ("weights", "strength", "best_of", "n")  # generation options that are a method's strength
+WRITING = ("latents", "decoding", "choosing")  # what writing replies consists of
 TOLERANCE = 0.05  # coherence that a setting may lose against the best uncontrolled one
 
 
@@ -57,11 +58,12 @@ class Summary:
 
 
 def summaries(work: Plan, rows: list[dict[str, str]]) -> list[Summary]:
-    """The plan's settings that are measured, in the plan's order; rows of other plans in the same file do not count."""
+    """The plan's settings that are measured, in the plan's order; rows of other plans in the same file do not count, nor cells
+    with held-out combinations (`experiments.unseen`)."""
     by_key = {row.get("key"): row for row in rows}
     groups: dict[str, list[tuple]] = {}
     for cell in work.cells:
-        if row := by_key.get(cell.key):
+        if (row := by_key.get(cell.key)) and not cell.held_out:
             same = json.dumps(
                 [
                     cell.model.label,
@@ -71,7 +73,7 @@ def summaries(work: Plan, rows: list[dict[str, str]]) -> list[Summary]:
                 sort_keys=True,
             )
             groups.setdefault(same, []).append((cell, row))
-    return [_summary(group, columns_of(work.schema)) for group in groups.values()]
+    return [_summary(group, [*columns_of(work.schema), *COST]) for group in groups.values()]
 
 
 def _summary(group: list[tuple], columns: list[str]) -> Summary:
@@ -80,6 +82,8 @@ def _summary(group: list[tuple], columns: list[str]) -> Summary:
     for name in columns:
         known = _numbers(rows, name)
         values[name] = float(np.mean(known)) if known else None
+    if values["seconds_per_1000"] is None:
+        values["seconds_per_1000"] = _rate(rows)
     ends = {}
     for name in ("accuracy_joint", "nli"):
         if len(rows) > 1:
@@ -102,6 +106,12 @@ def _summary(group: list[tuple], columns: list[str]) -> Summary:
     return Summary(
         cell.model.label, cell.model.kind, swept, cell.options, dial, len(rows), values, ends, warned
     )
+
+
+def _rate(rows: list[dict[str, str]]) -> float | None:
+    """Seconds for 1,000 replies of rows that were measured before that was a column."""
+    spent = sum(sum(_numbers(rows, f"seconds_{part}")) for part in WRITING)
+    return seconds_per_1000(spent, int(sum(_numbers(rows, "replies_n")))) if spent else None
 
 
 def _numbers(rows: list[dict[str, str]], name: str) -> list[float]:

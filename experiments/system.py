@@ -33,13 +33,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Written:
-    """Replies, one per request, what they took, and what the sampler says of them."""
+    """Replies, one per request, what they took (seconds by part, most megabytes held), and the sampler's statistics."""
 
     requests: list[Request]
     replies: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
     sampler: dict[str, float | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    memory: float | None = None
 
 
 class TrainedSystem(ABC):
@@ -47,14 +48,19 @@ class TrainedSystem(ABC):
 
     Attributes:
         seconds: that its training took; None where nothing was trained.
+        memory: the most megabytes held while it was trained, see `common.peak_memory`; None where nothing was.
         signs: vital signs of its training on dev.
         hash: of its weights, where they lie on disk.
     """
 
     def __init__(
-        self, seconds: float | None = None, signs: dict[str, float] | None = None, hash: str | None = None
+        self,
+        seconds: float | None = None,
+        signs: dict[str, float] | None = None,
+        hash: str | None = None,
+        memory: float | None = None,
     ):
-        self.seconds, self.signs, self.hash = seconds, signs or {}, hash
+        self.seconds, self.signs, self.hash, self.memory = seconds, signs or {}, hash, memory
 
     @abstractmethod
     def write(self, requests: list[Request], options: dict) -> Written:
@@ -71,6 +77,14 @@ class Kind(ABC):
 
     section: str | None = None
     shares: bool = False
+
+    def sees_combinations(self, options: dict) -> bool:
+        """Whether such a model learns from targets with several aspects, so that held-out ones are to be kept from it.
+
+        Of one that does, `training` receives ``held_out`` among the options: the combinations as one text with commas between
+        them, which `dataset.unseen.held_out_names` reads.
+        """
+        return False
 
     @abstractmethod
     def training(self, grid: Grid, options: dict, seed: int) -> dict:

@@ -102,7 +102,7 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
         systems.append(
             {
                 "name": name,
-                "overall": measure(kept, seed),
+                "overall": measure(kept, seed) | _of_all(record, whole=len(kept) == len(columns)),
                 "by_target": parts,
                 "evaluators": record.get("evaluators", {}),
                 "warnings": record.get("warnings", []),
@@ -129,6 +129,12 @@ def compare(paths: list[Path], schema: Schema, seed: int = 0) -> dict:
         "metrics": list(METRICS),
         "differences": differences,
     }
+
+
+def _of_all(record: dict, whole: bool) -> dict[str, float | None]:
+    """MAUVE as it was measured when a system was scored, where all of its replies are compared."""
+    overall = record.get("overall") or {}
+    return {"mauve": overall["mauve"]} if whole and "mauve" in overall else {}
 
 
 def different_evaluators(systems: list[dict]) -> list[str]:

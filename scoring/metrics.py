@@ -50,6 +50,13 @@ METRICS = {
             "of the replies in their context by an external causal LM: exp of all nats over all tokens, nothing dropped",
         ),
         Metric(
+            "mauve",
+            "MAUVE",
+            "higher",
+            ".3f",
+            "likeness of all replies together to people's, in [0, 1], by a causal LM's states (Pillutla et al., 2021); no interval: it depends on how many there are",
+        ),
+        Metric(
             "bleu",
             "BLEU",
             "higher",

@@ -1,6 +1,7 @@
 """From per-reply values to the numbers of ``results.json``."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from scoring.bootstrap import FEW_CONTEXTS, Bootstrap, mean_of
 from scoring.columns import MEANS, Columns
 from scoring.metrics import OF_REPLIES
 from scoring.text_metrics import BLEU_STATISTICS, TOKENIZERS, corpus_bleu
+
+if TYPE_CHECKING:  # it brings torch, which sums do not need
+    from scoring.mauve import Mauve
 
 FORMAT = 1
 COHERENCE_MARGIN = 0.05  # what replies must have over random ones to count as better
@@ -161,6 +165,7 @@ def results(
     run: dict,
     seed: int = 0,
     references: dict | None = None,
+    mauve: "Mauve | None" = None,
 ) -> dict:
     """The whole of ``results.json``.
 
@@ -169,12 +174,16 @@ def results(
         references: the overall M of real replies to the same requests by the same evaluators, or None.
         evaluators: name -> accuracy, base, hash, and what their training measured on dev.
         run: command, seed, configuration, versions, revision, device, nfe and seconds per stage.
+        mauve: of all replies against people's, where it was asked for; the overall M then has it.
     """
     parts = (  # one at a time
         (name, columns.take(np.flatnonzero(columns.target == number)))
         for number, name in enumerate(columns.targets)
     )
     overall = measure(columns, seed)
+    if mauve is not None:
+        overall["mauve"], run = mauve.value, run | {"mauve": mauve.record()}
+        warnings = warnings + mauve.warnings()
     return {
         "format": FORMAT,
         "overall": overall,

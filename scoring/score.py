@@ -31,6 +31,7 @@ from scoring.systems import checked_name  # noqa: E402
 from scoring.table import table  # noqa: E402
 
 if TYPE_CHECKING:  # torch is needed only where a model scores
+    from scoring.mauve import Mauve
     from scoring.perplexity import PerplexityModel
     from scoring.scorer import Scorer
 
@@ -159,6 +160,34 @@ def baseline_of(
     return None, [line]
 
 
+def mauve_of(
+    replies: list[str],
+    source: Path,
+    others: list[Path],
+    schema: Schema,
+    language_model: "PerplexityModel",
+    seed: int,
+) -> "Mauve":
+    """MAUVE of replies against people's: those of dialogue files, else the references in the generations file, each once.
+
+    Raises:
+        InputError: naming file and line of a row that cannot be used, or without the package.
+    """
+    from dataset.dialogues import read_dialogues
+    from scoring.mauve import mauve
+
+    if others:
+        people = [d.response for path in others for d in read_dialogues(path, schema) if d.response]
+    else:
+        pairs = {
+            (tuple(row["context"]), row["reference"])
+            for row in read_generations(source, schema)
+            if row["reference"]
+        }
+        people = sorted(reference for _, reference in pairs)
+    return mauve(replies, people, language_model, seed)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,6 +207,18 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--device", help="cpu, cuda or mps (default: CUDA, MPS or CPU, in that order)")
     options.add_argument(
         "--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)"
+    )
+    options.add_argument(
+        "--mauve",
+        action="store_true",
+        help="also MAUVE against people's replies, by the states of --ppl-model (pip install mauve-text)",
+    )
+    options.add_argument(
+        "--references",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="dialogue files with people's replies for MAUVE (default: the references in the file)",
     )
     ppl = options.add_argument_group("perplexity (default: what the file has)")
     ppl.add_argument("--ppl-model", help="causal LM: folder or hub name")
@@ -259,6 +300,12 @@ def main(argv: list[str] | None = None) -> int:
     """Score and print the tables; returns the exit status."""
     options = parser().parse_args(argv)
     schema, files = load_schema(options.schema), files_of(options)
+    if options.mauve and not options.ppl_model:
+        raise InputError("--mauve stands on a causal LM's states; name it with --ppl-model")
+    if options.mauve:
+        from scoring.mauve import check_package
+
+        check_package()
     with ExitStack() as locks:
         for path, name, run in files:
             place = run / "generations" / name if run else path.with_suffix("")
@@ -309,6 +356,9 @@ def score_files(
                 },
             },
             seed=options.seed,
+            mauve=mauve_of(columns.replies, path, options.references, schema, language_model, options.seed)
+            if options.mauve and language_model
+            else None,
         )
         write_json(place, record)
         if run and name == "control":

@@ -22,6 +22,7 @@ class Answer:
         attempt: 0 for the first answer, 1 for the repair.
         text: as it came.
         tokens_in, tokens_out: as the service counted them; 0 where it did not.
+        logprobs: of the first tokens, where they were asked for and given: token -> log-probability, the one that was sampled first.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Answer:
     tokens_in: int = 0
     tokens_out: int = 0
     batch: bool = False
+    logprobs: list[dict[str, float]] | None = None
 
 
 SENT = Fields({"key": str, "attempt": int}, ("key", "attempt"))
@@ -43,6 +45,7 @@ ANSWER = Fields(
         "tokens_in": Number(0),
         "tokens_out": Number(0),
         "batch": bool,
+        "logprobs": Maybe(Items(Values(Number()))),
     },
     SENT.needed,
 )
@@ -145,7 +148,10 @@ class Journal:
 
     def write_answer(self, answer: Answer) -> None:
         """Keep an answer."""
-        self._write({"kind": "answer", **answer.__dict__})
+        given = {
+            name: value for name, value in answer.__dict__.items() if (name, value) != ("logprobs", None)
+        }
+        self._write({"kind": "answer", **given})
 
     def write_sent(self, key: str, attempt: int) -> None:
         """Note that a request is about to leave."""

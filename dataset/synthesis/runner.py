@@ -4,7 +4,9 @@ import asyncio
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import openai
 from tqdm import tqdm
@@ -25,6 +27,8 @@ class Run:
         stopped: why no more requests are made; None while they are.
         failures: how often the service gave no answer, by reason.
         unanswered: requests that a batch brought no answer to; they are not put into another one in this run.
+        outcome_of: what a task's answers in the journal amount to.
+        unit: what is counted, for the bar.
     """
 
     journal: Journal
@@ -38,6 +42,8 @@ class Run:
     under_way: int = 0
     missed: int = 0  # requests in a row, of different tasks, that got no answer
     unanswered: set[str] = field(default_factory=set)
+    outcome_of: Callable[[Any, Journal], Any] = outcome_of
+    unit: str = "dialogues"
 
     def stop(self, reason: str) -> None:
         """Make no more requests; those under way are waited for. The first reason counts."""
@@ -54,7 +60,7 @@ class Run:
 
     async def settle(self, task: Task) -> Outcome:
         """Ask for a task until it is kept or rejected, or until no more requests are made."""
-        outcome = outcome_of(task, self.journal)
+        outcome = self.outcome_of(task, self.journal)
         while outcome.next_attempt is not None and self.may_ask(task):
             self.under_way += 1
             try:
@@ -71,7 +77,7 @@ class Run:
                 self.under_way -= 1
             self.missed = 0
             self.meter.add(answer)
-            outcome = outcome_of(task, self.journal)
+            outcome = self.outcome_of(task, self.journal)
         return outcome
 
     def miss(self, error: Unavailable) -> None:
@@ -98,7 +104,7 @@ class Run:
         remaining = iter(tasks)
         bar = tqdm(
             total=len(tasks),
-            desc="dialogues",
+            desc=self.unit,
             unit="",
             dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 60,

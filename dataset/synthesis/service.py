@@ -1,6 +1,7 @@
 """The language model's service: one chat request at a time, in the strictest answer format that the server takes."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from common.secrets import redacted
 from dataset.synthesis.answers import without_reasoning
 from dataset.synthesis.costs import estimated_tokens
 from dataset.synthesis.journal import Answer, Journal, text_of
-from dataset.synthesis.tasks import Task, answer_schema, repair_messages
+from dataset.synthesis.tasks import Task, answer_schema
 
 FORMATS = ("json_schema", "json_object", "text")  # strictest first
 FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
@@ -23,6 +24,7 @@ QUICK_RETRIES = 2  # until the service has answered once: a wrong address is to 
 PATIENCE = (
     4  # requests in a row without an answer, of a service that has not answered yet, before the run ends
 )
+POSITIONS = 16  # tokens of an answer whose log-probabilities are kept
 LONG_PATIENCE = 10  # the same of one that has
 FILTERED = re.compile(
     r"content[ _-]?(?:filter|management|policy|violation)|responsible ?ai|moderation|was flagged|safety (?:system|polic|setting|filter)|"
@@ -89,8 +91,8 @@ def messages_for(task: Task, attempt: int, last: Answer | None, reason: str | No
     return (
         task.messages()
         if attempt == 0 or last is None
-        else repair_messages(
-            task, without_reasoning(last.text) or last.text, reason or "it has the wrong form"
+        else task.repair_messages(
+            without_reasoning(last.text) or last.text, reason or "it has the wrong form"
         )
     )
 
@@ -337,7 +339,27 @@ def answer_of(
         if tokens[1] is not None
         else estimated_tokens(json.dumps(message, ensure_ascii=False)),
         batch=batch,
+        logprobs=_logprobs(choice.get("logprobs")),
     )
+
+
+def _logprobs(found: object) -> list[dict[str, float]] | None:
+    """The first tokens' log-probabilities, the sampled token's first; None where there are none, or not in the usual form."""
+    content = found.get("content") if isinstance(found, dict) else None
+    if not isinstance(content, list):
+        return None
+    positions: list[dict[str, float]] = []
+    for place in content[:POSITIONS]:
+        tokens: dict[str, float] = {}
+        alternatives = place.get("top_logprobs") if isinstance(place, dict) else None
+        for one in [place, *(alternatives if isinstance(alternatives, list) else [])]:
+            token, value = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
+            if isinstance(token, str) and isinstance(value, (int, float)) and math.isfinite(value):
+                tokens.setdefault(text_of(token), float(value))
+        if not tokens:
+            return positions or None
+        positions.append(tokens)
+    return positions or None
 
 
 def message_of(error: Exception) -> str:

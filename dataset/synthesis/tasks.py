@@ -85,11 +85,14 @@ class Task:
         )
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
-
-def repair_messages(task: Task, answer: str, reason: str) -> list[dict[str, str]]:
-    """The chat that asks once more after an answer that cannot be used."""
-    again = f"This cannot be used: {reason}. Write the dialogue again, with everything as asked for, as JSON only."
-    return [*task.messages(), {"role": "assistant", "content": answer}, {"role": "user", "content": again}]
+    def repair_messages(self, answer: str, reason: str) -> list[dict[str, str]]:
+        """The chat that asks once more after an answer that cannot be used."""
+        again = f"This cannot be used: {reason}. Write the dialogue again, with everything as asked for, as JSON only."
+        return [
+            *self.messages(),
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": again},
+        ]
 
 
 def answer_schema(turns: int) -> dict:

@@ -333,6 +333,89 @@ def test_best_of_n_takes_each_reply_s_latent_of_least_energy():
     assert system.best([], cvae.ControlArguments(seed=4), 8, 1).z.tolist() == [[0.0] * 3] * 2
 
 
+# --- unseen combinations -----------------------------------------------------------------------------------------------
+
+
+def test_held_out_combinations_are_measured_apart(grid_file, parrot):
+    """A method that sees single aspects alone is trained once and writes once; its replies are divided eight times."""
+    path = grid_file(
+        {"parrot": {"kind": "parrot", "held_out": "hold-out", "generation": {"strength": [1, 2]}}}
+    )
+    assert main([str(path)]) == 0
+    rows = rows_of(path)
+    assert len(rows) == 16 and len(parrot.trained) == 1 and parrot.written == [1.0, 2.0]
+    one = [row for row in rows if row["strength"] == "1"]
+    assert (
+        len({row["training.held_out"] for row in one}) == 8
+        and len({row["accuracy_joint"] for row in one}) == 1
+    )
+    for row in one:
+        seen, unseen, both = (float(row[name]) for name in ("seen_joint", "unseen_joint", "accuracy_joint"))
+        assert both == pytest.approx((7 * seen + unseen) / 8)
+        assert float(row["unseen_drop"]) == pytest.approx(seen - unseen)
+        assert float(row["unseen_drop_low"]) <= seen - unseen <= float(row["unseen_drop_high"])
+    # over all splits every combination is unseen once and seen seven times, so that nothing is lost
+    table = (path.parent / "experiments" / "grid" / "table.md").read_text()
+    (line,) = [line for line in table.splitlines() if line.startswith("| parrot | strength=1 ")]
+    assert line.split("|")[3].strip() == "8" and "+0.000 [+0.000, +0.000]" in line
+    assert not (path.parent / "experiments" / "grid" / "frontier.png").exists()
+    before = path.with_suffix(".csv")
+    assert main([str(path)]) == 0 and not before.exists() and len(parrot.trained) == 1
+
+
+def test_held_out_combinations_are_kept_from_what_learns_from_them(grid_file, parrot, monkeypatch):
+    monkeypatch.setattr(parrot, "sees_combinations", True, raising=False)
+
+    @dataclass(frozen=True)
+    class Seeing(TrainingSetting):
+        held_out: str = ""
+
+    monkeypatch.setattr(sys.modules["baselines.registry"], "TrainingSetting", Seeing)
+    asked = ["plain+optimistic+critical", "lyrical+optimistic+critical,plain+pessimistic+emotional"]
+    path = grid_file({"parrot": {"kind": "parrot", "held_out": asked}, "all": {"kind": "parrot"}})
+    assert main([str(path)]) == 0
+    canonical = ["plain+optimistic+critical", "plain+pessimistic+emotional,lyrical+optimistic+critical"]
+    assert [setting.held_out for setting in parrot.trained] == [*canonical, ""]
+    assert [row["unseen_joint"] != "" for row in rows_of(path)] == [True, True, False]
+    table = (path.parent / "experiments" / "grid" / "table.md").read_text()
+    assert "## Unseen combinations" in table and "## The best setting of each model" in table
+
+
+# --- frontiers -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_begins_with_where_ours_is_ahead(grid_file, parrot):
+    pytest.importorskip("pymoo")
+    models = {
+        "parrot": PARROT,
+        "other": {"kind": "parrot", "generation": {"strength": [4, 5], "tail": " and on"}},
+    }
+    path = grid_file(models, seeds=[0, 1], ours="other")
+    assert main([str(path)]) == 0
+    folder = path.parent / "experiments" / "grid"
+    lines = (folder / "table.md").read_text().splitlines()
+    assert (
+        lines[2].startswith("- other is ")
+        and "every coherence that both reach" in lines[2]
+        or "any coherence" in lines[2]
+    )
+    assert "s per 1,000" in "".join(lines) and "memory MB" in "".join(lines)
+    with open(folder / "frontiers.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["model"], second["model"], second["ours"]) == ("other", "parrot", "other")
+    assert (second["settings"], second["seeds"]) == ("3", "2")
+    assert (
+        float(second["hypervolume_low"]) <= float(second["hypervolume"]) <= float(second["hypervolume_high"])
+    )
+    assert float(second["behind_ours"]) == pytest.approx(
+        float(first["hypervolume"]) - float(second["hypervolume"])
+    )
+    for row in rows_of(path):
+        writing = sum(float(row[f"seconds_{part}"] or 0) for part in ("latents", "decoding", "choosing"))
+        assert float(row["seconds_per_1000"]) == pytest.approx(1000 * writing / 16, abs=0.01)
+        assert float(row["memory_generation"]) >= 0 and float(row["memory_training"]) >= 0
+
+
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 OURS = {"kind": "cvae"}
@@ -342,6 +425,18 @@ OURS = {"kind": "cvae"}
     ("models", "changes", "message"),
     [
         ({"m": OURS}, {"modles": {}}, "modles: unknown key; known are name"),
+        ({"m": OURS}, {"ours": "n"}, "ours: expected one of the models parrot, m, found 'n'"),
+        ({"m": OURS}, {"mauve": True}, "mauve: stands on the model of perplexity, and there is none"),
+        (
+            {"m": OURS | {"held_out": "half"}},
+            {},
+            "models.m.held_out: unknown aspect 'half'",
+        ),
+        (
+            {"m": {"kind": "human", "held_out": "acd"}},
+            {},
+            "models.m.held_out: its replies name one attribute each, so there is no combination",
+        ),
         ({"m": OURS}, {"seeds": 3}, "seeds: expected a list of different whole numbers, found 3"),
         (
             {"m": OURS},
