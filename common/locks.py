@@ -1,6 +1,5 @@
 """One process at a time: what two starts of the same work would break."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,28 +7,30 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from common.errors import InputError
+from common.processes import by_first
 
 
 @contextmanager
 def exclusive(place: Path, what: str) -> Iterator[None]:
     """Work on a file or folder that no other process works on meanwhile; the lock ends with the process, however it ends.
 
-    The processes of one training (``torchrun``) are one worker: the first of them holds the lock.
+    Several processes of one work (`common.processes`) are one worker: the first of them holds the lock.
 
     Raises:
         InputError: where another process holds it.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
-        yield
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place.with_name(f".{place.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{what}: another process is at work on {place}; wait for it to end, or choose another --run"
-        ) from None
+
+    def take() -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{what}: another process is at work on {place}; wait for it to end, or choose another --run"
+            ) from None
+
+    by_first(take)
     try:
         yield
     finally:

@@ -184,6 +184,7 @@ class MiracleModel(PreTrainedModel):
         weights: LossWeights,
         noise: torch.Tensor | None = None,
         response_length: int | None = None,
+        rows: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
 
@@ -194,6 +195,8 @@ class MiracleModel(PreTrainedModel):
             noise: standard normal [B, D] for the posterior sample; drawn where None.
             response_length: all labels lie in that many last columns, so that the vocabulary's logits, the largest
                 tensor of a step, need not be computed for the context's tokens; None: for all.
+            rows: only the first so many examples count; 0 in a process for which a step has none, and which computes along
+                with the others; None: all.
 
         Returns:
             `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
@@ -218,7 +221,7 @@ class MiracleModel(PreTrainedModel):
             aspect=aspect,
             free_bits=weights.free_bits,
         )
-        return weighted_sum(given, weights)
+        return weighted_sum(given if rows is None else given.first(rows), weights)
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """Recompute all layers in the backward pass, by a route that keeps the prefix (`model.checkpointing`)."""

@@ -12,6 +12,7 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments,
 from common.devices import memory_used
 from common.errors import InputError
 from common.options import CommonArguments, at_least, within
+from common.processes import by_first, several
 from common.provenance import relative
 from common.schema import Schema, load_schema
 from dataset.batching import CvaeCollator, cvae_dataset
@@ -35,6 +36,8 @@ from training.inputs import Inputs, compared_settings, dialogue_files
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
 
 VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
+
+NOT_RECORDED = "cvae: with several processes steps are not recorded as CUDA graphs; on small models that can cost half of the speed (docs/performance.md), --graphs false on one GPU shows how much"
 
 CONFIG = MiracleConfig()  # the owner of the defaults
 
@@ -247,6 +250,8 @@ class LossArguments:
     def settings(self) -> dict:
         """What decides a training; without further terms the same as before there were any, so that those trainings count."""
         settings = dataclasses.asdict(self)
+        if self.context_weight:
+            settings["context_first_token"] = "left out"  # it counted where there was padding before it
         return settings if self.term_weights else {k: v for k, v in settings.items() if k != "term_weights"}
 
 
@@ -461,7 +466,7 @@ def _train(
     loss: LossArguments,
     training: TrainingArguments,
 ) -> None:
-    if (record := stage.finished()) and not common.overwrite:
+    if (record := by_first(stage.finished)) and not common.overwrite:
         print(f"cvae: already trained ({record['seconds']:.0f} s)", flush=True)
         return
     train_rows, dev_rows = (
@@ -490,6 +495,8 @@ def _train(
         options.use_context,
     )
     graphs = loss.graphs and can_record(arguments)
+    if loss.graphs and several() and arguments.device.type == "cuda":
+        print(NOT_RECORDED, flush=True)
     trainer = CvaeTrainer(
         model=model,
         args=arguments,
@@ -520,8 +527,10 @@ def _train(
         if model.config.lora_rank
         else ""
     )
+    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    shared = f", {rows} of them a step in {arguments.world_size} processes" if several() else ""
     print(
-        f"cvae: {millions:.1f} M parameters{adapters}, {len(trainer.train_dataset)} training dialogues",
+        f"cvae: {millions:.1f} M parameters{adapters}, {len(trainer.train_dataset)} training dialogues{shared}",
         flush=True,
     )
     seconds = run_trainer(trainer, stage)
@@ -538,7 +547,7 @@ def _train(
         metrics["hash"] = bases.weights_hash(folder)
         metrics["history"] = trainer.state.log_history
 
-    stage.finish(save, metrics, seconds, load_cvae)
+    by_first(lambda: stage.finish(save, metrics, seconds, load_cvae))
     print(
         f"cvae: dev reconstruction {metrics['reconstruction']:.3f} nats/token, KL {metrics['kl_unclamped']:.1f} nats, latent heads "
         f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s{held} -> {stage.folder}",

@@ -1,10 +1,13 @@
 """The CVAE's training loop: `transformers.Trainer` with our loss, its terms in the log, and vital signs on dev."""
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
+from common import processes
+from dataset.sharing import without_rows
 from model.cvae import MiracleModel
-from model.losses import LossWeights
+from model.losses import LossWeights, mean_over_processes, sum_over_processes
 from model.prior import of_attribute
 from model.schedule import kl_weight
 from training.recorded_step import GraphedStep
@@ -35,6 +38,8 @@ class CvaeTrainer(StageTrainer):
         new_learning_rate: of the layers that come from no base; the bases take ``args.learning_rate``.
         graphs: compute gradients by CUDA graphs (`training.recorded_step`), where `can_record` says so.
     """
+
+    blank = staticmethod(without_rows)
 
     def __init__(self, *args, settings, new_learning_rate: float, graphs: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -136,12 +141,11 @@ class CvaeTrainer(StageTrainer):
             self.graphed.forget()  # evaluation needs the memory
         generator = torch.Generator().manual_seed(0)
         total, count = None, 0
-        for batch in self.get_eval_dataloader(eval_dataset):
+        for batch in self._dev_batches(eval_dataset):
             batch = self._prepare_inputs(batch)
-            size = batch["attribute"].shape[0]
-            noise = torch.randn(2, size, model.config.latent_size, generator=generator).to(
-                batch["attribute"].device
-            )
+            size = self._rows_of_all(batch)
+            noise = self._own_rows(torch.randn(2, size, model.config.latent_size, generator=generator))
+            noise = noise.to(batch["attribute"].device)
             with self.accelerator.autocast():  # the unwrapped model has none of its own
                 terms = model(**batch, weights=weights, noise=noise[0])
                 signs = self._vital_signs(model, batch, noise)
@@ -156,6 +160,27 @@ class CvaeTrainer(StageTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _dev_batches(self, rows: Dataset | None) -> DataLoader:
+        """Of several processes each has its rows of every batch, so that means over batches are those of one process."""
+        if not processes.several():
+            return self.get_eval_dataloader(rows)
+        rows = self.eval_dataset if rows is None else rows
+        return self.shared_loader(rows, self.eval_order(rows), self.args.eval_batch_size)
+
+    @staticmethod
+    def _rows_of_all(batch: dict[str, torch.Tensor]) -> int:
+        """How many examples a batch has in all processes together."""
+        own = torch.tensor(
+            float(batch.get("rows", len(batch["attribute"]))), device=batch["attribute"].device
+        )
+        return int(sum_over_processes(own))
+
+    @staticmethod
+    def _own_rows(values: torch.Tensor) -> torch.Tensor:
+        """Of a batch of all processes [.., rows, D] this one's, or the first for a filler."""
+        own = values[..., processes.rank() :: processes.count(), :]
+        return own if own.shape[-2] else values[..., :1, :]
+
     @staticmethod
     def _vital_signs(
         model: MiracleModel, batch: dict[str, torch.Tensor], noise: torch.Tensor
@@ -168,4 +193,6 @@ class CvaeTrainer(StageTrainer):
         correct = torch.zeros_like(attribute, dtype=torch.float)
         for k, logits in enumerate(model.heads(prior.sample(noise[1]))):
             correct += (attribute == k) & (logits.argmax(-1) == aspect)
-        return correct.mean(), posterior.sample(noise[0]).pow(2).mean().sqrt()
+        rows = batch.get("rows", len(attribute))
+        squares = posterior.sample(noise[0]).pow(2).mean(1)
+        return mean_over_processes(correct[:rows]), mean_over_processes(squares[:rows]).sqrt()

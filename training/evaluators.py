@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from datasets import Dataset
 from scipy.special import softmax
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from common import processes
 from common.errors import InputError
 from common.options import at_least, within
 from dataset.batching import ClassifierCollator
-from dataset.encoding import SHORTEST
+from dataset.encoding import IGNORED, SHORTEST
 from model.bases import ScratchSize, weights_hash
+from model.losses import sum_over_processes
 from scoring.calibration import dev_report
 from scoring.evaluators import Evaluator, majority_warning, save_classifier
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
@@ -105,6 +108,26 @@ def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
+class EvaluatorTrainer(StageTrainer):
+    """Trains a sequence classifier by the mean cross-entropy of a step's rows, those of all processes."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean; accumulation divides it
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The mean over all processes' rows, times their number, by which the averaging of gradients divides it."""
+        if not processes.several() or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        own = F.cross_entropy(
+            outputs.logits.float(), labels, reduction="sum", label_smoothing=self.args.label_smoothing_factor
+        )
+        loss = own * processes.count() / sum_over_processes((labels != IGNORED).float().sum())
+        return (loss, outputs) if return_outputs else loss
+
+
 def train_evaluator(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -129,7 +152,7 @@ def train_evaluator(
     if doubt := doubt_of(list(train["labels"]), list(dev["labels"]), names):
         print(f"warning: {stage.name} will be {doubt}", flush=True)
     check_length(model, max([*train["length"], *dev["length"]], default=1))
-    trainer = StageTrainer(
+    trainer = EvaluatorTrainer(
         model=model,
         args=resolved_arguments(training, stage, precision, label_names=["labels"]),
         train_dataset=train,
@@ -158,7 +181,7 @@ def train_evaluator(
     def load(folder: Path) -> None:
         Evaluator.load(folder, stage.name, torch.device("cpu"), {}, names)
 
-    record = stage.finish(save, metrics, seconds, load)
+    record = processes.by_first(lambda: stage.finish(save, metrics, seconds, load))
     if line := majority_warning(stage.name, metrics):
         print(f"warning: {line}", flush=True)
     return record
