@@ -129,7 +129,7 @@ class MiracleModel(PreTrainedModel):
     def freeze_in(self, dtype: torch.dtype) -> None:
         """Keep the frozen weights in a smaller type; what is trained stays as it is."""
         for parameter in self.parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
 
     def merge(self) -> None:
@@ -169,7 +169,19 @@ class MiracleModel(PreTrainedModel):
         encoder = self.posterior_encoder or self.prior_encoder
         return gaussian_from_parameters(self.posterior(encoder(ids, mask, types)))
 
-    def forward(
+    def forward(self, *args, weights: LossWeights, **kwargs) -> dict[str, torch.Tensor]:
+        """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
+
+        Args:
+            args, kwargs: as for `loss_inputs`.
+            weights: see `LossWeights`.
+
+        Returns:
+            `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
+        """
+        return weighted_sum(self.loss_inputs(*args, weights=weights, **kwargs), weights)
+
+    def loss_inputs(
         self,
         context_ids: torch.Tensor,
         context_mask: torch.Tensor,
@@ -185,8 +197,8 @@ class MiracleModel(PreTrainedModel):
         noise: torch.Tensor | None = None,
         response_length: int | None = None,
         rows: int | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
+    ) -> LossInputs:
+        """What the terms of a batch's loss are computed from, each process its own examples.
 
         Args:
             context_*, posterior_*, decoder_*, labels: [B, T] each with its own T; see `dataset.batching.CvaeCollator`.
@@ -197,9 +209,6 @@ class MiracleModel(PreTrainedModel):
                 tensor of a step, need not be computed for the context's tokens; None: for all.
             rows: only the first so many examples count; 0 in a process for which a step has none, and which computes along
                 with the others; None: all.
-
-        Returns:
-            `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
         """
         priors = self.encode_prior(context_ids, context_mask)
         prior = of_attribute(priors, attribute)
@@ -221,7 +230,7 @@ class MiracleModel(PreTrainedModel):
             aspect=aspect,
             free_bits=weights.free_bits,
         )
-        return weighted_sum(given if rows is None else given.first(rows), weights)
+        return given if rows is None else given.first(rows)
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """Recompute all layers in the backward pass, by a route that keeps the prefix (`model.checkpointing`)."""

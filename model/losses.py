@@ -166,6 +166,29 @@ class LossInputs:
     aspect: torch.Tensor
     free_bits: float
 
+    @property
+    def differentiable(self) -> list[torch.Tensor]:
+        """The tensors through which gradients go back to the weights."""
+        gaussians = [self.prior.mean, self.prior.logvar, self.posterior.mean, self.posterior.logvar]
+        return [self.token_losses, *gaussians, self.z, *self.logits]
+
+    def replace(self, tensors: list[torch.Tensor]) -> "LossInputs":
+        """The same with others for `differentiable`."""
+        losses, *gaussians, z = tensors[:6]
+        return LossInputs(
+            losses,
+            self.labels,
+            self.attention_mask,
+            self.reads_context,
+            Gaussian(*gaussians[:2]),
+            Gaussian(*gaussians[2:]),
+            z,
+            tensors[6:],
+            self.attribute,
+            self.aspect,
+            self.free_bits,
+        )
+
     def first(self, rows: int) -> "LossInputs":
         """Of the first so many examples."""
         return LossInputs(

@@ -7,21 +7,21 @@ from transformers import TrainingArguments
 from common import processes
 from dataset.sharing import without_rows
 from model.cvae import MiracleModel
-from model.losses import LossWeights, mean_over_processes, sum_over_processes
+from model.losses import LossInputs, LossWeights, mean_over_processes, sum_over_processes, weighted_sum
 from model.prior import of_attribute
 from model.schedule import kl_weight
 from training.recorded_step import GraphedStep
+from training.shared_step import SharedStep
 from training.trainer import StageTrainer
 
 SHAPES = 16  # lengths are multiples of it where steps are recorded
 
 
 def can_record(args: TrainingArguments) -> bool:
-    """Whether training steps may be CUDA graphs: one GPU, and nothing in a step that looks back at the host."""
+    """Whether training steps may be CUDA graphs: a GPU each, and nothing in a step that looks back at the host."""
     return (
         args.device.type == "cuda"
         and args.n_gpu == 1
-        and args.world_size == 1
         and not (args.fp16 or args.gradient_checkpointing or args.torch_compile)
     )
 
@@ -43,13 +43,12 @@ class CvaeTrainer(StageTrainer):
 
     def __init__(self, *args, settings, new_learning_rate: float, graphs: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.graphed = (
-            GraphedStep(
-                self._weighted, [p for p in self.model.parameters() if p.requires_grad], self.args.device
-            )
-            if graphs
-            else None
-        )
+        self.graphed: GraphedStep | SharedStep | None = None
+        trained, device = [p for p in self.model.parameters() if p.requires_grad], self.args.device
+        if graphs and processes.several():
+            self.graphed = SharedStep(self._loss_inputs, self._terms, trained, device)
+        elif graphs:
+            self.graphed = GraphedStep(self._weighted, trained, device)
         self.settings, self.new_learning_rate = settings, new_learning_rate
         self.model_accepts_loss_kwargs = False  # our loss is a mean already; accumulation divides it
         self.sums: torch.Tensor | None = None  # of the loss terms since the last log, kept on the device
@@ -76,7 +75,21 @@ class CvaeTrainer(StageTrainer):
         scale = 1.0 / self.current_gradient_accumulation_steps
         values = self.graphed(self._prepare_inputs(inputs), float(self.current_weights()["kl"]), scale)
         self._note(values)
+        if isinstance(self.graphed, SharedStep) and self.accelerator.sync_gradients:
+            self.graphed.average()
         return values[0] * scale
+
+    def _loss_inputs(self, batch) -> LossInputs:
+        """What the loss is computed from, of this process's rows."""
+        with self.accelerator.autocast():
+            return self.model.loss_inputs(**batch, weights=self.current_weights())
+
+    def _terms(self, given: LossInputs, kl: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of all processes' rows with that weight of the KL term, and all terms as they are logged."""
+        with self.accelerator.autocast():
+            terms = weighted_sum(given, self.current_weights().replace(kl=kl))
+        self.names = list(terms)
+        return terms["loss"], _stacked(terms)
 
     def _weighted(self, batch, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch's loss with that weight of the KL term, and all terms as they are logged."""

@@ -1,21 +1,18 @@
 """Two processes train as one does with twice the rows; any of them may be ended, and the next start goes on."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from two import ROOT, together
 
 from common.options import parse_arguments
 from dataset.sharing import SharedBatches
 from training import classifier, cvae
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = (
     "--preset scratch --num_train_epochs 2 --eval_strategy steps --save_strategy steps --eval_steps 2 --save_steps 2"
     " --logging_steps 1 --load_best_model_at_end false --use_cpu --scratch_dropout 0"
@@ -27,22 +24,6 @@ TOLERANCE = {"rtol": 2e-3, "atol": 2e-3}  # Adam's first steps make much of diff
 def words(outs: Path, options: str, rows: int) -> list[str]:
     sizes = f"--per_device_train_batch_size {rows} --per_device_eval_batch_size {rows}"
     return f"{options} {sizes} --outs {outs} --run r --schema {ROOT / 'schema.py'}".split()
-
-
-def together(stage: str, argv: list[str], ended: str | None = None) -> subprocess.CompletedProcess:
-    """A training in two processes, without noise."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"ENDED": ended} if ended else {}
-    command = [
-        sys.executable,
-        "-m",
-        "common.launch",
-        "2",
-        str(Path(__file__).with_name("quiet.py")),
-        stage,
-        *argv,
-    ]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def alone(module, stage: str, argv: list[str], monkeypatch) -> None:
@@ -88,6 +69,16 @@ def test_two_processes_train_as_one_with_twice_the_rows(tmp_path, monkeypatch):
     same(tmp_path / "one" / "r" / "cvae", tmp_path / "two" / "r" / "cvae", LOGGED)
     assert done.stdout.count("-> ") == 1 and "4 of them a step in 2 processes" in done.stdout
     assert not list((tmp_path / "two" / "r").glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_steps_cut_where_the_terms_begin_are_the_same(tmp_path, monkeypatch):
+    """As they are recorded on GPUs, accumulating two batches a step."""
+    options = f"{CVAE} --shared_graphs true --gradient_accumulation_steps 2"
+    done = together("cvae", words(tmp_path / "two", options, 1), RECORDED="1")
+    assert done.returncode == 0, done.stderr
+    alone(cvae, "cvae", words(tmp_path / "one", options, 2), monkeypatch)
+    same(tmp_path / "one" / "r" / "cvae", tmp_path / "two" / "r" / "cvae", LOGGED)
 
 
 @pytest.mark.slow
