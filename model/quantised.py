@@ -20,7 +20,9 @@ def hold_in_4bit(module: nn.Module, device: torch.device, compute: torch.dtype) 
     import bitsandbytes
     from peft.tuners.lora import LoraLayer
 
-    class Frozen(bitsandbytes.nn.Linear4bit):  # a base's weight: never saved, nor what its quantisation keeps beside it
+    class Frozen(
+        bitsandbytes.nn.Linear4bit
+    ):  # a base's weight: never saved, nor what its quantisation keeps beside it
         def _save_to_state_dict(self, destination, prefix, keep_vars):
             nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)
 

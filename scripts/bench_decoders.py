@@ -39,7 +39,7 @@ NEEDS_BITSANDBYTES = ("adapters, 4 bits", "all weights, 8-bit moments")
 
 
 @dataclass(frozen=True)
-class Figure:
+class DecoderFigure:
     """One measured rate.
 
     Attributes:
@@ -168,7 +168,7 @@ def training_step(decoder: str, mode: str, examples: int, machine: Machine) -> C
     return step
 
 
-def train(decoder: str, mode: str, examples: int, machine: Machine, repeats: int) -> Figure | str:
+def train(decoder: str, mode: str, examples: int, machine: Machine, repeats: int) -> DecoderFigure | str:
     """The rate with the largest batch that fits; or in a line what does not fit."""
     config = decoders()[decoder]
     share = (
@@ -191,7 +191,7 @@ def train(decoder: str, mode: str, examples: int, machine: Machine, repeats: int
             seconds = seconds_of(work, machine.device, repeats, 1)
             tokens = examples * (CONTEXT + REPLY)
             floor = tokens * machine.products / operations
-            return Figure(decoder, f"train, {mode}", batch, tokens / seconds, floor, machine.memory())
+            return DecoderFigure(decoder, f"train, {mode}", batch, tokens / seconds, floor, machine.memory())
         except torch.OutOfMemoryError:
             batch //= 2
     return does_not_fit(decoder, mode)
@@ -213,7 +213,9 @@ def does_not_fit(decoder: str, mode: str) -> str:
 # --- decoding ----------------------------------------------------------------------------------------------------------
 
 
-def decode(decoder: str, batch: int, model: MiracleModel, machine: Machine, repeats: int) -> Figure | str:
+def decode(
+    decoder: str, batch: int, model: MiracleModel, machine: Machine, repeats: int
+) -> DecoderFigure | str:
     """Greedy replies of `NEW_TOKENS` tokens behind a prompt of `CONTEXT`."""
     config, device = decoders()[decoder], machine.device
     machine.clear()
@@ -235,7 +237,7 @@ def decode(decoder: str, batch: int, model: MiracleModel, machine: Machine, repe
     step = max(read / machine.bandwidth, batch * forward_operations(config, 1, keys, 1) / machine.products)
     prompts = batch * forward_operations(config, CONTEXT, CONTEXT / 2 + 2, 0) / machine.products
     tokens = batch * NEW_TOKENS
-    return Figure(decoder, "decode", batch, tokens / seconds, tokens / (NEW_TOKENS * step + prompts), machine.memory())  # fmt: skip
+    return DecoderFigure(decoder, "decode", batch, tokens / seconds, tokens / (NEW_TOKENS * step + prompts), machine.memory())  # fmt: skip
 
 
 def decoding_model(decoder: str, machine: Machine) -> MiracleModel:
@@ -249,10 +251,10 @@ def decoding_model(decoder: str, machine: Machine) -> MiracleModel:
 # --- all ---------------------------------------------------------------------------------------------------------------
 
 
-def measure(decoder: str, options: argparse.Namespace) -> list[Figure | str]:
+def measure(decoder: str, options: argparse.Namespace) -> list[DecoderFigure | str]:
     """Everything of one decoder."""
     machine = Machine(decoders()[decoder].hidden_size)
-    found: list[Figure | str] = []
+    found: list[DecoderFigure | str] = []
     for mode in options.modes:
         if mode in NEEDS_BITSANDBYTES and importlib.util.find_spec("bitsandbytes") is None:
             found.append(f"{decoder}: {mode} needs bitsandbytes: python -m pip install bitsandbytes")
@@ -270,7 +272,7 @@ def measure(decoder: str, options: argparse.Namespace) -> list[Figure | str]:
     return found
 
 
-def line(f: Figure) -> str:
+def line(f: DecoderFigure) -> str:
     """A figure in a line."""
     memory = "-" if f.memory_gb is None else f"{f.memory_gb:.1f} GB"
     return f"{f.decoder:<13} {f.what:<33} {f.batch:>4} {f.rate:>10,.0f} tokens/s {f.rate / f.floor:>6.0%} of {f.floor:>11,.0f} {memory:>8}"
@@ -305,8 +307,8 @@ def main(argv: list[str] | None = None) -> int:
         options.csv.parent.mkdir(parents=True, exist_ok=True)
         with open(options.csv, "w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out, lineterminator="\n")
-            writer.writerow([field.name for field in dataclasses.fields(Figure)])
-            writer.writerows(dataclasses.astuple(f) for f in found if isinstance(f, Figure))
+            writer.writerow([field.name for field in dataclasses.fields(DecoderFigure)])
+            writer.writerows(dataclasses.astuple(f) for f in found if isinstance(f, DecoderFigure))
     return 0
 
 

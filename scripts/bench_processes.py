@@ -59,7 +59,7 @@ PER_PROCESS, TOTAL = "per process", "total"
 
 
 @dataclass(frozen=True)
-class Figure:
+class ProcessFigure:
     """One measured rate.
 
     Attributes:
@@ -158,7 +158,7 @@ def batch_of(size: str, rows: int, device: torch.device) -> dict[str, torch.Tens
     return batch | {"attribute": own % len(ATTRIBUTES), "aspect": own % 2}
 
 
-class Training:
+class TrainingSteps:
     """Optimizer steps of one model.
 
     Args:
@@ -224,7 +224,7 @@ def train(size: str, device: torch.device) -> Iterator[tuple]:
     """(variant, kind, work, seconds, communication) of training."""
     load, count = LOADS[size], processes.count()
     for variant in ("as usual", "recorded"):
-        training = Training(size, device, variant == "recorded")
+        training = TrainingSteps(size, device, variant == "recorded")
         for kind, rows in ((PER_PROCESS, load.rows), (TOTAL, -(-load.rows // count))):
             batch = batch_of(size, rows, device)
             for _ in range(4):
@@ -238,7 +238,7 @@ def train(size: str, device: torch.device) -> Iterator[tuple]:
             torch.cuda.empty_cache()
 
 
-def _steps(training: Training, batch: dict, number: int) -> None:
+def _steps(training: TrainingSteps, batch: dict, number: int) -> None:
     for _ in range(number):
         training(batch)
 
@@ -331,7 +331,7 @@ def measure(out: Path, sizes: list[str], works: list[str]) -> None:
         for what in works:
             work, unit = WORKS[what]
             for variant, kind, done, seconds, communication in work(size, device):
-                figure = Figure(
+                figure = ProcessFigure(
                     what, size, variant, kind, processes.count(), done, unit, seconds, communication, start, device_name()
                 )  # fmt: skip
                 if processes.is_first():
@@ -342,7 +342,7 @@ def measure(out: Path, sizes: list[str], works: list[str]) -> None:
 # --- the whole ---------------------------------------------------------------------------------------------------------
 
 
-def efficiency(figure: Figure, figures: list[Figure]) -> float | None:
+def efficiency(figure: ProcessFigure, figures: list[ProcessFigure]) -> float | None:
     """A rate over the number of processes times the best rate of one process at the same work; None without that."""
     same = [
         other.rate
@@ -353,7 +353,7 @@ def efficiency(figure: Figure, figures: list[Figure]) -> float | None:
     return figure.rate / (figure.processes * max(same)) if same else None
 
 
-def table(figures: list[Figure]) -> str:
+def table(figures: list[ProcessFigure]) -> str:
     """A line per figure."""
     lines = [
         "what      size   work         variant   processes        rate unit        efficiency  seconds  communication  start"
@@ -367,11 +367,11 @@ def table(figures: list[Figure]) -> str:
     return "\n".join(lines)
 
 
-def write_csv(path: Path, figures: list[Figure]) -> None:
+def write_csv(path: Path, figures: list[ProcessFigure]) -> None:
     """All figures with their rates and efficiencies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="") as out:
-        names = [field.name for field in dataclasses.fields(Figure)]
+        names = [field.name for field in dataclasses.fields(ProcessFigure)]
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow([*names, "rate", "efficiency"])
         for figure in figures:
@@ -381,7 +381,7 @@ def write_csv(path: Path, figures: list[Figure]) -> None:
             )
 
 
-def run(count: int, options: argparse.Namespace, seconds: float) -> tuple[list[Figure], str | None]:
+def run(count: int, options: argparse.Namespace, seconds: float) -> tuple[list[ProcessFigure], str | None]:
     """The figures of so many processes, and what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.jsonl"
@@ -405,7 +405,7 @@ def run(count: int, options: argparse.Namespace, seconds: float) -> tuple[list[F
         except subprocess.TimeoutExpired:
             trouble = f"{count} processes: no time left"
         lines = out.read_text(encoding="utf-8").splitlines() if out.is_file() else []
-        return [Figure(**json.loads(line)) for line in lines], trouble
+        return [ProcessFigure(**json.loads(line)) for line in lines], trouble
 
 
 def parser() -> argparse.ArgumentParser:

@@ -143,7 +143,9 @@ class ModelArguments:
                 "--encoder_layers leaves layers of a base out; adapters (--lora_rank) stand on whole ones"
             )
         if self.load_4bit and not self.lora_rank:
-            raise InputError("--load_4bit holds frozen weights in 4 bits; without --lora_rank all are trained")
+            raise InputError(
+                "--load_4bit holds frozen weights in 4 bits; without --lora_rank all are trained"
+            )
         at_least(SHORTEST, self, "encoder_length decoder_length")
         for name in ("token_dropout", "scratch_dropout"):
             within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
@@ -386,7 +388,9 @@ def in_4bit(model: MiracleModel, arguments: TrainingArguments) -> None:
     try:
         held = hold_in_4bit(model.decoder.lm, arguments.device, compute)
     except ModuleNotFoundError:
-        raise InputError("--load_4bit needs the package bitsandbytes: python -m pip install bitsandbytes") from None
+        raise InputError(
+            "--load_4bit needs the package bitsandbytes: python -m pip install bitsandbytes"
+        ) from None
     if not held:
         kind = model.config.decoder["model_type"]
         raise InputError(f"--load_4bit: a decoder of type {kind!r} has no frozen linear layers with adapters")

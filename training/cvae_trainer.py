@@ -1,5 +1,7 @@
 """The CVAE's training loop: `transformers.Trainer` with our loss, its terms in the log, and vital signs on dev."""
 
+from functools import partial
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
@@ -47,6 +49,8 @@ class CvaeTrainer(StageTrainer):
         trained, device = [p for p in self.model.parameters() if p.requires_grad], self.args.device
         if graphs and processes.several():
             self.graphed = SharedStep(self._loss_inputs, self._terms, trained, device)
+            # not wrapped: distributed data parallel holds what adds gradients up on a stream that cannot be recorded
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         elif graphs:
             self.graphed = GraphedStep(self._weighted, trained, device)
         self.settings, self.new_learning_rate = settings, new_learning_rate

@@ -55,6 +55,9 @@ class SharedStep:
 
     def __call__(self, batch: Batch, kl: float, scale: float = 1.0) -> torch.Tensor:
         """Add the gradients of ``scale * loss`` to the parameters'; returns what is to be logged, [n]."""
+        if self.flat is None:
+            for parameter in self.parameters:
+                torch.distributed.broadcast(parameter.data, 0)  # all begin with the first one's weights
         self._place_gradients()
         found = None if self.flat is None else self._recorded(batch)
         if found is None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scripts import bench, bench_decoders, bench_processes
-from scripts.bench_processes import PER_PROCESS, TOTAL, Figure
+from scripts.bench_processes import PER_PROCESS, TOTAL, ProcessFigure
 from scripts.shapes import SETUPS, build, decoders
 
 
@@ -15,7 +15,7 @@ def test_one_process_measures_everything(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_processes, "NEW_TOKENS", 4)
     out = tmp_path / "figures.jsonl"
     bench_processes.measure(out, ["tiny"], ["train", "generate", "score"])
-    found = [Figure(**bench_processes.json.loads(line)) for line in out.read_text().splitlines()]
+    found = [ProcessFigure(**bench_processes.json.loads(line)) for line in out.read_text().splitlines()]
     assert [(f.what, f.variant, f.kind, f.work) for f in found] == [
         *(
             ("train", variant, kind, 2)
@@ -30,7 +30,9 @@ def test_one_process_measures_everything(tmp_path, monkeypatch):
 
 def test_efficiency_is_against_the_faster_of_one_process(tmp_path):
     def figure(count, variant, seconds):
-        return Figure("train", "chat", variant, TOTAL, count, 100, "examples/s", seconds, None, 1.0, "a card")
+        return ProcessFigure(
+            "train", "chat", variant, TOTAL, count, 100, "examples/s", seconds, None, 1.0, "a card"
+        )
 
     figures = [figure(1, "as usual", 20.0), figure(1, "recorded", 10.0), figure(4, "recorded", 3.125)]
     assert [bench_processes.efficiency(f, figures) for f in figures] == [0.5, 1.0, 0.8]
