@@ -261,7 +261,7 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
     started = time.monotonic()
     checkpoint = by_first(stage.last_checkpoint)
     if several():
-        set_seed(trainer.args.seed + APART * rank())  # dropout and noise of their own
+        set_seed((trainer.args.seed + APART * rank()) % 2**32)  # dropout and noise of their own
     if checkpoint:
         print(f"{stage.name}: going on from {Path(checkpoint).name}", flush=True)
     size = trainer.args.per_device_train_batch_size
