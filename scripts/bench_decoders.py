@@ -25,12 +25,14 @@ from transformers import PreTrainedConfig
 from common.entry import Parser, run_main
 from common.provenance import device_name
 from generation.decoding import generate
+from model.checkpointing import checkpoint_layers
 from model.cvae import MiracleModel
 from model.losses import LossWeights
 from model.quantised import hold_in_4bit
 from scripts.bench import bandwidth, matmul_rate, seconds_of, seconds_once
 from scripts.bench_processes import CONTEXT, NEW_TOKENS, REPLY
 from scripts.shapes import ATTRIBUTES, Setup, build, decoders, encoders
+from training.recorded_step import GraphedStep
 
 BILLION = 1e9
 LARGE = ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Llama-3.2-1B", "Llama-3.2-3B")
@@ -83,15 +85,22 @@ def memory_of_all_weights(parameters: float, eight_bit: bool) -> float:
 
 
 class Machine:
-    """The device and its ceilings, for a decoder's width."""
+    """The device and its ceilings, for a decoder's width.
 
-    def __init__(self, width: int):
+    Args:
+        memory_gb: that the device is limited to; None: all that it has.
+    """
+
+    def __init__(self, width: int, memory_gb: float | None = None):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         rows = 8192 if self.device.type == "cuda" else 256
         self.products = matmul_rate(self.device, self.dtype, (rows, width, 4 * width))
         self.bandwidth = bandwidth(self.device)
         self.bytes = torch.finfo(self.dtype).bits // 8
+        self.room = float("inf")  # bytes; a CPU's are not limited
+        if self.device.type == "cuda":
+            self.room = memory_gb * BILLION if memory_gb else torch.cuda.mem_get_info()[1]
 
     def memory(self) -> float | None:
         """Gigabytes held at most since `clear`."""
@@ -140,12 +149,15 @@ def encoder_of(decoder: str) -> PreTrainedConfig:
 
 
 def training_step(decoder: str, mode: str, examples: int, machine: Machine) -> Callable[[int], None]:
-    """An optimizer step of `examples` dialogues, so many at once; layers are computed again in the backward pass."""
+    """An optimizer step of `examples` dialogues, so many at once.
+
+    The decoder's layers are computed again in the backward pass; on a GPU the steps are recorded.
+    """
     model = build(setup_of(decoder, 16 if mode.startswith("adapters") else 0), machine.device).train()
     if mode == "adapters, 4 bits":
         hold_in_4bit(model.decoder.lm, machine.device, machine.dtype)
         machine.clear()
-    model.gradient_checkpointing_enable()
+    checkpoint_layers(model.decoder.lm)
     trained = [p for p in model.parameters() if p.requires_grad]
     if mode == "all weights, 8-bit moments":
         from bitsandbytes.optim import AdamW8bit
@@ -153,14 +165,24 @@ def training_step(decoder: str, mode: str, examples: int, machine: Machine) -> C
         optimizer: torch.optim.Optimizer = AdamW8bit(trained, lr=1e-4)
     else:
         optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    weights = LossWeights(0.05, kl=0.05, classification=1.0, distance=0.1)
+    weights = LossWeights(0.05, classification=1.0, distance=0.1)
+
+    def forward(rows: dict, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.dtype == torch.bfloat16):
+            loss = model(**rows, weights=weights.replace(kl=kl))["loss"]
+        return loss, loss
+
+    gradients = GraphedStep(forward, trained, machine.device)
+    rows_of: dict[int, dict] = {}  # of the batch size under way
 
     def step(batch: int) -> None:
-        rows = example_batch(decoder, batch, machine.device)
+        if batch not in rows_of:
+            gradients.forget()
+            optimizer.zero_grad(set_to_none=True)
+            rows_of.clear()
+            rows_of[batch] = example_batch(decoder, batch, machine.device)
         for _ in range(examples // batch):
-            with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.dtype == torch.bfloat16):
-                loss = model(**rows, weights=weights)["loss"]
-            (loss * batch / examples).backward()
+            gradients(rows_of[batch], 0.05, batch / examples)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -178,6 +200,9 @@ def train(decoder: str, mode: str, examples: int, machine: Machine, repeats: int
         share * examples * forward_operations(config, CONTEXT + REPLY, (CONTEXT + REPLY) / 2 + 2, REPLY)
     )
     machine.clear()
+    parameters = sum(numbers_of(config))
+    if mode.startswith("all") and memory_of_all_weights(parameters, "8-bit" in mode) > machine.room:
+        return does_not_fit(decoder, mode)
     try:
         step = training_step(decoder, mode, examples, machine)
     except torch.OutOfMemoryError:
@@ -253,7 +278,7 @@ def decoding_model(decoder: str, machine: Machine) -> MiracleModel:
 
 def measure(decoder: str, options: argparse.Namespace) -> list[DecoderFigure | str]:
     """Everything of one decoder."""
-    machine = Machine(decoders()[decoder].hidden_size)
+    machine = Machine(decoders()[decoder].hidden_size, options.memory_gb)
     found: list[DecoderFigure | str] = []
     for mode in options.modes:
         if mode in NEEDS_BITSANDBYTES and importlib.util.find_spec("bitsandbytes") is None:

@@ -218,7 +218,9 @@ def test_generation_and_scoring_go_on_and_give_the_identical_file(tiny_run, monk
         assert generated(tiny_run, "ended") == whole
         assert not written  # all replies were kept
         lines = whole.splitlines()
-        references = sum(any(b'"reference": "' in line for line in lines[i : i + 4]) for i in range(0, rows, 4))
+        references = sum(
+            any(b'"reference": "' in line for line in lines[i : i + 4]) for i in range(0, rows, 4)
+        )
         assert len(calls) == -(-rows // 4) - 2 + references  # and two chunks of scores
     assert not list((tiny_run / "generations").glob("*.partial"))
 

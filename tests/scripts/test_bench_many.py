@@ -94,6 +94,8 @@ def test_decoders_are_measured_and_what_does_not_fit_is_said(capsys, tmp_path, m
     monkeypatch.setattr(bench_decoders, "training_step", full)
     machine = bench_decoders.Machine(32)
     assert bench_decoders.train("tiny", "adapters", 4, machine, 1).batch == 1
+    machine.room = 1e5
+    assert "tiny: all weights does not fit" in bench_decoders.train("tiny", "all weights", 4, machine, 1)
     line = bench_decoders.does_not_fit("Qwen2.5-1.5B", "all weights")
     assert "1.54 B parameters take 24.7 GB before any batch; what would fit: --lora_rank 16" in line
     assert "--load_4bit" in bench_decoders.does_not_fit("Llama-3.2-3B", "adapters")
