@@ -62,7 +62,7 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
         print(f"\n{' '.join(str(stop).split()) or 'interrupted'}", file=sys.stderr)
         status = getattr(stop, "status", 130)
     except Exception as error:
-        if processes.lost_another(error):
+        if processes.lost_another(error) and not os.environ.get("MIRACLE_DEBUG"):
             print("error: another process of this work has ended, and this one with it", file=sys.stderr)
             sys.stderr.flush()
             os._exit(processes.LOST)  # nobody is left to part from

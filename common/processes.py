@@ -190,6 +190,7 @@ def lost_another(error: BaseException) -> bool:
         "Connection reset by peer",
         "Broken pipe",
         "recvd an unexpected number of bytes",
+        "remote process exited",
     )
     one: BaseException | None = error
     while one is not None:
