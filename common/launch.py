@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common.entry import run_main
 from common.errors import InputError
@@ -45,13 +46,12 @@ def launch(number: int, words: list[str]) -> int:
 def _begin(rank: int, number: int, words: list[str], place: Path, lifeline: int) -> subprocess.Popen:
     """One process, in a group of its own, so that Ctrl-C reaches it once: from here."""
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // number))}
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, LIFELINE: lifeline, RENDEZVOUS: place / "rendezvous"}  # fmt: skip
+    own: dict[str, Any] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, LIFELINE: lifeline, RENDEZVOUS: place / "rendezvous"}  # fmt: skip
     own = own if number > 1 else {LIFELINE: lifeline}
     environment = threads | os.environ | {name: str(value) for name, value in own.items()}
     with open(place / f"{rank}.log", "wb") as log:
-        streams = (
-            {} if rank == 0 else {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        )
+        streams: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        streams = streams if rank else {}
         return subprocess.Popen(
             [sys.executable, *words], env=environment, pass_fds=(lifeline,), process_group=0, **streams
         )
