@@ -34,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 from transformers import BertForSequenceClassification  # noqa: E402
 
 from common import processes  # noqa: E402
+from common.devices import release_memory  # noqa: E402
 from common.jsonl import write_jsonl  # noqa: E402
 from common.provenance import device_name  # noqa: E402
 from common.schema import load_schema  # noqa: E402
@@ -234,8 +235,7 @@ def train(size: str, device: torch.device) -> Iterator[tuple]:
             spent = None if alone is None else alone * load.steps
             yield variant, kind, rows * count * load.steps, seconds, spent
         training = None
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory()
 
 
 def _steps(training: TrainingSteps, batch: dict, number: int) -> None:
@@ -329,6 +329,7 @@ def measure(out: Path, sizes: list[str], works: list[str]) -> None:
     start = time.time() - float(os.environ.get("MIRACLE_BENCH_STARTED", time.time()))
     for size in sizes:
         for what in works:
+            release_memory()
             work, unit = WORKS[what]
             for variant, kind, done, seconds, communication in work(size, device):
                 figure = ProcessFigure(
