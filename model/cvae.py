@@ -1,6 +1,7 @@
 """The conditional VAE that joins encoders, priors, decoder and latent heads."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -169,17 +170,17 @@ class MiracleModel(PreTrainedModel):
         encoder = self.posterior_encoder or self.prior_encoder
         return gaussian_from_parameters(self.posterior(encoder(ids, mask, types)))
 
-    def forward(self, *args, weights: LossWeights, **kwargs) -> dict[str, torch.Tensor]:
+    def forward(self, *, weights: LossWeights, **batch: Any) -> dict[str, torch.Tensor]:
         """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
 
         Args:
-            args, kwargs: as for `loss_inputs`.
             weights: see `LossWeights`.
+            batch: as for `loss_inputs`.
 
         Returns:
             `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
         """
-        return weighted_sum(self.loss_inputs(*args, weights=weights, **kwargs), weights)
+        return weighted_sum(self.loss_inputs(weights=weights, **batch), weights)
 
     def loss_inputs(
         self,
