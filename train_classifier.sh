@@ -2,4 +2,4 @@
 # Train the attribute classifiers: one with ATTR=languagestyle bash train_classifier.sh, without ATTR all.
 source "$(dirname -- "$0")/scripts/environment.sh"
 [ -z "${ATTR:-}" ] || OPTIONS+=(--attribute "$ATTR")
-exec "$PYTHON" "$MIRACLE/train_classifier.py" ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"
+exec ${RUN_PYTHON[@]+"${RUN_PYTHON[@]}"} "$MIRACLE/train_classifier.py" ${OPTIONS[@]+"${OPTIONS[@]}"} "$@"

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from common import processes
 from common.errors import InputError
 from common.interruption import ending_at_sigterm
 from common.network import hub_mistake
@@ -23,6 +24,10 @@ class Parser(argparse.ArgumentParser):
 def prepare_libraries() -> None:
     """Keep third-party chatter off the terminal; to be called before `transformers` or `datasets` is imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if processes.several():
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no advice on how gradients are averaged
+    if not processes.is_first():
+        os.environ["TQDM_DISABLE"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -42,16 +47,25 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
 
     A user's mistake (`common.errors.InputError`, a base that is not found, a setting that a module refuses), the environment's
     (proxies, certificates) or the system's (a full disk) is printed as one line and ends with status 2; with ``MIRACLE_DEBUG=1`` the traceback is shown too. Ctrl-C ends with status 130, SIGTERM with 143.
+    Of several processes (`common.processes`) one that only lost another says so and ends with status 75.
     """
     quiet_transformers()
     print_anything()
+    if not processes.is_first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (one of several prints)
     try:
         with ending_at_sigterm():
+            processes.join()
             status = main(None)
+            processes.leave()
     except KeyboardInterrupt as stop:  # who knows what is kept says so (`common.interruption.Interrupted`)
         print(f"\n{' '.join(str(stop).split()) or 'interrupted'}", file=sys.stderr)
         status = getattr(stop, "status", 130)
     except Exception as error:
+        if processes.lost_another(error) and not os.environ.get("MIRACLE_DEBUG"):
+            print("error: another process of this work has ended, and this one with it", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(processes.LOST)  # nobody is left to part from
         if (message := message_for(error)) is None or os.environ.get("MIRACLE_DEBUG"):
             raise
         print(f"error: {message}", file=sys.stderr)

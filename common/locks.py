@@ -8,13 +8,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from common.errors import InputError
+from common.processes import by_first
 
 
 @contextmanager
 def exclusive(place: Path, what: str, otherwise: str = "choose another --run") -> Iterator[None]:
     """Work on a file or folder that no other process works on meanwhile; the lock ends with the process, however it ends.
 
-    The processes of one training (``torchrun``) are one worker: the first of them holds the lock.
+    Several processes of one work (`common.processes`) are one worker: the first of them holds the lock.
 
     Args:
         otherwise: what there is to do but wait.
@@ -22,18 +23,19 @@ def exclusive(place: Path, what: str, otherwise: str = "choose another --run") -
     Raises:
         InputError: where another process holds it.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
-        yield
-        return
     folder, name = os.path.split(os.path.abspath(place))
-    os.makedirs(folder, exist_ok=True)
     lock = FileLock(os.path.join(folder, f".{name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{what}: another process is at work on {place}; wait for it to end, or {otherwise}"
-        ) from None
+
+    def take() -> None:
+        os.makedirs(folder, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{what}: another process is at work on {place}; wait for it to end, or {otherwise}"
+            ) from None
+
+    by_first(take)
     try:
         yield
     finally:

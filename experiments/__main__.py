@@ -17,6 +17,7 @@ from common.options import CommonArguments, parse_arguments  # noqa: E402
 from common.schema import load_schema  # noqa: E402
 from experiments.frontier import write_frontier  # noqa: E402
 from experiments.grid import read_grid  # noqa: E402
+from experiments.jobs import EXECUTORS, JobSettings, read_options  # noqa: E402
 from experiments.plan import Plan, plan  # noqa: E402
 from experiments.rows import read_rows  # noqa: E402
 from experiments.runner import Runner, results_of  # noqa: E402
@@ -40,8 +41,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--workers",
         type=int,
-        default=1,
-        help="processes that share the work: several on one GPU where the models are small, one or more per GPU where there are several (default: 1)",
+        help="processes that share the work: several on one GPU where the models are small, one or more per GPU where there are several (default: 1); with --executor: jobs at once (default: all)",
+    )
+    options.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        help="let jobs do the work, one per model, through submitit: slurm, or local, this machine's processes; needs a folder that all nodes see",
+    )
+    options.add_argument(
+        "--job-options",
+        help="of every job, by submitit's names: slurm_partition=gpu,gpus_per_node=1,cpus_per_task=8,mem_gb=64,timeout_min=600",
     )
     options.add_argument(
         "--dry-run", action="store_true", help="list the cells and which are measured; train nothing"
@@ -58,8 +67,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run, list or report; returns the exit status: 1 where a cell failed."""
     options = vars(parser().parse_args(argv))
     dry_run, report, path, workers = (options.pop(name) for name in ("dry_run", "report", "grid", "workers"))
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise InputError(f"--workers: expected a number of processes, found {workers}")
+    executor, given = options.pop("executor"), read_options(options.pop("job_options"))
+    if given and executor is None:
+        raise InputError("--job-options without --executor; expected --executor slurm")
+    jobs = JobSettings(executor, given, workers or 0) if executor else None
     grid = read_grid(path, **options)
     (common,) = parse_arguments((CommonArguments,), "none", grid.words(Path(grid.outs), grid.name), "")
     work = plan(grid, load_schema(common.schema))
@@ -72,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         with exclusive(grid.folder, grid.name, "copy the grid under another name"):
             results = results_of(work)  # nobody adds rows to it now
-            runner = Runner(work, results, workers)
+            runner = Runner(work, results, workers or 1, jobs)
             print(
                 f"{grid.name}: {len(work.cells)} cells, {len(work.cells) - len(runner.missing)} of them measured already",
                 flush=True,

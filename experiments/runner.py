@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from common.jsonl import write_json
 from common.provenance import command_line
 from experiments.cvae import VITAL_SIGNS
+from experiments.jobs import Jobs, JobSettings
 from experiments.measures import COST, UNSEEN, columns_of
 from experiments.plan import Cell, Plan, kinds
 from experiments.pool import Pool
@@ -64,10 +65,11 @@ class Runner:
     Args:
         done: where rows go, and what is there already.
         workers: processes; each loads its own evaluators and models, and has a log in the experiment's folder.
+        jobs: a scheduler's jobs do the work instead; None: this machine's processes do.
     """
 
-    def __init__(self, plan: Plan, done: RowsFile, workers: int = 1):
-        self.plan, self.results, self.workers = plan, done, workers
+    def __init__(self, plan: Plan, done: RowsFile, workers: int = 1, jobs: JobSettings | None = None):
+        self.plan, self.results, self.workers, self.jobs = plan, done, workers, jobs
         measured_before = {row["key"] for row in done.rows}
         self.missing = [cell for cell in plan.cells if cell.key not in measured_before]
         self.models = len({cell.model.name for cell in self.missing})
@@ -90,13 +92,13 @@ class Runner:
         return self.failed
 
     def _outcomes(self, parts: list[list[Cell]]) -> Iterator[CellOutcome]:
-        if self.workers == 1:
+        if self.jobs is None and self.workers == 1:
             worker = Worker(self.plan)
             self._begin(worker.evaluators.summary(), worker.evaluators.warnings)
             for part in parts:
                 yield from worker.measure(part)
             return
-        with Pool(self.plan, self.workers) as pool:
+        with Jobs(self.plan, self.jobs) if self.jobs else Pool(self.plan, self.workers) as pool:
             self._begin(*pool.evaluators())
             yield from pool.outcomes(parts)
 

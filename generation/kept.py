@@ -13,7 +13,8 @@ import torch
 
 from common.errors import InputError
 from common.jsonl import read_jsonl
-from common.parts import Parts
+from common.parts import SharedParts
+from common.processes import count
 from common.provenance import device_name, fingerprint
 from common.shapes import Fields, Items, Maybe, Number, Values, misfit
 from dataset.encoding import Cut
@@ -24,6 +25,7 @@ from generation.requests import Replies, Request
 from model.sampler import Sample
 
 AT_ONCE = 4096  # candidates whose latents, prompts and texts are held in memory
+PARTS = 32  # there are at least so many, unless they would be smaller than a batch, so that processes can share them
 NUMBERS = (
     "energy_start",
     "energy",
@@ -39,6 +41,7 @@ NOTE = Fields(
         "cuts": Items(Maybe(Items(Number(0), 3))),
         "lengths": Items(Number(0)),
         "seconds": Values(Number(0)),
+        "part": Number(0),
     },
     ("candidates", "sampler", "cuts", "lengths", "seconds"),
 )
@@ -54,10 +57,11 @@ class KeptReplies:
         candidates: which of its candidates each is.
         cuts: what its prompt left out.
         lengths: its tokens, as the decoder's tokenizer reads it again.
-        seconds: wall-clock seconds of latents, decoding and choosing, those of ended runs included.
+        seconds: wall-clock seconds of latents, decoding and choosing, those of ended runs included; of several processes
+            their sum over their number.
     """
 
-    parts: Parts
+    parts: SharedParts
     sample: Sample
     candidates: list[int]
     cuts: list[Cut | None]
@@ -65,9 +69,13 @@ class KeptReplies:
     seconds: dict[str, float]
 
 
-def chunks_of(requests: list[Request], control: ControlArguments) -> list[list[Request]]:
-    """The requests in lists whose candidates are held in memory together."""
-    size = max(1, AT_ONCE // control.candidates)
+def chunks_of(
+    requests: list[Request], control: ControlArguments, how: DecodingArguments
+) -> list[list[Request]]:
+    """The requests in lists whose candidates are held in memory together, the same for any number of processes."""
+    candidates = -(-len(requests) * control.candidates // PARTS)
+    batches = max(1, -(-candidates // how.batch_size))
+    size = max(1, min(AT_ONCE, batches * how.batch_size) // control.candidates)
     return [requests[begin : begin + size] for begin in range(0, len(requests), size)]
 
 
@@ -77,6 +85,8 @@ def write_kept(
 ) -> KeptReplies:  # fmt: skip
     """Write all replies, part by part, into a file; what it holds already of the same replies is not written again.
 
+    Several processes (`common.processes`) share the parts, and each has a file of its own.
+
     Args:
         folder: the CVAE's, whose files decide what comes out.
         cvae: the hash of its weights as they were trained, which every row names.
@@ -84,18 +94,19 @@ def write_kept(
     Raises:
         InputError: for a file of parts that is damaged.
     """
-    parts, chunks = (
-        Parts(path, request_hash(generator, folder, requests, control, how, cvae)),
-        chunks_of(requests, control),
-    )
+    chunks = chunks_of(requests, control, how)
+    parts = SharedParts(path, request_hash(generator, folder, requests, control, how, cvae), len(chunks))
     if parts:
-        print(f"going on behind {sum(map(len, chunks[: len(parts)]))} of {len(requests)} replies", flush=True)
-    for chunk in chunks[len(parts) :]:
+        written = sum(len(chunks[number]) for number in parts.found)
+        print(f"going on behind {written} of {len(requests)} replies", flush=True)
+    for number in parts.mine():
+        chunk = chunks[number]
         seconds: dict[str, float] = {}
         cut = generator.cuts([request.context for request in chunk], how)
-        written = generator.write(chunk, control, how, seconds)
-        note = _note(written, cut, generator.lengths(written.texts), seconds)
-        parts.close_part(generations_of(chunk, written.texts, control.seed, cvae), note)
+        replies = generator.write(chunk, control, how, seconds)
+        note = _note(replies, cut, generator.lengths(replies.texts), seconds)
+        parts.close_part(number, generations_of(chunk, replies.texts, control.seed, cvae), note)
+    parts.complete()
     return _kept(parts, len(requests))
 
 
@@ -109,7 +120,7 @@ def _note(written: Replies, cut: list[Cut | None], lengths: list[int], seconds: 
     }
 
 
-def _kept(parts: Parts, replies: int) -> KeptReplies:
+def _kept(parts: SharedParts, replies: int) -> KeptReplies:
     for note in parts.notes:
         if wrong := misfit(note, NOTE):
             raise InputError(f"{parts.path}: {wrong}; delete the file to begin again")
@@ -124,7 +135,14 @@ def _kept(parts: Parts, replies: int) -> KeptReplies:
     cuts = [None if one is None else Cut(*map(int, one)) for note in parts.notes for one in note["cuts"]]
     lengths = [int(number) for note in parts.notes for number in note["lengths"]]
     sample = sample_of([note["sampler"] for note in parts.notes])
-    return KeptReplies(parts, sample, candidates, cuts, lengths, dict(seconds))
+    return KeptReplies(
+        parts,
+        sample,
+        candidates,
+        cuts,
+        lengths,
+        {name: round(value / count(), 2) for name, value in seconds.items()},
+    )
 
 
 def numbers_of(sample: Sample) -> dict[str, list | None]:
@@ -158,7 +176,7 @@ def request_hash(
     settings = {
         "control": dataclasses.asdict(control),
         "decoding": dataclasses.asdict(how),
-        "at once": AT_ONCE,
+        "at once": [AT_ONCE, PARTS],
         "cvae": cvae,
     }
     settings |= {"requests": digest.hexdigest(), "device": device_name(generator.device)}

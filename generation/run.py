@@ -18,6 +18,7 @@ from common.interruption import Interrupted
 from common.jsonl import read_json, write_json, write_jsonl
 from common.locks import exclusive
 from common.options import CommonArguments
+from common.processes import by_first, collected, count, is_first, rank, wait_for_all
 from common.provenance import (
     command_line,
     device_name,
@@ -50,7 +51,7 @@ from generation.record import (
 from generation.requests import Request
 from generation.trace import trace
 from model.bases import SCRATCH
-from scoring.columns import Gatherer
+from scoring.columns import Gatherer, joined
 from scoring.perplexity import PerplexityModel
 from scoring.results import measure, results
 from scoring.score import baseline_of, references_of, score_file
@@ -186,7 +187,7 @@ def _generate(
     }
     place = common.run_folder / "results" / f"{what.name}.json"
     if not named and not common.overwrite:
-        check_replaces_its_like(place, configuration)
+        by_first(lambda: check_replaces_its_like(place, configuration))
     requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
     device = choose_device(what.device)
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
@@ -213,8 +214,10 @@ def _generate(
     seconds = written.seconds
     doubts = posterior_warnings(trained.get("metrics") or {}) + context_warnings(written.cuts)
     doubts += length_warnings(written.lengths, decoding.max_new_tokens)
-    before = replies_digest(generations)
-    write_jsonl(generations, written.parts.rows())
+    before = by_first(lambda: replies_digest(generations))
+    if is_first():
+        write_jsonl(generations, written.parts.rows())
+    wait_for_all()
     print(
         f"{what.name}: {len(requests)} replies, latents {seconds['latents']:.1f} s, decoding {seconds['decoding']:.1f} s -> {generations}",
         flush=True,
@@ -229,6 +232,7 @@ def _generate(
         columns = timed(
             seconds, "scoring", score_file, generations, schema, scorer, language_model, generations
         )
+    references = references_of(generations, schema, scorer, language_model)
     run = {
         "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -239,21 +243,26 @@ def _generate(
         "versions": package_versions(),
         "git": git_revision(),
         "device": device_name(device),
+        **({"processes": count()} if count() > 1 else {}),
         **sampling_record(written.sample),
         "seconds": seconds,
     }
+    if columns is None:  # the first process has all numbers
+        if weights:
+            sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
+        written.parts.remove()
+        return
     baseline, stale = baseline_of(common.run_folder, str(what.name), columns, run["cvae"], scorer.records)
     record = results(
         columns,
         baseline=baseline,
-        references=references_of(generations, schema, scorer, language_model),
+        references=references,
         evaluators=scorer.records,
         warnings=scorer.warnings() + stale + sampling_warnings(written.sample, 0.01) + doubts,
         run=run,
         seed=control.seed,
     )  # fmt: skip
     write_json(place, record)
-    written.parts.remove()
     if replies_digest(generations) != before:  # an earlier decoding under this name wrote something else
         for old in ("latents", "sweep"):
             place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
@@ -271,6 +280,7 @@ def _generate(
     if what.name == "control":
         shutil.copyfile(generations, common.run_folder / "generations.jsonl")
         shutil.copyfile(place, common.run_folder / "results.json")
+    written.parts.remove()
     print(table(record), flush=True)
     print(f"-> {place}", flush=True)
     if what.name == "control":
@@ -344,22 +354,26 @@ def sweep(
     weights: list[float], generator: ReplyGenerator, requests: list[Request], control: ControlArguments, decoding: DecodingArguments,
     scorer: Scorer, language_model: PerplexityModel | None, schema: Schema,
 ) -> list[dict]:  # fmt: skip
-    """The same requests at several strengths: ``[{"weight", "overall": M, "warnings"}]``."""
+    """The same requests at several strengths: ``[{"weight", "overall": M, "warnings"}]``, in the first process."""
     points = []
     for weight in weights:
         settings = dataclasses.replace(control, weights=weight)
         gatherer, samples = Gatherer(schema), []
-        for chunk in chunks_of(requests, settings):
+        for number, chunk in list(enumerate(chunks_of(requests, settings, decoding)))[rank() :: count()]:
             written = generator.write(chunk, settings, decoding)
-            samples.append(numbers_of(written.sample))
+            samples.append((number, numbers_of(written.sample)))
             rows = generations_of(chunk, written.texts, control.seed)
             scorer.score(rows)
             if language_model is not None:
                 language_model.score(rows)
-            gatherer.add(rows)
-        m = measure(gatherer.finish(), control.seed)
+            gatherer.add(rows, number)
+        parts = collected((gatherer, samples))
+        if not parts:
+            continue
+        m = measure(joined([part[0] for part in parts]).finish(), control.seed)
+        numbers = [sample for _, sample in sorted((s for part in parts for s in part[1]), key=lambda s: s[0])]
         points.append(
-            {"weight": weight, "overall": m, "warnings": sampling_warnings(sample_of(samples), 0.01)}
+            {"weight": weight, "overall": m, "warnings": sampling_warnings(sample_of(numbers), 0.01)}
         )
         ppl = f", perplexity {m['ppl']:.1f}" if m["ppl"] is not None else ""
         print(

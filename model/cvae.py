@@ -1,6 +1,7 @@
 """The conditional VAE that joins encoders, priors, decoder and latent heads."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -129,7 +130,7 @@ class MiracleModel(PreTrainedModel):
     def freeze_in(self, dtype: torch.dtype) -> None:
         """Keep the frozen weights in a smaller type; what is trained stays as it is."""
         for parameter in self.parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype)
 
     def merge(self) -> None:
@@ -169,7 +170,19 @@ class MiracleModel(PreTrainedModel):
         encoder = self.posterior_encoder or self.prior_encoder
         return gaussian_from_parameters(self.posterior(encoder(ids, mask, types)))
 
-    def forward(
+    def forward(self, *, weights: LossWeights, **batch: Any) -> dict[str, torch.Tensor]:
+        """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
+
+        Args:
+            weights: see `LossWeights`.
+            batch: as for `loss_inputs`.
+
+        Returns:
+            `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
+        """
+        return weighted_sum(self.loss_inputs(weights=weights, **batch), weights)
+
+    def loss_inputs(
         self,
         context_ids: torch.Tensor,
         context_mask: torch.Tensor,
@@ -184,8 +197,9 @@ class MiracleModel(PreTrainedModel):
         weights: LossWeights,
         noise: torch.Tensor | None = None,
         response_length: int | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The loss of a batch that may mix attributes (eq. 7: reconstruction, KL, L_C, L_D).
+        rows: int | None = None,
+    ) -> LossInputs:
+        """What the terms of a batch's loss are computed from, each process its own examples.
 
         Args:
             context_*, posterior_*, decoder_*, labels: [B, T] each with its own T; see `dataset.batching.CvaeCollator`.
@@ -194,9 +208,8 @@ class MiracleModel(PreTrainedModel):
             noise: standard normal [B, D] for the posterior sample; drawn where None.
             response_length: all labels lie in that many last columns, so that the vocabulary's logits, the largest
                 tensor of a step, need not be computed for the context's tokens; None: for all.
-
-        Returns:
-            `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
+            rows: only the first so many examples count; 0 in a process for which a step has none, and which computes along
+                with the others; None: all.
         """
         priors = self.encode_prior(context_ids, context_mask)
         prior = of_attribute(priors, attribute)
@@ -218,7 +231,7 @@ class MiracleModel(PreTrainedModel):
             aspect=aspect,
             free_bits=weights.free_bits,
         )
-        return weighted_sum(given, weights)
+        return given if rows is None else given.first(rows)
 
     def activation_checkpointing_enable(self, *args, **kwargs) -> None:
         """Recompute all layers in the backward pass, by a route that keeps the prefix (`model.checkpointing`)."""

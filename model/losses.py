@@ -24,10 +24,22 @@ def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
         and torch.distributed.is_initialized()
         and torch.distributed.get_world_size() > 1
     ):
-        from torch.distributed.nn.functional import all_reduce
-
-        return all_reduce(value)
+        return _Sum.apply(value)
     return value
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, whose gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx, value: torch.Tensor) -> torch.Tensor:
+        total = value.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return _Sum.apply(gradient)
 
 
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
@@ -71,9 +83,11 @@ def context_loss(losses: torch.Tensor, attention_mask: torch.Tensor, labels: tor
     """Nats per context token: plain language modelling of what the decoder reads before the response.
 
     Not in the paper, whose decoder is pre-trained; a decoder trained from scratch learns its language from two
-    thirds more text. Arguments: as for `reconstruction_loss`, and the decoder's attention mask [B, T].
+    thirds more text. A context's first token counts for nothing, as what stands before it is padding or nothing. Arguments: as for `reconstruction_loss`, and the decoder's attention mask [B, T].
     """
-    return mean_over_tokens(losses, (attention_mask != 0) & (labels == -100))
+    real = attention_mask != 0
+    behind_another = real & F.pad(real[:, :-1], (1, 0))
+    return mean_over_tokens(losses, behind_another & (labels == -100))
 
 
 def kl_loss(posterior: Gaussian, prior: Gaussian, free_bits: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,6 +165,45 @@ class LossInputs:
     attribute: torch.Tensor
     aspect: torch.Tensor
     free_bits: float
+
+    @property
+    def differentiable(self) -> list[torch.Tensor]:
+        """The tensors through which gradients go back to the weights."""
+        gaussians = [self.prior.mean, self.prior.logvar, self.posterior.mean, self.posterior.logvar]
+        return [self.token_losses, *gaussians, self.z, *self.logits]
+
+    def replace(self, tensors: list[torch.Tensor]) -> "LossInputs":
+        """The same with others for `differentiable`."""
+        losses, *gaussians, z = tensors[:6]
+        return LossInputs(
+            losses,
+            self.labels,
+            self.attention_mask,
+            self.reads_context,
+            Gaussian(*gaussians[:2]),
+            Gaussian(*gaussians[2:]),
+            z,
+            tensors[6:],
+            self.attribute,
+            self.aspect,
+            self.free_bits,
+        )
+
+    def first(self, rows: int) -> "LossInputs":
+        """Of the first so many examples."""
+        return LossInputs(
+            self.token_losses[:rows],
+            self.labels[:rows],
+            self.attention_mask[:rows],
+            self.reads_context,
+            Gaussian(self.prior.mean[:rows], self.prior.logvar[:rows]),
+            Gaussian(self.posterior.mean[:rows], self.posterior.logvar[:rows]),
+            self.z[:rows],
+            [logits[:rows] for logits in self.logits],
+            self.attribute[:rows],
+            self.aspect[:rows],
+            self.free_bits,
+        )
 
 
 class LossTerm(Protocol):

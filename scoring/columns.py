@@ -101,9 +101,15 @@ class Gatherer:
         self.requests: list[int] = []
         self.target_numbers: dict[str, int] = {}
         self.targets: list[int] = []
+        self.numbers: list[int] = []  # of the parts taken in
 
-    def add(self, rows: list[dict]) -> None:
-        """Take in checked generations (`scoring.generations`)."""
+    def add(self, rows: list[dict], number: int | None = None) -> None:
+        """Take in checked generations (`scoring.generations`).
+
+        Args:
+            number: which part of a file they are, where several processes have parts of it (`joined`); None: the next.
+        """
+        self.numbers.append(len(self.numbers) if number is None else number)
         part = np.full((len(rows), len(self.names)), np.nan)
         position = {name: i for i, name in enumerate(self.names)}
         indices = np.full((len(rows), 2, len(self.schema.names)), -1, dtype=np.int16)
@@ -193,3 +199,29 @@ def _joined(parts: list[np.ndarray], shape: tuple[int, ...], kind: type) -> np.n
         joined[begin : begin + len(part)] = part
         begin += len(part)
     return joined
+
+
+def joined(gatherers: list[Gatherer]) -> Gatherer:
+    """What several processes took in, as one that took in all parts in their order."""
+    if len(gatherers) == 1 and gatherers[0].numbers == sorted(gatherers[0].numbers):
+        return gatherers[0]
+    found = Gatherer(gatherers[0].schema)
+    places = sorted(
+        (number, which, index)
+        for which, gatherer in enumerate(gatherers)
+        for index, number in enumerate(gatherer.numbers)
+    )
+    begins = [np.cumsum([0, *(len(part) for part in gatherer.parts)]) for gatherer in gatherers]
+    names = [list(gatherer.target_numbers) for gatherer in gatherers]
+    for number, which, index in places:
+        source, rows = gatherers[which], slice(begins[which][index], begins[which][index + 1])
+        found.numbers.append(number)
+        found.parts.append(source.parts[index])
+        found.indices.append(source.indices[index])
+        found.replies += source.replies[rows]
+        found.contexts += source.contexts[rows]
+        found.requests += source.requests[rows]
+        for target in source.targets[rows]:
+            known = found.target_numbers
+            found.targets.append(known.setdefault(names[which][target], len(known)))
+    return found

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from common.errors import InputError
-from common.jsonl import read_jsonl
+from common.jsonl import parse_line, read_jsonl, read_lines
 from common.schema import Schema
 from common.shapes import Fields, Maybe, Number, Values, misfit
 from scoring.stale import STAMP
@@ -80,6 +80,25 @@ def _check_scores(scores: dict, target: dict[str, str], schema: Schema, where: s
             schema.attribute(name).index(scores["predicted"][name])
         except InputError as error:
             raise InputError(f"{where}: 'predicted': {error}") from None
+
+
+def line_chunks(path: Path, size: int) -> Iterator[list[tuple[str, bytes]]]:
+    """The lines of a generations file in lists of at most `size`, each with its place; not read yet, so that a process need
+    not read those of others. Raises `InputError` for a file that is missing or has no rows."""
+    lines, empty = read_lines(path), True
+    while chunk := list(islice(lines, size)):
+        empty = False
+        yield chunk
+    if empty:
+        raise InputError(f"{path}: the file has no rows")
+
+
+def rows_of(lines: list[tuple[str, bytes]], schema: Schema, before: int) -> list[dict]:
+    """Lines as checked rows, as `read_generations` gives them; `before`: rows of the file in front of them."""
+    return [
+        checked(parse_line(line, where), schema, where, number)
+        for number, (where, line) in enumerate(lines, before)
+    ]
 
 
 def in_chunks(rows: Iterator[dict], size: int) -> Iterator[list[dict]]:

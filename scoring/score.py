@@ -10,8 +10,7 @@ from common.entry import Parser, prepare_libraries, quiet_transformers, run_main
 prepare_libraries()
 
 import argparse  # noqa: E402
-import itertools  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+import sys  # noqa: E402
 from contextlib import ExitStack  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -19,12 +18,13 @@ from typing import TYPE_CHECKING  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from common.errors import InputError  # noqa: E402
-from common.jsonl import read_json, write_json, write_jsonl  # noqa: E402
+from common.jsonl import read_json, read_lines, write_json, write_jsonl  # noqa: E402
 from common.locks import exclusive  # noqa: E402
-from common.parts import Parts  # noqa: E402
+from common.parts import SharedParts  # noqa: E402
+from common.processes import collected, count, is_first, rank, several, wait_for_all  # noqa: E402
 from common.schema import Schema, load_schema  # noqa: E402
-from scoring.columns import Columns, Gatherer  # noqa: E402
-from scoring.generations import in_chunks, read_generations  # noqa: E402
+from scoring.columns import Columns, Gatherer, joined  # noqa: E402
+from scoring.generations import line_chunks, read_generations, rows_of  # noqa: E402
 from scoring.results import measure, results  # noqa: E402
 from scoring.stale import differ, other_evaluators, stamp_of  # noqa: E402
 from scoring.systems import checked_name  # noqa: E402
@@ -35,7 +35,11 @@ if TYPE_CHECKING:  # torch is needed only where a model scores
     from scoring.perplexity import PerplexityModel
     from scoring.scorer import Scorer
 
-CHUNK = 2048
+CHUNK, SMALLEST, CHUNKS = (
+    2048,
+    128,
+    32,
+)  # most and fewest rows of a chunk, and how many chunks at least, so that processes can share them
 OF_GENERATION = (
     "sampler:",
     "posterior:",
@@ -50,85 +54,99 @@ def score_file(
     scorer: "Scorer | None" = None,
     language_model: "PerplexityModel | None" = None,
     destination: Path | None = None,
-) -> Columns:
-    """Score a generations file chunk by chunk.
+) -> Columns | None:
+    """Score a generations file chunk by chunk; several processes (`common.processes`) share the chunks.
 
     Args:
         scorer, language_model: what scores; None keeps the scores that the rows have.
         destination: where the scored rows go, in their order; may be `source`. None: nowhere. A scoring that is ended
-            goes on behind its last whole chunk.
+            goes on behind its whole chunks.
+
+    Returns:
+        The values of all replies, in the first process; None in the others.
 
     Raises:
         InputError: naming file and line of a row that cannot be used.
     """
-    gatherer = Gatherer(schema)
+    size, total = chunk_size(source)
     anew = scorer is not None or language_model is not None
-    kept = _kept_scores(source, destination, scorer, language_model) if anew and destination else None
-    earlier = (
-        [] if kept is None else kept.parts()
-    )  # of a scoring that was ended; `close_part` adds to the file, not to these
-    earlier = itertools.islice(earlier, 0 if kept is None else len(kept))
-
-    def scored() -> Iterator[dict]:
-        with tqdm(desc=f"scoring {source.name}", unit=" replies", leave=False, disable=None) as bar:
-            for rows in in_chunks(read_generations(source, schema), CHUNK):
-                before = next(earlier, None)
-                if before is not None:
-                    rows = before
-                else:
-                    if scorer is not None:
-                        scorer.score(rows)
-                    if language_model is not None:
-                        language_model.score(rows)
-                    if kept is not None:
-                        kept.close_part(rows)
-                gatherer.add(rows)
-                bar.update(len(rows))
-                yield from rows
-
-    if destination is not None:
-        write_jsonl(destination, scored())
-    else:
-        for _ in scored():
-            pass
+    kept = None
+    if anew and destination:
+        kept = _kept_scores(source, destination, scorer, language_model, size, total)
+    earlier = sorted(kept.found) if kept else []
+    mine = set(kept.mine() if kept else range(total)[rank() :: count()])
+    gatherer = Gatherer(schema)
+    for number in earlier[rank() :: count()]:
+        assert kept is not None, "only kept scores are there before"
+        gatherer.add(kept.part(number), number)
+    with tqdm(desc=f"scoring {source.name}", unit=" replies", leave=False, disable=None) as bar:
+        for number, lines in enumerate(line_chunks(source, size)):
+            if number not in mine:
+                continue
+            rows = rows_of(lines, schema, number * size)
+            _score(rows, scorer, language_model)
+            if kept is not None:
+                kept.close_part(number, rows)
+            gatherer.add(rows, number)
+            bar.update(len(rows))
+    if kept is not None:
+        kept.complete()
+    if destination is not None and is_first():
+        write_jsonl(destination, kept.rows() if kept else read_generations(source, schema))
     if kept is not None:
         kept.remove()
-    return gatherer.finish()
+    parts = collected(gatherer)
+    return joined(parts).finish() if parts else None
+
+
+def _score(rows: list[dict], scorer: "Scorer | None", language_model: "PerplexityModel | None") -> None:
+    if rows and scorer is not None:
+        scorer.score(rows)
+    if rows and language_model is not None:
+        language_model.score(rows)
+
+
+def chunk_size(source: Path) -> tuple[int, int]:
+    """How many rows of a file are scored together, whatever the number of processes, and how many chunks that makes."""
+    rows = sum(1 for _ in read_lines(source))
+    size = min(CHUNK, max(SMALLEST, -(-rows // CHUNKS)))
+    return size, -(-rows // size)
 
 
 def _kept_scores(
-    source: Path, destination: Path, scorer: "Scorer | None", language_model: "PerplexityModel | None"
-) -> Parts:
+    source: Path, destination: Path, scorer: "Scorer | None", language_model: "PerplexityModel | None", size: int, total: int
+) -> SharedParts:  # fmt: skip
     """Where scores are kept while a file is scored: of these replies by these evaluators."""
     from common.provenance import fingerprint  # brings transformers
 
     scored_by = {
         "evaluators": getattr(scorer, "records", None),
         "perplexity": language_model and [language_model.name, language_model.template],
-        "chunk": CHUNK,
+        "chunk": size,
     }
-    return Parts(
-        destination.with_name(f"{destination.stem}.scores.partial"), fingerprint(scored_by, [source])
-    )
+    path = destination.with_name(f"{destination.stem}.scores.partial")
+    return SharedParts(path, fingerprint(scored_by, [source]), total)
 
 
 def references_of(
     source: Path, schema: Schema, scorer: "Scorer", language_model: "PerplexityModel | None" = None
 ) -> dict | None:
-    """The overall numbers of the real replies that a generations file has beside its own, on the same targets and by the same evaluators: what they say of people."""
-    gatherer, seen = Gatherer(schema), 0
-    rows = (
-        row | {"response": row["reference"], "reference": None}
-        for row in read_generations(source, schema)
-        if row.get("reference")
-    )
-    for chunk in in_chunks(rows, CHUNK):
-        scorer.score(chunk)
-        if language_model is not None:
-            language_model.score(chunk)
-        gatherer.add(chunk)
-        seen += len(chunk)
-    return measure(gatherer.finish()) if seen else None
+    """The overall numbers of the real replies that a generations file has beside its own, on the same targets and by the same
+    evaluators: what they say of people. In the first process; None in the others, and where there are none."""
+    gatherer, size = Gatherer(schema), chunk_size(source)[0]
+    for number, lines in enumerate(line_chunks(source, size)):
+        if number % count() != rank():
+            continue
+        rows = [
+            row | {"response": row["reference"], "reference": None}
+            for row in rows_of(lines, schema, number * size)
+            if row.get("reference")
+        ]
+        _score(rows, scorer, language_model)
+        gatherer.add(rows, number)
+    parts = collected(gatherer)
+    columns = joined(parts).finish() if parts else None
+    return measure(columns) if columns else None
 
 
 def baseline_of(
@@ -220,6 +238,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="dialogue files with people's replies for MAUVE (default: the references in the file)",
     )
+    options.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="share the work among so many, on a GPU each where there are GPUs (default: 1)",
+    )
     ppl = options.add_argument_group("perplexity (default: what the file has)")
     ppl.add_argument("--ppl-model", help="causal LM: folder or hub name")
     ppl.add_argument("--ppl-user-prefix", default="", help="mark before a user turn in that model's text")
@@ -296,9 +320,59 @@ def evaluators_of(
     return scorer, language_model
 
 
+def _report(
+    path: Path, name: str, run: Path | None, columns: Columns, references: dict | None, scorer: "Scorer | None", seed: int,
+    mauve: "Mauve | None",
+) -> None:  # fmt: skip
+    """Write a file's results beside it or into its run, and print their table."""
+    from common.provenance import command_line, git_revision, package_versions
+
+    place = run / "results" / f"{name}.json" if run else path.with_name(f"{path.stem}.results.json")
+    before = read_json(place) or {}
+    records = scorer.records if scorer else before.get("evaluators", {})
+    cvae = stamp_of(path)["cvae"] or before.get("run", {}).get("cvae")
+    baseline, stale = baseline_of(run, name, columns, cvae, records) if run else (None, [])
+    record = results(
+        columns,
+        baseline=baseline,
+        references=references if scorer else before.get("references"),
+        evaluators=records,
+        warnings=(scorer.warnings() if scorer else [])
+        + stale
+        + [w for w in before.get("warnings", []) if w.startswith(OF_GENERATION)],
+        run=before.get("run", {})
+        | {
+            "cvae": cvae,
+            "scored_by": {
+                "command": command_line(),
+                "versions": package_versions(),
+                "git": git_revision(),
+            },
+        },
+        seed=seed,
+        mauve=mauve,
+    )
+    write_json(place, record)
+    if run and name == "control":
+        (run / "generations.jsonl").write_bytes((run / "generations" / "control.jsonl").read_bytes())
+        write_json(run / "results.json", record)
+        from scoring.report.run_report import write_run_report
+
+        write_run_report(run)
+    print(f"{name}: {len(columns)} replies")
+    print(table(record), flush=True)
+    print(f"-> {place}", flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Score and print the tables; returns the exit status."""
     options = parser().parse_args(argv)
+    if options.processes < 1:
+        raise InputError(f"--processes: expected a number of at least 1, found {options.processes}")
+    if options.processes > 1 and not several():
+        from common.launch import launch
+
+        return launch(options.processes, ["-m", "scoring.score", *(sys.argv[1:] if argv is None else argv)])
     schema, files = load_schema(options.schema), files_of(options)
     if options.mauve and not options.ppl_model:
         raise InputError("--mauve stands on a causal LM's states; name it with --ppl-model")
@@ -320,8 +394,6 @@ def score_files(
 ) -> int:
     """Score what `files_of` found and print the tables; returns the exit status."""
     scorer, language_model = evaluators_of(options, schema, files[0][2])
-    from common.provenance import command_line, git_revision, package_versions
-
     for path, name, run in files:
         destination = run / "generations" / f"{name}.jsonl" if run else None
         columns = score_file(
@@ -331,45 +403,15 @@ def score_files(
             language_model,
             destination if scorer or language_model or destination != path else None,
         )
-        place = run / "results" / f"{name}.json" if run else path.with_name(f"{path.stem}.results.json")
-        before = read_json(place) or {}
-        records = scorer.records if scorer else before.get("evaluators", {})
-        cvae = stamp_of(path)["cvae"] or before.get("run", {}).get("cvae")
-        baseline, stale = baseline_of(run, name, columns, cvae, records) if run else (None, [])
-        record = results(
-            columns,
-            baseline=baseline,
-            references=references_of(path, schema, scorer, language_model)
-            if scorer
-            else before.get("references"),
-            evaluators=records,
-            warnings=(scorer.warnings() if scorer else [])
-            + stale
-            + [w for w in before.get("warnings", []) if w.startswith(OF_GENERATION)],
-            run=before.get("run", {})
-            | {
-                "cvae": cvae,
-                "scored_by": {
-                    "command": command_line(),
-                    "versions": package_versions(),
-                    "git": git_revision(),
-                },
-            },
-            seed=options.seed,
-            mauve=mauve_of(columns.replies, path, options.references, schema, language_model, options.seed)
-            if options.mauve and language_model
-            else None,
-        )
-        write_json(place, record)
-        if run and name == "control":
-            (run / "generations.jsonl").write_bytes((run / "generations" / "control.jsonl").read_bytes())
-            write_json(run / "results.json", record)
-            from scoring.report.run_report import write_run_report
-
-            write_run_report(run)
-        print(f"{name}: {len(columns)} replies")
-        print(table(record), flush=True)
-        print(f"-> {place}", flush=True)
+        references = references_of(path, schema, scorer, language_model) if scorer else None
+        if columns is not None:
+            mauve = (
+                mauve_of(columns.replies, path, options.references, schema, language_model, options.seed)
+                if options.mauve and language_model
+                else None
+            )
+            _report(path, name, run, columns, references, scorer, options.seed, mauve)
+        wait_for_all()
     return 0
 
 

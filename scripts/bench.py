@@ -1,8 +1,9 @@
 """Speed and memory beside their floors, with random weights and fixed work. ``python -m scripts.bench train --size paper``
 
 train: optimizer steps; encode: contexts to priors; ode: latents at weight 10 of heads that were fitted to two
-Gaussians per attribute; generate: tokens of greedy replies; pipeline: contexts to replies in all combinations. Every
-figure is the median of several repeats after a warm-up. The floor of a figure is its arithmetic over the rate of matrix
+Gaussians per attribute; generate: tokens of greedy replies; pipeline: contexts to replies in all combinations, the best of
+`--candidates` for each. With `--processes` so many do the same at once, on a GPU each, and rates are those of all together,
+at the pace of the slowest (`scripts.bench_processes` compares numbers of processes). Every figure is the median of several repeats after a warm-up. The floor of a figure is its arithmetic over the rate of matrix
 products, for train plus and for generate against (the larger counts) its bytes over the bandwidth of copies; both rates
 are measured on this machine in the same run.
 """
@@ -19,18 +20,23 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, GPT2Config
 
+from common import processes
 from common.entry import Parser, run_main
+from common.launch import launch
 from common.provenance import device_name, package_versions
+from dataset.encoding import IGNORED
+from generation.choosing import candidate_scores
 from generation.decoding import generate
 from model.config import MiracleConfig
 from model.cvae import MiracleModel
 from model.energy import aspect_energy
 from model.gaussian import Gaussian
 from model.heads import LatentHeads
-from model.losses import LossWeights
+from model.losses import LossInputs, LossWeights, weighted_sum
 from model.prior import combine
 from model.sampler import SamplerSettings, sample_ode
 from training.recorded_step import GraphedStep
+from training.shared_step import SharedStep
 
 ATTRIBUTES = {
     "languagestyle": ["plain", "lyrical"],
@@ -166,6 +172,11 @@ def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 
     return statistics.median(seconds_once(work, device) for _ in range(repeats))
 
 
+def of_slowest(seconds: float) -> float:
+    """The greatest of all processes' seconds."""
+    return processes.greatest(round(seconds * 1e9)) / 1e9 if processes.several() else seconds
+
+
 def seconds_once(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call; CUDA events on a GPU."""
     if device.type == "cuda":
@@ -231,6 +242,7 @@ class Bench:
     compiled: str | None = None  # mode of torch.compile for the training step
     graphs: bool = True
     profiled: bool = False
+    candidates: int = 1
 
     def __post_init__(self):
         self.size = SIZES[self.size_name]
@@ -254,8 +266,10 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        first = seconds_once(work, self.device)
-        seconds = seconds_of(work, self.device, self.repeats)
+        processes.wait_for_all()
+        first = of_slowest(seconds_once(work, self.device))
+        seconds = of_slowest(seconds_of(work, self.device, self.repeats))
+        per_call = per_call * processes.count()
         memory = (
             (torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9)
             if self.device.type == "cuda"
@@ -275,16 +289,28 @@ class Bench:
         if self.compiled:
             model.compile(mode=self.compiled)
 
+        def inputs(batch: dict) -> LossInputs:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+                return model.loss_inputs(**batch, weights=LossWeights(0.05))
+
+        def terms_of(given: LossInputs, kl: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            terms = weighted_sum(given, LossWeights(0.05, kl=kl, classification=1.0, distance=0.1))
+            return terms["loss"], torch.stack([term.detach().float() for term in terms.values()])
+
         def forward(batch: dict, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                 terms = model(**batch, weights=LossWeights(0.05, kl=kl, classification=1.0, distance=0.1))
             return terms["loss"], torch.stack([term.detach().float() for term in terms.values()])
 
-        gradients = GraphedStep(forward, parameters, self.device)
+        gradients: GraphedStep | SharedStep = GraphedStep(forward, parameters, self.device)
+        if processes.several():
+            gradients = SharedStep(inputs, terms_of, parameters, self.device)
         gradients.records &= self.graphs
 
         def step() -> None:
             gradients(rows, 0.05)
+            if isinstance(gradients, SharedStep):
+                gradients.average()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -408,13 +434,13 @@ class Bench:
         return self.measured("generate", batch, "tokens/s", batch * NEW_TOKENS, work, max(arithmetic, moved))
 
     def pipeline(self, batch: int) -> Figure:
-        """`PIPELINE_CONTEXTS` contexts in all combinations, `batch` replies at once: encoding, ODE, decoding."""
+        """`PIPELINE_CONTEXTS` contexts in all combinations, `batch` replies at once: encoding, ODE, decoding, choosing."""
         model, (heads, _) = build(self.size, self.device, self.use_context).eval(), self.fitted_heads()
         model.decoder.lm.to(self.dtype)
         context = example_batch(self.size, PIPELINE_CONTEXTS, self.use_context, self.device)["context_ids"]
-        combinations = 2 ** len(ATTRIBUTES)
+        combinations = 2 ** len(ATTRIBUTES) * self.candidates
         rows = torch.arange(PIPELINE_CONTEXTS * combinations, device=self.device)
-        targets = torch.stack([(rows >> k) & 1 for k in range(len(ATTRIBUTES))], dim=1)
+        targets = torch.stack([(rows // self.candidates >> k) & 1 for k in range(len(ATTRIBUTES))], dim=1)
         weights, stacked = torch.full((len(ATTRIBUTES),), WEIGHT, device=self.device), heads.stacked()
         prompt = torch.randint(
             self.size.decoder[3], (len(rows), CONTEXT if self.use_context else 1), device=self.device
@@ -430,8 +456,9 @@ class Bench:
                 prior,
                 lambda r: aspect_energy(heads, targets[r], weights, stacked),
             ).z
+            written: list[list[int]] = []
             for part in rows.split(batch):
-                generate(
+                written += generate(
                     model.decoder,
                     z[part],
                     prompt[part],
@@ -441,8 +468,41 @@ class Bench:
                     max_new_tokens=NEW_TOKENS,
                     graphs=self.graphs,
                 )
+            if self.candidates > 1:
+                self.choose(model, prior.mean, targets, prompt.tolist(), written, batch)
 
-        return self.measured("pipeline", batch, "replies/s", len(rows), work, None)
+        replies = len(rows) // self.candidates
+        return self.measured("pipeline", batch, "replies/s", replies, work, None)
+
+    def choose(
+        self, model: MiracleModel, reference: torch.Tensor, targets: torch.Tensor, prompts: list, replies: list, batch: int
+    ) -> list[int]:  # fmt: skip
+        """The best candidate of each reply: heads on the posterior, and both likelihoods, as `generation.generator` weighs them."""
+
+        def autocast():
+            return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+        def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
+            with autocast():
+                return model.decoder(ids.to(self.device), mask.to(self.device), reference[chosen], last)
+
+        def rows(prompts: list) -> list[dict]:
+            return [{"input_ids": p + r, "labels": [IGNORED] * len(p) + r} for p, r in zip(prompts, replies)]
+
+        attributes = []
+        for number in torch.arange(len(replies)).split(batch):
+            read = [(prompts[i] + replies[i])[: CONTEXT + REPLY] for i in number.tolist()]
+            ids = torch.tensor(read, device=self.device) % self.size.encoder[3]
+            with torch.no_grad(), autocast():
+                posterior = model.encode_posterior(ids, torch.ones_like(ids), torch.zeros_like(ids))
+            own = [
+                logits.float().log_softmax(-1).gather(1, targets[number, k : k + 1])
+                for k, logits in enumerate(model.heads(posterior.mean.float()))
+            ]
+            attributes.append(torch.cat(own, 1).sum(1).detach().cpu())
+        beginnings = [[reply[0]] for reply in replies]  # a decoder reads something in front of a first token
+        scores = candidate_scores(torch.cat(attributes), rows(prompts), rows(beginnings), logits_of, 0, batch)
+        return scores.best(self.candidates, 0.5, 0.5)
 
 
 PIPELINE_CONTEXTS = 300
@@ -485,6 +545,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--threads", type=int, help="CPU threads")
     options.add_argument("--repeats", type=int, default=5, help="(default: 5)")
     options.add_argument("--memory-gb", type=float, help="imitate a card with that much memory")
+    options.add_argument("--processes", type=int, default=1, help="how many do the same at once (default: 1)")
+    options.add_argument("--candidates", type=int, default=1, help="of pipeline, for each reply (default: 1)")
     options.add_argument("--json", action="store_true", help="print JSON")
     return options
 
@@ -492,6 +554,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print; returns the exit status."""
     options = parser().parse_args(argv)
+    if options.processes > 1 and not processes.several():
+        return launch(options.processes, ["-m", "scripts.bench", *(sys.argv[1:] if argv is None else argv)])
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -509,6 +573,7 @@ def main(argv: list[str] | None = None) -> int:
         options.compile,
         not options.no_graphs,
         options.profile,
+        options.candidates,
     )
     figures = []
     for what in options.what:
@@ -523,6 +588,7 @@ def main(argv: list[str] | None = None) -> int:
             "device": device_name(),
             "precision": precision,
             "threads": torch.get_num_threads(),
+            "processes": processes.count(),
             "versions": package_versions(),
         }
         print(

@@ -2,6 +2,7 @@
 #
 #   MIRACLE_ENV=current   use the python that is active now instead of .venv
 #   PRESET= RUN= SCHEMA= BASE=   become --preset, --run, --schema, --base
+#   NPROC=2   training, generation and scoring in so many processes, on a GPU each where there are GPUs
 #
 # The folder stays the caller's, so that the paths that a user types are what they mean; $MIRACLE is the repository.
 # Runs under bash 3.2, macOS's own: there "${OPTIONS[@]}" of an empty array is an unbound variable, so scripts write
@@ -26,6 +27,9 @@ else
     fi
 fi
 export PYTHONPATH="$MIRACLE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 # our modules, not what lies in the caller's folder
+
+RUN_PYTHON=("$PYTHON")
+[ "${NPROC:-1}" = 1 ] || RUN_PYTHON+=(-m common.launch "$NPROC")
 
 OPTIONS=()
 [ -z "${PRESET:-}" ] || OPTIONS+=(--preset "$PRESET")

@@ -7,6 +7,7 @@ from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
 from common.options import CommonArguments
+from common.processes import by_first
 from common.provenance import relative
 from common.schema import Attribute, Schema, load_schema
 from dataset.compact import compact_dataset
@@ -62,7 +63,7 @@ def _train(
     options: EvaluatorArguments,
     training: TrainingArguments,
 ) -> dict:
-    if (record := stage.finished()) and not common.overwrite:
+    if (record := by_first(stage.finished)) and not common.overwrite:
         print(f"{attribute.name}: already trained, {accuracy_or_why_not(record['metrics'])}", flush=True)
         return record
     train, dev = (read_texts(schema, attribute, split, common.limit) for split in ("train", "dev"))

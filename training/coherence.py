@@ -13,6 +13,7 @@ from transformers import TrainingArguments, set_seed
 from common.devices import choose_device
 from common.errors import InputError
 from common.options import CommonArguments, at_least, within
+from common.processes import by_first
 from common.provenance import relative
 from common.schema import Schema, load_schema
 from dataset.compact import compact_dataset
@@ -125,7 +126,7 @@ def _train(
     options: EvaluatorArguments,
     training: TrainingArguments,
 ) -> None:
-    if (record := stage.finished()) and not common.overwrite:
+    if (record := by_first(stage.finished)) and not common.overwrite:
         print(f"nli: already trained, {accuracy_or_why_not(record['metrics'])}", flush=True)
         print_audit(record["metrics"]["audit"])
         return

@@ -12,6 +12,7 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments,
 from common.devices import memory_used
 from common.errors import InputError
 from common.options import CommonArguments, at_least, within
+from common.processes import by_first, several
 from common.provenance import relative
 from common.schema import Schema, load_schema
 from dataset.batching import CvaeCollator, cvae_dataset
@@ -29,12 +30,15 @@ from model.config import PRIORS, MiracleConfig
 from model.cvae import MiracleModel
 from model.decoder import positions_limit
 from model.losses import LossWeights
+from model.quantised import hold_in_4bit
 from model.schedule import KL_SCHEDULES
 from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
 from training.inputs import Inputs, compared_settings, dialogue_files
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
 
 VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
+
+NOT_RECORDED = "cvae: with several processes steps are not recorded as CUDA graphs; on small models that can cost half of the speed (docs/performance.md); --shared_graphs records them"
 
 CONFIG = MiracleConfig()  # the owner of the defaults
 
@@ -89,6 +93,12 @@ class ModelArguments:
         default=CONFIG.lora_alpha,
         metadata={"help": "their scale is lora_alpha / lora_rank; 0: twice the rank"},
     )
+    load_4bit: bool = field(
+        default=False,
+        metadata={
+            "help": "with --lora_rank: hold the decoder's frozen layers in 4 bits while training, a quarter of bf16's memory; needs the package bitsandbytes"
+        },
+    )
     start_from: str | None = field(
         default=None,
         metadata={
@@ -132,9 +142,19 @@ class ModelArguments:
             raise InputError(
                 "--encoder_layers leaves layers of a base out; adapters (--lora_rank) stand on whole ones"
             )
+        if self.load_4bit and not self.lora_rank:
+            raise InputError(
+                "--load_4bit holds frozen weights in 4 bits; without --lora_rank all are trained"
+            )
         at_least(SHORTEST, self, "encoder_length decoder_length")
         for name in ("token_dropout", "scratch_dropout"):
             within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
+
+    @property
+    def settings(self) -> dict:
+        """What decides a training; without 4 bits the same as before there were any, so that those trainings count."""
+        settings = dataclasses.asdict(self)
+        return settings if self.load_4bit else {k: v for k, v in settings.items() if k != "load_4bit"}
 
     @property
     def template(self) -> DialogueTemplate:
@@ -213,6 +233,12 @@ class LossArguments:
             "help": "record training steps as CUDA graphs, on a single GPU without gradient checkpointing"
         },
     )
+    shared_graphs: bool = field(
+        default=False,
+        metadata={
+            "help": "with several GPUs too: forward and backward are two graphs, the processes' sums between them (training/shared_step.py)"
+        },
+    )
 
     def __post_init__(self):
         for name in ("kl_weight", "free_bits", "classification_weight", "distance_weight", "context_weight"):
@@ -247,6 +273,9 @@ class LossArguments:
     def settings(self) -> dict:
         """What decides a training; without further terms the same as before there were any, so that those trainings count."""
         settings = dataclasses.asdict(self)
+        settings.pop("shared_graphs")  # how a step is computed, not what it is
+        if self.context_weight:
+            settings["context_first_token"] = "left out"  # it counted where there was padding before it
         return settings if self.term_weights else {k: v for k, v in settings.items() if k != "term_weights"}
 
 
@@ -353,6 +382,20 @@ def continued(
     return model, *tokenizers_of(folder, source.config)
 
 
+def in_4bit(model: MiracleModel, arguments: TrainingArguments) -> None:
+    """Hold the decoder's frozen layers in 4 bits; raises `InputError` without ``bitsandbytes``, or where there are none."""
+    compute = torch.bfloat16 if arguments.bf16 else torch.float32
+    try:
+        held = hold_in_4bit(model.decoder.lm, arguments.device, compute)
+    except ModuleNotFoundError:
+        raise InputError(
+            "--load_4bit needs the package bitsandbytes: python -m pip install bitsandbytes"
+        ) from None
+    if not held:
+        kind = model.config.decoder["model_type"]
+        raise InputError(f"--load_4bit: a decoder of type {kind!r} has no frozen linear layers with adapters")
+
+
 def inherited(source: MiracleModel, model: MiracleModel) -> dict[str, torch.Tensor]:
     """The weights that a model takes over from one with other attributes; an attribute is the same where its aspects are, too."""
     weights, own = source.state_dict(), model.state_dict()
@@ -437,7 +480,7 @@ def train(
         "the base decoder": common.decoder,
     }
     settings = {"schema": schema.aspects, "limit": common.limit}
-    settings |= dataclasses.asdict(options) | loss.settings | compared_settings(training)
+    settings |= options.settings | loss.settings | compared_settings(training)
     names = {key: relative_name(getattr(common, key)) for key in ("encoder", "decoder")}
     if options.start_from:
         names["start_from"] = relative(options.start_from)
@@ -461,7 +504,7 @@ def _train(
     loss: LossArguments,
     training: TrainingArguments,
 ) -> None:
-    if (record := stage.finished()) and not common.overwrite:
+    if (record := by_first(stage.finished)) and not common.overwrite:
         print(f"cvae: already trained ({record['seconds']:.0f} s)", flush=True)
         return
     train_rows, dev_rows = (
@@ -478,6 +521,8 @@ def _train(
     )
     if arguments.bf16 and model.config.lora_rank and arguments.device.type == "cuda":
         model.freeze_in(torch.bfloat16)
+    if options.load_4bit:
+        in_4bit(model, arguments)
     if loss.recompute_tokens and not arguments.gradient_checkpointing:
         checkpoint_layers(model.decoder.lm, loss.recompute_tokens)
     template = DialogueTemplate(**model.config.template)
@@ -489,7 +534,9 @@ def _train(
         options.decoder_length,
         options.use_context,
     )
-    graphs = loss.graphs and can_record(arguments)
+    graphs = loss.graphs and can_record(arguments) and (loss.shared_graphs or not several())
+    if not graphs and several() and arguments.device.type == "cuda" and loss.graphs:
+        print(NOT_RECORDED, flush=True)
     trainer = CvaeTrainer(
         model=model,
         args=arguments,
@@ -521,8 +568,10 @@ def _train(
         if model.config.lora_rank
         else ""
     )
+    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    shared = f", {rows} of them a step in {arguments.world_size} processes" if several() else ""
     print(
-        f"cvae: {millions:.1f} M parameters{adapters}, {len(trainer.train_dataset)} training dialogues",
+        f"cvae: {millions:.1f} M parameters{adapters}, {len(trainer.train_dataset)} training dialogues{shared}",
         flush=True,
     )
     seconds = run_trainer(trainer, stage)
@@ -539,7 +588,7 @@ def _train(
         metrics["hash"] = bases.weights_hash(folder)
         metrics["history"] = trainer.state.log_history
 
-    stage.finish(save, metrics, seconds, load_cvae)
+    by_first(lambda: stage.finish(save, metrics, seconds, load_cvae))
     print(
         f"cvae: dev reconstruction {metrics['reconstruction']:.3f} nats/token, KL {metrics['kl_unclamped']:.1f} nats, latent heads "
         f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s{held} -> {stage.folder}",

@@ -1,24 +1,29 @@
 """The CVAE's training loop: `transformers.Trainer` with our loss, its terms in the log, and vital signs on dev."""
 
+from functools import partial
+
 import torch
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments
 
+from common import processes
+from dataset.sharing import without_rows
 from model.cvae import MiracleModel
-from model.losses import LossWeights
+from model.losses import LossInputs, LossWeights, mean_over_processes, sum_over_processes, weighted_sum
 from model.prior import of_attribute
 from model.schedule import kl_weight
 from training.recorded_step import GraphedStep
+from training.shared_step import SharedStep
 from training.trainer import StageTrainer
 
 SHAPES = 16  # lengths are multiples of it where steps are recorded
 
 
 def can_record(args: TrainingArguments) -> bool:
-    """Whether training steps may be CUDA graphs: one GPU, and nothing in a step that looks back at the host."""
+    """Whether training steps may be CUDA graphs: a GPU each, and nothing in a step that looks back at the host."""
     return (
         args.device.type == "cuda"
         and args.n_gpu == 1
-        and args.world_size == 1
         and not (args.fp16 or args.gradient_checkpointing or args.torch_compile)
     )
 
@@ -36,15 +41,18 @@ class CvaeTrainer(StageTrainer):
         graphs: compute gradients by CUDA graphs (`training.recorded_step`), where `can_record` says so.
     """
 
+    blank = staticmethod(without_rows)
+
     def __init__(self, *args, settings, new_learning_rate: float, graphs: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.graphed = (
-            GraphedStep(
-                self._weighted, [p for p in self.model.parameters() if p.requires_grad], self.args.device
-            )
-            if graphs
-            else None
-        )
+        self.graphed: GraphedStep | SharedStep | None = None
+        trained, device = [p for p in self.model.parameters() if p.requires_grad], self.args.device
+        if graphs and processes.several():
+            self.graphed = SharedStep(self._loss_inputs, self._terms, trained, device)
+            # not wrapped: distributed data parallel holds what adds gradients up on a stream that cannot be recorded
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        elif graphs:
+            self.graphed = GraphedStep(self._weighted, trained, device)
         self.settings, self.new_learning_rate = settings, new_learning_rate
         self.model_accepts_loss_kwargs = False  # our loss is a mean already; accumulation divides it
         self.sums: torch.Tensor | None = None  # of the loss terms since the last log, kept on the device
@@ -71,7 +79,21 @@ class CvaeTrainer(StageTrainer):
         scale = 1.0 / self.current_gradient_accumulation_steps
         values = self.graphed(self._prepare_inputs(inputs), float(self.current_weights()["kl"]), scale)
         self._note(values)
+        if isinstance(self.graphed, SharedStep) and self.accelerator.sync_gradients:
+            self.graphed.average()
         return values[0] * scale
+
+    def _loss_inputs(self, batch) -> LossInputs:
+        """What the loss is computed from, of this process's rows."""
+        with self.accelerator.autocast():
+            return self.model.loss_inputs(**batch, weights=self.current_weights())
+
+    def _terms(self, given: LossInputs, kl: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of all processes' rows with that weight of the KL term, and all terms as they are logged."""
+        with self.accelerator.autocast():
+            terms = weighted_sum(given, self.current_weights().replace(kl=kl))
+        self.names = list(terms)
+        return terms["loss"], _stacked(terms)
 
     def _weighted(self, batch, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch's loss with that weight of the KL term, and all terms as they are logged."""
@@ -136,12 +158,11 @@ class CvaeTrainer(StageTrainer):
             self.graphed.forget()  # evaluation needs the memory
         generator = torch.Generator().manual_seed(0)
         total, count = None, 0
-        for batch in self.get_eval_dataloader(eval_dataset):
+        for batch in self._dev_batches(eval_dataset):
             batch = self._prepare_inputs(batch)
-            size = batch["attribute"].shape[0]
-            noise = torch.randn(2, size, model.config.latent_size, generator=generator).to(
-                batch["attribute"].device
-            )
+            size = self._rows_of_all(batch)
+            noise = self._own_rows(torch.randn(2, size, model.config.latent_size, generator=generator))
+            noise = noise.to(batch["attribute"].device)
             with self.accelerator.autocast():  # the unwrapped model has none of its own
                 terms = model(**batch, weights=weights, noise=noise[0])
                 signs = self._vital_signs(model, batch, noise)
@@ -156,6 +177,27 @@ class CvaeTrainer(StageTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _dev_batches(self, rows: Dataset | None) -> DataLoader:
+        """Of several processes each has its rows of every batch, so that means over batches are those of one process."""
+        if not processes.several():
+            return self.get_eval_dataloader(rows)
+        rows = self.eval_dataset if rows is None else rows
+        return self.shared_loader(rows, self.eval_order(rows), self.args.eval_batch_size)
+
+    @staticmethod
+    def _rows_of_all(batch: dict[str, torch.Tensor]) -> int:
+        """How many examples a batch has in all processes together."""
+        own = torch.tensor(
+            float(batch.get("rows", len(batch["attribute"]))), device=batch["attribute"].device
+        )
+        return int(sum_over_processes(own))
+
+    @staticmethod
+    def _own_rows(values: torch.Tensor) -> torch.Tensor:
+        """Of a batch of all processes [.., rows, D] this one's, or the first for a filler."""
+        own = values[..., processes.rank() :: processes.count(), :]
+        return own if own.shape[-2] else values[..., :1, :]
+
     @staticmethod
     def _vital_signs(
         model: MiracleModel, batch: dict[str, torch.Tensor], noise: torch.Tensor
@@ -168,4 +210,6 @@ class CvaeTrainer(StageTrainer):
         correct = torch.zeros_like(attribute, dtype=torch.float)
         for k, logits in enumerate(model.heads(prior.sample(noise[1]))):
             correct += (attribute == k) & (logits.argmax(-1) == aspect)
-        return correct.mean(), posterior.sample(noise[0]).pow(2).mean().sqrt()
+        rows = batch.get("rows", len(attribute))
+        squares = posterior.sample(noise[0]).pow(2).mean(1)
+        return mean_over_processes(correct[:rows]), mean_over_processes(squares[:rows]).sqrt()

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from datasets import Dataset
 from scipy.special import softmax
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from common import processes
 from common.errors import InputError
 from common.options import at_least, within
 from dataset.batching import ClassifierCollator
-from dataset.encoding import SHORTEST
+from dataset.encoding import IGNORED, SHORTEST
 from model.bases import ScratchSize, weights_hash
+from model.losses import sum_over_processes
 from scoring.calibration import dev_report
 from scoring.evaluators import Evaluator, majority_warning, save_classifier
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
@@ -122,6 +125,26 @@ def with_steps(training: TrainingArguments, rows: int, least: int) -> TrainingAr
     return dataclasses.replace(training, num_train_epochs=epochs)
 
 
+class EvaluatorTrainer(StageTrainer):
+    """Trains a sequence classifier by the mean cross-entropy of a step's rows, those of all processes."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean; accumulation divides it
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The mean over all processes' rows, times their number, by which the averaging of gradients divides it."""
+        if not processes.several() or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        own = F.cross_entropy(
+            outputs.logits.float(), labels, reduction="sum", label_smoothing=self.args.label_smoothing_factor
+        )
+        loss = own * processes.count() / sum_over_processes((labels != IGNORED).float().sum())
+        return (loss, outputs) if return_outputs else loss
+
+
 def train_evaluator(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -146,7 +169,7 @@ def train_evaluator(
     if doubt := doubt_of(list(train["labels"]), list(dev["labels"]), names):
         print(f"warning: {stage.name} will be {doubt}", flush=True)
     check_length(model, max([*train["length"], *dev["length"]], default=1))
-    trainer = StageTrainer(
+    trainer = EvaluatorTrainer(
         model=model,
         args=resolved_arguments(
             with_steps(training, len(train), options.min_steps),
@@ -180,7 +203,7 @@ def train_evaluator(
     def load(folder: Path) -> None:
         Evaluator.load(folder, stage.name, torch.device("cpu"), {}, names)
 
-    record = stage.finish(save, metrics, seconds, load)
+    record = processes.by_first(lambda: stage.finish(save, metrics, seconds, load))
     if line := majority_warning(stage.name, metrics):
         print(f"warning: {line}", flush=True)
     return record

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from common.content import content_of
+from common.processes import count
 from common.schema import Schema
 
 PLACES_AND_LOGS = (
@@ -41,6 +42,11 @@ def compared_settings(training: TrainingArguments) -> dict:
         name -> value as in JSON; of those that no preset of ours sets, the ones that are not `transformers`' defaults.
     """
     values, defaults = _values(training), _defaults()
+    for name in (
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+    ):  # several processes train as one with as many rows as theirs together
+        values[name] = values[name] * count()
     harmless = HARMLESS if training.load_best_model_at_end else HARMLESS | OF_THE_BEST
     return {
         name: value

@@ -2,16 +2,22 @@
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from transformers import Trainer, TrainerCallback
 
+from common import processes
 from common.interruption import NAMES, Interrupted, handled, leave
+
+TWICE = 2.0  # seconds within which a signal comes twice where a scheduler sends it to all processes, and their launcher passes it on
 
 
 class StopAtSignal(TrainerCallback):
     """Saves a checkpoint and stops the training at the end of the step in which the signal came.
+
+    Of several processes all stop at the same step, whichever the signal came to.
 
     Attributes:
         number: of the signal; None as long as none came.
@@ -20,15 +26,19 @@ class StopAtSignal(TrainerCallback):
 
     def __init__(self, name: str):
         self.name, self.number, self.saved = name, None, None
+        self.came = 0.0  # when
 
     def note(self, number: int) -> None:
         """Take in a signal; the second one ends the process at once."""
-        if self.number is not None:
+        if self.number is None:
+            self.number, self.came = number, time.monotonic()
+        elif not processes.several() or time.monotonic() - self.came > TWICE:
             leave(number)
-        self.number = number
 
     def on_step_end(self, args, state, control, **kwargs):
         """Ask the trainer to save and to stop."""
+        if processes.several() and (number := processes.greatest(self.number or 0)) and self.number is None:
+            self.note(number)  # it came to another process
         if self.number is not None:
             control.should_save = control.should_training_stop = True
 

@@ -14,17 +14,19 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from common.errors import InputError
 from common.jsonl import read_json, write_json
 from common.locks import exclusive
+from common.processes import by_first, rank, several
 from common.provenance import enough_memory
 from model.bases import not_finite, weights_hash
 from training.inputs import Inputs
 from training.interruption import stopping_at_signals
 
+APART = 1_000_003  # between the seeds of two processes
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -257,7 +259,9 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
     for callback in (ReadableLog(stage.name), *extra_callbacks):
         trainer.add_callback(callback)
     started = time.monotonic()
-    checkpoint = stage.last_checkpoint()
+    checkpoint = by_first(stage.last_checkpoint)
+    if several():
+        set_seed((trainer.args.seed + APART * rank()) % 2**32)  # dropout and noise of their own
     if checkpoint:
         print(f"{stage.name}: going on from {Path(checkpoint).name}", flush=True)
     size = trainer.args.per_device_train_batch_size

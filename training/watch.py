@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from common.errors import InputError
 from common.jsonl import write_jsonl
+from common.processes import is_first, rank
 
-ROWS = "not_finite.jsonl"  # beside the checkpoints
+ROWS = "not_finite.jsonl"  # beside the checkpoints; of the second of several processes not_finite.1.jsonl
 ADVICE = "a lower --learning_rate or --precision fp32 may help"
 
 
@@ -65,7 +66,7 @@ class FiniteWatch(TrainerCallback):
         if seen.ready is not None:
             seen.ready.synchronize()
         if not bool(seen.finite):
-            place = self.folder / ROWS
+            place = self.folder / (ROWS if is_first() else ROWS.replace(".", f".{rank()}.", 1))
             write_jsonl(place, self.rows(seen.batch))
             raise InputError(
                 f"{self.name}: the loss is not finite at step {seen.step}; its batch is in {place}, {self._kept()}; {ADVICE}"

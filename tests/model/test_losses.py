@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from model.gaussian import Gaussian
 from model.losses import (
+    LossWeights,
     classification_loss,
     context_loss,
     distance_loss,
     kl_loss,
     mean_over_processes,
     token_losses,
+    weighted_sum,
 )
 from model.losses import reconstruction_loss as reconstruction_of_losses
 
@@ -37,6 +39,35 @@ def test_context_loss_covers_the_real_tokens_without_a_label():
         context_loss(losses, mask, labels), torch.tensor(math.log(10) / 2)
     )  # tokens 4 and 5, not the pad
     torch.testing.assert_close(reconstruction_of_losses(losses, labels), torch.tensor(math.log(10)))
+
+
+def test_context_loss_does_not_depend_on_padding():
+    """A first token has nothing in front of it, whether padding stands there or not."""
+    torch.manual_seed(0)
+    ids, logits = torch.randint(10, (1, 5)), torch.randn(1, 5, 10)
+    labels, mask = torch.tensor([[-100, -100, -100, 6, 7]]), torch.ones(1, 5, dtype=torch.long)
+    alone = context_loss(token_losses(logits, ids), mask, labels)
+    padded = [torch.cat([torch.full((1, 2), value), tensor], 1) for value, tensor in ((0, ids), (0, mask), (-100, labels))]  # fmt: skip
+    behind = token_losses(torch.cat([torch.randn(1, 2, 10), logits], 1), padded[0])
+    torch.testing.assert_close(context_loss(behind, *padded[1:]), alone)
+
+
+def test_terms_of_no_example_are_zero_and_of_some_are_theirs(make_miracle, batch):
+    """A process that has no example of a step computes along; what it adds is nothing, with gradients of zero."""
+    model, weights = make_miracle(), LossWeights(0.0, kl=1.0, classification=1.0, distance=1.0, context=1.0)
+    noise = torch.randn(5, 8)
+    nothing = model(**batch, weights=weights, noise=noise, rows=0)
+    assert nothing["reconstruction"] == 0 and nothing["context"] == 0 and nothing["distance"] == 0
+    given = model.loss_inputs(**batch, weights=weights, noise=noise)
+    again = given.replace(given.differentiable)
+    assert weighted_sum(again, weights)["loss"] == weighted_sum(given, weights)["loss"]
+    two = {key: value[:2] if torch.is_tensor(value) else value for key, value in batch.items()}
+    some, theirs = (
+        model(**batch, weights=weights, noise=noise, rows=2),
+        model(**two, weights=weights, noise=noise[:2]),
+    )
+    for name in ("loss", "reconstruction", "kl", "classification", "distance"):
+        torch.testing.assert_close(some[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
 def test_reconstruction_is_nats_per_response_token():

@@ -1,0 +1,152 @@
+"""Forward and backward of a training step in several processes, as two CUDA graphs with what the processes tell each other between.
+
+The terms of the loss are means over all processes, so a step is cut where they begin: one graph computes what they are
+computed from (`model.losses.LossInputs`, small tensors), the terms and their gradients are computed as usual, with their sums
+over the processes, and a second graph takes the gradients from there back to the weights. Then the gradients are averaged, all
+in one piece. No communication is part of a graph, so processes may record different shapes at different times.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+
+from model.graphs import recorded
+from model.losses import LossInputs
+from training.recorded_step import MOST_SHAPES, Batch
+
+Logged = tuple[torch.Tensor, torch.Tensor]  # the loss, and what is logged
+
+
+@dataclass
+class _Recorded:
+    """Two graphs and the tensors that they read and write."""
+
+    inputs: Batch
+    given: LossInputs
+    gradients: list[torch.Tensor]
+    forward: Callable[[], None]
+    backward: Callable[[], None]
+
+
+class SharedStep:
+    """Computes this process's share of the gradients, from graphs where the shape of its batch has come before.
+
+    Args:
+        forward: a batch -> what the loss is computed from. It reads nothing back from the device and tells no other process.
+        terms: (that, weight of the KL term) -> the loss of all processes' examples and what is to be logged, [n].
+        parameters: those that get gradients.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Batch], LossInputs],
+        terms: Callable[[LossInputs, float], Logged],
+        parameters: list[torch.nn.Parameter],
+        device: torch.device,
+    ):
+        self.forward, self.terms, self.parameters = forward, terms, parameters
+        self.records = device.type == "cuda"
+        self.flat: torch.Tensor | None = None  # all gradients, once it is known which weights have one
+        self.views: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        self.graphs: OrderedDict[tuple, _Recorded] = OrderedDict()
+
+    def __call__(self, batch: Batch, kl: float, scale: float = 1.0) -> torch.Tensor:
+        """Add the gradients of ``scale * loss`` to the parameters'; returns what is to be logged, [n]."""
+        if self.flat is None:
+            for parameter in self.parameters:
+                torch.distributed.broadcast(parameter.data, 0)  # all begin with the first one's weights
+        self._place_gradients()
+        found = None if self.flat is None else self._recorded(batch)
+        if found is None:
+            given = self.forward(batch)
+            logged, gradients = self._gradients(given, kl, scale)
+            torch.autograd.backward(given.differentiable, gradients)
+        else:
+            for name, value in batch.items():
+                if isinstance(value, torch.Tensor):
+                    found.inputs[name].copy_(value, non_blocking=True)
+            found.forward()
+            logged, gradients = self._gradients(found.given, kl, scale)
+            torch._foreach_copy_(found.gradients, gradients)
+            found.backward()
+        if self.flat is None:
+            self._lay_out()
+        return logged
+
+    def _gradients(
+        self, given: LossInputs, kl: float, scale: float
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What is to be logged, and the gradients of what the loss is computed from."""
+        leaves = [tensor.detach().requires_grad_() for tensor in given.differentiable]
+        loss, logged = self.terms(given.replace(leaves), kl)
+        found = torch.autograd.grad(loss * scale, leaves, allow_unused=True)
+        gradients = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found)]
+        return logged.detach(), gradients
+
+    def average(self) -> None:
+        """The mean of all processes' gradients, once a step has them all: that of the loss."""
+        assert self.flat is not None, "gradients were computed"
+        torch.distributed.all_reduce(self.flat)
+        self.flat.div_(torch.distributed.get_world_size())
+
+    def _lay_out(self) -> None:
+        """Put the gradients into one tensor, of which the parameters' are parts from now on."""
+        those = [parameter for parameter in self.parameters if parameter.grad is not None]
+        self.flat = torch.cat([parameter.grad.flatten() for parameter in those])
+        parts = self.flat.split([parameter.numel() for parameter in those])
+        self.views = [(parameter, part.view_as(parameter)) for parameter, part in zip(those, parts)]
+        for parameter, view in self.views:
+            parameter.grad = view
+
+    def _place_gradients(self) -> None:
+        """The optimizer's step takes the gradients away; what computes them adds to where they were."""
+        if self.flat is not None and any(parameter.grad is not view for parameter, view in self.views):
+            self.flat.zero_()
+            for parameter, view in self.views:
+                parameter.grad = view
+
+    def _recorded(self, batch: Batch) -> _Recorded | None:
+        """The graphs of a batch's shape; None where it cannot be recorded."""
+        if not self.records:
+            return None
+        shape = tuple(
+            (name, tuple(value.shape) if isinstance(value, torch.Tensor) else value)
+            for name, value in sorted(batch.items())
+        )
+        if shape in self.graphs:
+            self.graphs.move_to_end(shape)
+            return self.graphs[shape]
+        while len(self.graphs) >= MOST_SHAPES:
+            self.graphs.popitem(last=False)
+        torch.cuda.empty_cache()  # the graphs' memory is their own
+        found = self._record(batch)
+        if found is None:
+            self.forget()
+            self.records = False
+        else:
+            self.graphs[shape] = found
+        return found
+
+    def _record(self, batch: Batch) -> _Recorded | None:
+        inputs = {
+            name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+        }
+        made: list[LossInputs] = []
+        forward = recorded(lambda: made.append(self.forward(inputs)))
+        if forward is None:
+            return None
+        outputs = made[0].differentiable
+        gradients = [torch.zeros_like(tensor) for tensor in outputs]
+        backward = recorded(lambda: torch.autograd.backward(outputs, gradients))
+        if backward is None:
+            return None
+        return _Recorded(inputs, made[0].replace([t.detach() for t in outputs]), gradients, forward, backward)
+
+    def forget(self) -> None:
+        """Give the graphs' memory back; shapes are recorded again when they come."""
+        self.graphs.clear()
+        if self.records:
+            torch.cuda.empty_cache()
