@@ -332,9 +332,7 @@ class Miracle:
                 chosen = [i for i, own in enumerate(seeds) if own == seed]
                 requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
                 controlled = any(r.target for r in requests)
-                settings = dataclasses.replace(
-                    control if controlled else uncontrolled(control), seed=seed
-                )
+                settings = dataclasses.replace(control if controlled else uncontrolled(control), seed=seed)
                 found = self.generator.write(requests, settings, decoding, on_text=watch(chosen))
                 sample = found.sample
                 for place, i in enumerate(chosen):

@@ -24,7 +24,10 @@ def parser() -> Parser:
     """The options."""
     options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument(
-        "folder", nargs="?", type=Path, help="a run's folder (default: the run trained last, else release/chat)"
+        "folder",
+        nargs="?",
+        type=Path,
+        help="a run's folder (default: the run trained last, else release/chat)",
     )
     options.add_argument("--run", help="the same by its name under outs/")
     options.add_argument("--name", help="the model's name for clients (default: the folder's)")
@@ -37,24 +40,36 @@ def parser() -> Parser:
         metavar="KEY",
         help=f"a key that clients must send, may be repeated; better in {KEY}, several with commas between, as a command line can be read by other users",
     )
-    options.add_argument("--no-key", action="store_true", help="serve another address than loopback without a key")
     options.add_argument(
-        "--candidates", type=int, help="replies to choose from where a request does not say (default: the run's)"
+        "--no-key", action="store_true", help="serve another address than loopback without a key"
+    )
+    options.add_argument(
+        "--candidates",
+        type=int,
+        help="replies to choose from where a request does not say (default: the run's)",
     )
     options.add_argument("--max-tokens", type=int, default=256, help="longest reply (default: %(default)s)")
     options.add_argument("--rows", type=int, help="candidates written together (default: 64, on a GPU 1024)")
-    options.add_argument("--queue", type=int, default=256, help="requests that may wait (default: %(default)s)")
+    options.add_argument(
+        "--queue", type=int, default=256, help="requests that may wait (default: %(default)s)"
+    )
     options.add_argument(
         "--queue-per-client", type=int, default=64, help="of one client (default: %(default)s)"
     )
     options.add_argument(
-        "--timeout", type=float, default=300.0, help="seconds for a request, waiting included (default: %(default)g)"
+        "--timeout",
+        type=float,
+        default=300.0,
+        help="seconds for a request, waiting included (default: %(default)g)",
     )
     options.add_argument(
         "--max-body", type=int, default=256 * 1024, help="bytes of a request's body (default: %(default)s)"
     )
     options.add_argument(
-        "--grace", type=float, default=60.0, help="seconds that requests under way have after SIGTERM (default: %(default)g)"
+        "--grace",
+        type=float,
+        default=60.0,
+        help="seconds that requests under way have after SIGTERM (default: %(default)g)",
     )
     options.add_argument(
         "--log",
@@ -78,7 +93,10 @@ def keys_of(given: argparse.Namespace) -> tuple[str, ...]:
     if any(len(key) < SHORTEST_KEY or not key.isascii() for key in keys):
         raise InputError(f"a key needs at least {SHORTEST_KEY} characters, all of them ASCII")
     if given.api_key:
-        print(f"note: other users of this machine can read --api-key; {KEY} is not shown to them", file=sys.stderr)
+        print(
+            f"note: other users of this machine can read --api-key; {KEY} is not shown to them",
+            file=sys.stderr,
+        )
     if not keys and not given.no_key and not is_loopback(given.host):
         raise InputError(
             f"--host {given.host} can be reached from elsewhere: set {KEY} (or --api-key), or say --no-key"

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -51,10 +51,10 @@ class Service:
     capacity: Capacity
     candidates: int | None = None
     max_tokens: int = 256
-    bounds: Bounds = Bounds()
+    bounds: Bounds = field(default_factory=Bounds)
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] | None = None
-    log: Log = Log(None)
+    log: Log = field(default_factory=lambda: Log(None))
 
     @property
     def longest(self) -> int:
@@ -83,7 +83,9 @@ class Inbox:
             return self._events.get_nowait()
         getting = asyncio.create_task(self._events.get())
         try:
-            done, _ = await asyncio.wait({getting, gone}, timeout=max(0.0, seconds), return_when="FIRST_COMPLETED")
+            done, _ = await asyncio.wait(
+                {getting, gone}, timeout=max(0.0, seconds), return_when="FIRST_COMPLETED"
+            )
         finally:
             if not getting.done():
                 getting.cancel()
@@ -167,7 +169,9 @@ def model_weights(model: Miracle, dials: Dials, request: ChatRequest) -> dict[st
         return weights
     named = given if isinstance(given, dict) else dict.fromkeys(weights, given)
     if unknown := sorted(set(named) - set(weights)):
-        raise Refused(f"weights: unknown attributes {unknown}; known are {list(weights)}"[:500], param="weights")
+        raise Refused(
+            f"weights: unknown attributes {unknown}; known are {list(weights)}"[:500], param="weights"
+        )
     return weights | {name: float(weight) for name, weight in named.items()}
 
 
@@ -371,7 +375,12 @@ def make_app(service: Service) -> Guards:
     @app.get("/health")
     async def health() -> Response:
         status = "ending" if guards.draining else "ok" if scheduler.alive else "failed"
-        found = {"status": status, "model": service.name, "waiting": scheduler.waiting, "rows": scheduler.rows}
+        found = {
+            "status": status,
+            "model": service.name,
+            "waiting": scheduler.waiting,
+            "rows": scheduler.rows,
+        }
         return JSONResponse(found, 200 if status == "ok" else 503)
 
     @app.get("/metrics")
@@ -403,7 +412,9 @@ def _refusal(error: Refused) -> Response:
 
 def _json(body: bytes) -> object:
     try:
-        return from_json(body, allow_inf_nan=False)  # refuses halves of surrogate pairs, as json.loads does not
+        return from_json(
+            body, allow_inf_nan=False
+        )  # refuses halves of surrogate pairs, as json.loads does not
     except ValueError as error:
         raise Refused(f"the body is not JSON: {error}"[:200]) from None
 

@@ -16,6 +16,7 @@ from miracle import Context, Miracle, Reply, Target, schema_of, turns_of
 
 KEY = "MIRACLE_API_KEY"
 
+
 @dataclass(frozen=True)
 class RemoteSettings:
     """The settings of the server's run that a page shows."""
@@ -66,7 +67,9 @@ class RemoteMiracle:
             model = self._client.models.list().data[0]
             known: dict[str, Any] = (model.model_extra or {})["miracle"]
             self.name, attributes = model.id, known["attributes"]
-            self.schema = schema_of({str(name): list(map(str, aspects)) for name, aspects in attributes.items()})
+            self.schema = schema_of(
+                {str(name): list(map(str, aspects)) for name, aspects in attributes.items()}
+            )
             self.weights = {name: float(known["weights"][name]) for name in self.schema.names}
             self.control = RemoteSettings(int(known["seed"]), str(known["start"]), int(known["candidates"]))
             self.scorer = RemoteEvaluators(list(map(str, known["warnings"]))) if known["evaluators"] else None
@@ -130,7 +133,9 @@ class RemoteMiracle:
 
     def explain(self, reply: Reply) -> Any:
         """Raises `InputError`: latents do not leave the server."""
-        raise InputError("the latent's trajectory needs the run itself; a server sends texts and numbers only")
+        raise InputError(
+            "the latent's trajectory needs the run itself; a server sends texts and numbers only"
+        )
 
     prior = explain
 

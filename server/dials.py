@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from common.errors import InputError
 from common.schema import Schema
 
-DIAL = re.compile(r"([A-Za-z0-9_-]+)(?:\s*\*\s*(\d+(?:\.\d+)?|\.\d+))?\s*\Z")
+DIAL = re.compile(r"([A-Za-z0-9_-]+)(?:\s*\*\s*([0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6}))?\s*\Z")
 LINE = re.compile(r"[ \t]*dials[ \t]*:(.*)", re.IGNORECASE)
 HIGHEST = 1000.0  # times the run's own strength
 MOST_LISTED = 64  # combinations that the list of models names
@@ -53,7 +53,9 @@ def read_dials(text: str, schema: Schema) -> Dials:
     factors: dict[str, float] = {}
     for word in filter(None, (part.strip() for part in text.replace("+", ",").split(","))):
         if not (match := DIAL.match(word)):
-            raise InputError(f"{word!r:.60} is no dial; expected an aspect, or one with a factor: lyrical*0.5")
+            raise InputError(
+                f"{word!r:.60} is no dial; expected an aspect, or one with a factor: lyrical*0.5"
+            )
         aspect, factor = match.group(1), match.group(2)
         name = schema.attribute_of(aspect).name
         if name in target:

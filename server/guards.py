@@ -93,9 +93,7 @@ class Guards:
         if scope["path"] in OPEN:
             return
         if self.keys and self._key_index(scope) is None:
-            raise Refused(
-                "a valid key is needed: Authorization: Bearer ...", 401, code="invalid_api_key"
-            )
+            raise Refused("a valid key is needed: Authorization: Bearer ...", 401, code="invalid_api_key")
         if self.draining:
             raise Refused("the server is ending", 503, code="ending", retry_after=5)
 

@@ -12,11 +12,15 @@ class Metrics:
     def __init__(self):
         self.registry = CollectorRegistry()
         own = {"registry": self.registry}
-        self.requests = Counter("miracle_requests", "HTTP requests by path and status", ["path", "status"], **own)
+        self.requests = Counter(
+            "miracle_requests", "HTTP requests by path and status", ["path", "status"], **own
+        )
         self.tokens = Counter(
             "miracle_tokens", "tokens: of prompts, of replies, of all candidates written", ["kind"], **own
         )
-        self.cancelled = Counter("miracle_cancelled", "requests whose client left while they were written", **own)
+        self.cancelled = Counter(
+            "miracle_cancelled", "requests whose client left while they were written", **own
+        )
         self.waiting = Gauge("miracle_waiting", "requests in the queue", **own)
         self.rows = Gauge("miracle_rows", "rows being written", **own)
         self.step_seconds = Histogram("miracle_step_seconds", "a step of all rows", buckets=STEPS, **own)

@@ -101,7 +101,9 @@ class ChatRequest(Spoken):
 
     def options(self) -> dict[str, object]:
         """The options of `Miracle.reply` that it sets, apart from target, weights and seed."""
-        names = "candidates start fluency relevance guidance plausibility no_repeat_ngram_size repetition_penalty"
+        names = (
+            "candidates start fluency relevance guidance plausibility no_repeat_ngram_size repetition_penalty"
+        )
         found = {name: value for name in names.split() if (value := getattr(self, name)) is not None}
         if self.temperature == 0:
             found["decoding"] = "greedy"
@@ -153,6 +155,11 @@ def _said(error: ValidationError) -> tuple[str, int, str | None]:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     param = ""
     for part in first["loc"]:
+        if str(part).startswith(("list[", "dict[")) or part in (
+            "str",
+            "float",
+        ):  # which of several types was tried
+            continue
         param += f"[{part}]" if isinstance(part, int) else ("." if param else "") + str(part)[:80]
     return f"{param or 'body'}: {first['msg'][:200]}", 400, param[:200] or None
 
@@ -170,7 +177,9 @@ class Conversation:
     dropped: int = 0
 
 
-def conversation_of(messages: list[Message], context_of_system: Callable[[str], str], most_turns: int) -> Conversation:
+def conversation_of(
+    messages: list[Message], context_of_system: Callable[[str], str], most_turns: int
+) -> Conversation:
     """Messages as turns, user first and last.
 
     Neighbouring messages of one role are one turn. What a system message says besides dials is read as context: it stands

@@ -371,7 +371,11 @@ class Scheduler:
         for job, writing in due:
             if len(writing.requests) > 1:
                 control = writing.control
-                key = (job.decoding.batch_size, job.decoding.precision, control.fluency > 0 or control.relevance > 0)
+                key = (
+                    job.decoding.batch_size,
+                    job.decoding.precision,
+                    control.fluency > 0 or control.relevance > 0,
+                )
                 groups.setdefault(key, []).append((job, writing))  # fmt: skip
         for (_, _, likelihoods), members in groups.items():
             scores = self.model.generator.candidate_scores(
@@ -390,9 +394,7 @@ class Scheduler:
 
     def _replies(self, due: list[tuple[Job, Writing]]) -> list[Reply]:
         """The replies with the evaluators' numbers."""
-        rows = [
-            {"context": list(job.turns), "response": writing.texts[writing.kept]} for job, writing in due
-        ]
+        rows = [{"context": list(job.turns), "response": writing.texts[writing.kept]} for job, writing in due]
         scored = [row for (job, _), row in zip(due, rows) if job.scored]
         if self.model.scorer is not None and scored:
             self.model.scorer.score(scored)
@@ -423,4 +425,3 @@ def uniforms_of(writing: Writing, place: int, how: DecodingArguments) -> list[fl
     request: Request = writing.requests[place]
     source = generator(writing.control.seed, *request.key, "decoding")
     return torch.rand(how.max_new_tokens, generator=source).tolist()
-

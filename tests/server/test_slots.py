@@ -32,9 +32,7 @@ def rows_of(count: int, settings: list[Rules], longest=(LONGEST,)) -> list[Decod
         prompt = torch.randint(2, 320, (3 + 5 * (number % 4),), generator=source).tolist()
         z, reference = torch.randn(2, 8, generator=source, dtype=torch.float64)
         uniforms = torch.rand(length, generator=generator(number, "c", "t", "decoding")).tolist()
-        made.append(
-            DecodingRow(prompt, z, own, length, None if own.guidance == 1.0 else reference, uniforms)
-        )
+        made.append(DecodingRow(prompt, z, own, length, None if own.guidance == 1.0 else reference, uniforms))
     return made
 
 
@@ -80,9 +78,7 @@ def test_whoever_joins_and_leaves_each_row_is_as_alone(decoder_of, kind, setting
     write(RowBatch(decoder, PAD, torch.device("cpu")), rows, every=2, at_once=3)
     expected = [alone(decoder, row, number) for number, row in enumerate(rows)]
     assert [row.written for row in rows] == expected
-    assert len({tuple(written) for written in expected}) > 5 and any(
-        row.ended == "length" for row in rows
-    )
+    assert len({tuple(written) for written in expected}) > 5 and any(row.ended == "length" for row in rows)
 
 
 def test_a_row_that_is_no_longer_wanted_leaves_the_others_as_they_are(decoder_of):
