@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     check(given)
     keys = keys_of(given)
     try:
-        from server.app import Service
+        from server.app import Served
         from server.run import serve
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     if candidates > rows:
         raise InputError(f"--rows {rows} has no room for {candidates} candidates")
     model.warm_up()
-    service = Service(
+    service = Served(
         model,
         given.name or folder.resolve().name,
         Capacity(rows, given.queue, given.queue_per_client),

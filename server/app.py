@@ -36,7 +36,7 @@ KEEP_ALIVE = 10.0  # seconds without text after which a stream says that it is s
 
 
 @dataclass(frozen=True)
-class Service:
+class Served:
     """What is served, and how.
 
     Attributes:
@@ -96,7 +96,7 @@ class Inbox:
         return None
 
 
-def read_settings(service: Service, request: ChatRequest, client: str, inbox: Inbox) -> Job:
+def read_settings(service: Served, request: ChatRequest, client: str, inbox: Inbox) -> Job:
     """A request as a job.
 
     Raises:
@@ -156,7 +156,7 @@ def _named(param: str):
         raise Refused(f"{param}: {error}", param=param) from None
 
 
-def _tokens(service: Service, request: ChatRequest) -> int:
+def _tokens(service: Served, request: ChatRequest) -> int:
     asked = request.max_completion_tokens or request.max_tokens or service.model.decoding.max_new_tokens
     return min(asked, service.longest)
 
@@ -189,7 +189,7 @@ class Conversations:
         scheduler: owns the model.
     """
 
-    def __init__(self, service: Service, metrics: Metrics):
+    def __init__(self, service: Served, metrics: Metrics):
         self.service, self.metrics = service, metrics
         self.scheduler = Scheduler(service.model, service.capacity, metrics)
 
@@ -313,7 +313,7 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def make_app(service: Service) -> Guards:
+def make_app(service: Served) -> Guards:
     """The ASGI application, guarded; its scheduler starts and ends with it."""
     metrics = Metrics()
     conversations = Conversations(service, metrics)
@@ -419,7 +419,7 @@ def _json(body: bytes) -> object:
         raise Refused(f"the body is not JSON: {error}"[:200]) from None
 
 
-def _model(service: Service, name: str, created: int) -> dict:
+def _model(service: Served, name: str, created: int) -> dict:
     model = service.model
     found: dict[str, Any] = {"id": name, "object": "model", "created": created, "owned_by": "miracle"}
     control = model.control

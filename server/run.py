@@ -6,7 +6,7 @@ import time
 import uvicorn
 
 from common.errors import InputError
-from server.app import Service, make_app
+from server.app import Served, make_app
 from server.guards import Guards
 
 LINGER = 5  # seconds for connections to close once everything is answered
@@ -54,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(service: Service, host: str, port: int, grace: float) -> None:
+def serve(service: Served, host: str, port: int, grace: float) -> None:
     """Serve until a signal ends it, which is then raised again, so that the exit status tells of it.
 
     Raises:

@@ -88,12 +88,13 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Jobs in the queue."""
-        return len(self._line)
+        with self._changed:
+            return len(self._line)
 
     @property
     def rows(self) -> int:
         """Rows that are being written."""
-        return sum(len(batch.rows) for batch in self._batches.values())
+        return sum(len(batch.rows) for batch in list(self._batches.values()))
 
     def submit(self, job: Job) -> None:
         """Take a job in; its listener is called from now on.
@@ -414,7 +415,7 @@ class Scheduler:
         )  # fmt: skip
 
     def _observe(self) -> None:
-        self.metrics.waiting.set(len(self._line))
+        self.metrics.waiting.set(self.waiting)
         self.metrics.rows.set(self.rows)
 
 

@@ -29,15 +29,16 @@ class WaitingLine:
 
     def put(self, job: Job) -> None:
         """Take a job in; raises `Refused` (429) where there is no room."""
+        self._drop_cancelled()
         own = len(self._jobs.get(job.client, ()))
         if len(self) >= self.limit:
-            raise self._full(f"{len(self)} requests are waiting already", len(self))
+            raise self._full(f"{len(self)} requests are waiting already")
         if own >= self.per_client:
-            raise self._full(f"{own} requests of this client are waiting already", own)
+            raise self._full(f"{own} requests of this client are waiting already")
         self._jobs.setdefault(job.client, deque()).append(job)
 
-    def _full(self, message: str, ahead: int) -> Refused:
-        seconds = max(1, min(LONGEST_WAIT, round(self.seconds_per_job * ahead / 4)))
+    def _full(self, message: str) -> Refused:
+        seconds = max(1, min(LONGEST_WAIT, round(self.seconds_per_job)))  # when the next place is free
         return Refused(f"{message}; try again later", 429, code="queue_full", retry_after=seconds)
 
     def take(self, running: dict[str, int], room: int) -> Job | None:

@@ -69,7 +69,7 @@ class Live:
 
 @contextlib.contextmanager
 def running(service):
-    """A `Live` server of a `Service`."""
+    """A `Live` server of a `Served`."""
     import uvicorn
 
     from server.app import make_app
@@ -114,20 +114,20 @@ def gate(monkeypatch):
 @pytest.fixture
 def serve_with(served_model):
     """Starts a server with other settings; it ends with the test."""
-    from server.app import Service
+    from server.app import Served
     from server.scheduler import Capacity
 
     with contextlib.ExitStack() as stack:
         yield lambda capacity=None, **changes: stack.enter_context(
-            running(Service(served_model, "r", capacity or Capacity(32), **changes))
+            running(Served(served_model, "r", capacity or Capacity(32), **changes))
         )
 
 
 @pytest.fixture(scope="module")
 def live(served_model):
     """A server with ordinary settings."""
-    from server.app import Service
+    from server.app import Served
     from server.scheduler import Capacity
 
-    with running(Service(served_model, "r", Capacity(32))) as found:
+    with running(Served(served_model, "r", Capacity(32))) as found:
         yield found

@@ -16,7 +16,7 @@ import pytest
 
 import serve
 from common.errors import InputError
-from server.app import Service
+from server.app import Served
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOWLY = """
@@ -195,7 +195,7 @@ def test_a_port_that_is_taken_is_named(served_model):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(InputError, match="cannot be used"):
-            serve_it(Service(served_model, "r", Capacity(1)), "127.0.0.1", taken.getsockname()[1], 1.0)
+            serve_it(Served(served_model, "r", Capacity(1)), "127.0.0.1", taken.getsockname()[1], 1.0)
 
 
 def test_a_wrong_address_is_said_in_a_line():

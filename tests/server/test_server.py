@@ -13,7 +13,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
-from server.app import Service
+from server.app import Served
 from server.guards import LOOPBACK_NAMES, Bounds
 from server.scheduler import Capacity
 
@@ -503,6 +503,6 @@ def test_draining_refuses_new_requests_and_finishes_those_under_way(serve_with, 
 
 
 def test_a_decoder_s_positions_bound_a_reply(served_model):
-    service = Service(served_model, "r", Capacity(1), max_tokens=10_000)
+    service = Served(served_model, "r", Capacity(1), max_tokens=10_000)
     positions = served_model.generator.model.decoder.lm.config.max_position_embeddings
     assert service.longest == positions // 2
