@@ -6,6 +6,7 @@ ages are. A row's latent, noise and rules are those that `generate` would use, a
 but rounding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,9 +18,11 @@ from generation.decoding import Decoder, Rules
 from generation.token_choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
 from model.cache import StaticPrefixCache
 from model.decoder import causal_mask, positions_of
+from model.graphs import recorded
 
 ROOM_STEP = 64  # columns that the cache grows by
 FEWEST = 8  # slots
+MOST_GRAPHS = 64  # recorded steps that are kept
 
 
 @dataclass(eq=False)
@@ -135,6 +138,42 @@ class SlotCache(Cache):
             layer.values[target].copy_(layer.values[source])
 
 
+def graph_slots(slots: int) -> int:
+    """So many slots a recorded step reads: a power of two up to 64, then multiples of 64."""
+    return 1 << (slots - 1).bit_length() if slots <= 64 else round_up(slots, 64)
+
+
+class StepGraph:
+    """A step of so many slots and columns as a CUDA graph, with the tensors that it reads and writes.
+
+    Args:
+        slots: that it is recorded for; those behind the rows write into columns that nobody reads.
+    """
+
+    def __init__(self, slots: int, device: torch.device):
+        self._tokens = torch.zeros(slots, 1, dtype=torch.long, device=device)
+        self._columns = torch.zeros(slots, dtype=torch.long, device=device)
+        self._logits: torch.Tensor | None = None
+        self._replay: Callable[[], None] | None = None
+
+    def run(
+        self,
+        tokens: torch.Tensor,
+        columns: torch.Tensor,
+        read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        record: Callable[[Callable[[], object]], Callable[[], None] | None] = recorded,
+    ) -> tuple[torch.Tensor, bool]:
+        """Logits of all slots, and whether the work is recorded; the first call computes them and records it."""
+        self._tokens[: len(tokens)], self._columns[: len(columns)] = tokens, columns
+        self._columns[len(columns) :] = 0
+        if self._replay is not None and self._logits is not None:
+            self._replay()
+            return self._logits, True
+        logits = self._logits = read(self._tokens, self._columns)
+        self._replay = record(lambda: logits.copy_(read(self._tokens, self._columns)))
+        return logits, self._replay is not None
+
+
 class RowBatch:
     """All replies being written, one step at a time.
 
@@ -158,6 +197,8 @@ class RowBatch:
         self._cache: SlotCache | None = None
         self._offset: torch.Tensor | None = None  # [slots, ...]
         self._lexical: torch.Tensor | None = None  # [slots, V]
+        self._graphs: dict[tuple[int, int], StepGraph] = {}  # by slots and columns
+        self._graphs_wanted = self.device.type == "cuda"
 
     @torch.no_grad()
     def join(self, rows: list[DecodingRow]) -> None:
@@ -186,9 +227,7 @@ class RowBatch:
         """Slots for rows whose prompts have been read."""
         prefix, first = self.decoder.n_prefix, len(self._owners)
         self._cache = self._cache or SlotCache(cache)
-        self._cache.reserve(
-            first + len(owners), max(prefix + len(row.prompt) + row.longest for row, _ in owners)
-        )
+        self._reserve(first + len(owners), max(prefix + len(row.prompt) + row.longest for row, _ in owners))
         columns = torch.arange(prefix + max(lengths), device=self.device).repeat(len(owners), 1)
         pads = torch.tensor([width - length for length in lengths], device=self.device).unsqueeze(1)
         columns = torch.where(columns < prefix, columns, columns + pads).clamp_max(prefix + width - 1)
@@ -199,12 +238,25 @@ class RowBatch:
         self._filled += [prefix + length for length in lengths]
         self.rows += [row for row, reading in owners if reading == 0]
 
+    def _reserve(self, slots: int, room: int) -> None:
+        """Room for so many slots and columns; graphs of a step with less are of no use any more."""
+        assert self._cache is not None
+        before = self._cache.slots, self._cache.room
+        self._cache.reserve(slots, room)
+        if (self._cache.slots, self._cache.room) != before:
+            self._graphs.clear()
+            for name in ("_offset", "_lexical"):
+                whole = getattr(self, name)
+                if whole is not None:
+                    setattr(self, name, self._grown(whole, whole[:0], 0))
+
     def _grown(self, whole: torch.Tensor | None, new: torch.Tensor, first: int) -> torch.Tensor:
+        """A row per slot: what is there, and `new` from the slot `first` on."""
         assert self._cache is not None
         if whole is None or whole.shape[0] < self._cache.slots:
             larger = new.new_zeros(self._cache.slots, *new.shape[1:])
             if whole is not None:
-                larger[:first] = whole[:first]
+                larger[: whole.shape[0]] = whole
             whole = larger
         whole[first : first + new.shape[0]] = new
         return whole
@@ -212,24 +264,41 @@ class RowBatch:
     @torch.no_grad()
     def step(self) -> None:
         """Write the next token of every row; those that end are to be taken out by `leave` before the next step."""
-        assert self._cache is not None and self._offset is not None, "rows have joined"
-        slots, prefix = len(self._owners), self.decoder.n_prefix
+        slots = len(self._owners)
         tokens = torch.tensor([[row.written[-1]] for row, _ in self._owners], device=self.device)
         columns = torch.tensor(self._filled, device=self.device)
-        visible = max(self._filled) + 1
+        logits = self._forward(tokens, columns, max(self._filled) + 1)
+        self._filled = [filled + 1 for filled in self._filled]
+        self._choose(self.rows, logits[:slots], self._owners)
+
+    def _forward(self, tokens: torch.Tensor, columns: torch.Tensor, visible: int) -> torch.Tensor:
+        """Next-token logits of all slots, and on a GPU of some behind them: there the work is recorded as a CUDA graph for
+        every rounded number of slots and columns, as it is a thousand small kernels."""
+        if not self._graphs_wanted:
+            return self._read(tokens, columns, visible)
+        slots, visible = graph_slots(len(tokens)), round_up(visible, ROOM_STEP)
+        self._reserve(slots, visible)
+        graph = self._graphs.setdefault((slots, visible), StepGraph(slots, self.device))
+        logits, recorded_it = graph.run(tokens, columns, lambda t, c: self._read(t, c, visible))
+        self._graphs_wanted = recorded_it
+        if len(self._graphs) > MOST_GRAPHS:
+            self._graphs.clear()
+        return logits
+
+    def _read(self, tokens: torch.Tensor, columns: torch.Tensor, visible: int) -> torch.Tensor:
+        """Logits [slots, V] behind tokens [slots, 1], whose states go into the columns [slots]."""
+        assert self._cache is not None and self._offset is not None, "rows have joined"
+        slots = len(tokens)
         self._cache.set_columns(columns, visible)
         mask = torch.arange(visible, device=self.device) <= columns.unsqueeze(1)
         logits = self.decoder.call(
             self.decoder.embed(tokens, self._offset[:slots]),
             mask.view(slots, 1, 1, visible),
-            (columns - prefix).unsqueeze(1),
+            (columns - self.decoder.n_prefix).clamp_min(0).unsqueeze(1),
             self._cache,
             logits_to_keep=1,
         )[:, -1]
-        self._filled = [filled + 1 for filled in self._filled]
-        self._choose(
-            self.rows, logits if self._lexical is None else logits + self._lexical[:slots], self._owners
-        )
+        return logits if self._lexical is None else logits + self._lexical[:slots]
 
     def leave(self, rows: list[DecodingRow]) -> None:
         """Rows that have ended, or are no longer wanted, give up their slots."""

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 
+from common.errors import InputError
 from server.app import Served
 from server.guards import LOOPBACK_NAMES, Bounds
 from server.scheduler import Capacity
@@ -225,6 +226,27 @@ def test_a_server_stands_in_for_a_loaded_run(live):
     assert streamed.text == seen[-1] and all(b.startswith(a) for a, b in zip(seen, seen[1:]))
     stopped = remote.reply(QUESTION, "plain", seed=1, on_text=lambda text: False)[0]
     assert not stopped.finished and streamed.text.startswith(stopped.text)
+
+
+def test_the_playground_s_replies_come_from_a_server(live):
+    from miracle import Reply
+    from playground.session import Ticket, written
+    from playground.settings import Settings
+    from playground.views import answer
+    from server.client import RemoteMiracle
+
+    remote = RemoteMiracle(live.root)
+    settings = Settings({"attitude": "optimistic"}, {"attitude": -0.5}, seed=4)
+    *texts, reply = written(remote, [QUESTION], settings, Ticket())
+    expected = live.model.reply(QUESTION, settings.target, **settings.options(live.model))[0]
+    assert (
+        isinstance(reply, Reply)
+        and reply.text == expected.text
+        and all(isinstance(text, str) for text in texts)
+    )
+    assert reply.weights == expected.weights and "energy" in answer(reply)
+    with pytest.raises(InputError, match="server sends texts"):
+        remote.explain(reply)
 
 
 # --- what it cannot do -------------------------------------------------------------------------------------------------

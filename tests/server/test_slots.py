@@ -5,7 +5,7 @@ import torch
 
 from generation.decoding import Rules, generate
 from model.noise import generator
-from server.slots import DecodingRow, RowBatch
+from server.slots import DecodingRow, RowBatch, StepGraph, graph_slots
 
 EOS, PAD, LONGEST = 0, 1, 8
 
@@ -115,3 +115,17 @@ def test_the_cache_grows_and_keeps_what_it_has(decoder_of):
     write(batch, rows, every=1, at_once=1)
     assert batch._cache.slots >= 9 and batch._cache.room == 128
     assert [row.written for row in rows] == [alone(decoder, row, n) for n, row in enumerate(rows)]
+
+
+def test_a_recorded_step_reads_more_slots_and_columns_and_writes_the_same(decoder_of, monkeypatch):
+    """On a GPU steps are graphs of rounded sizes; here a function that runs the work again stands for the recorded one."""
+    plain, run = [], StepGraph.run
+    monkeypatch.setattr(
+        StepGraph, "run", lambda self, *words: run(self, *words, lambda work: plain.append(work) or work)
+    )
+    decoder, rows = decoder_of("llama"), rows_of(7, [rules(), rules(guidance=2.0)])
+    batch = RowBatch(decoder, PAD, torch.device("cpu"))
+    batch._graphs_wanted = True
+    write(batch, rows, every=2, at_once=2)
+    assert plain and [row.written for row in rows] == [alone(decoder, row, n) for n, row in enumerate(rows)]
+    assert [graph_slots(n) for n in (1, 2, 3, 8, 9, 64, 65, 200)] == [1, 2, 4, 8, 16, 64, 128, 256]
