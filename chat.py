@@ -21,6 +21,7 @@ from common.provenance import relative  # noqa: E402
 from common.schema import target_name  # noqa: E402
 from generation.sharing import default_run  # noqa: E402
 from miracle import Miracle, Reply  # noqa: E402
+from server.client import RemoteMiracle  # noqa: E402
 
 HELP = """\
 /ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out
@@ -42,7 +43,7 @@ class Chat:
         write: takes each line of output.
     """
 
-    def __init__(self, model: Miracle, write: Callable[[str], None] = print):
+    def __init__(self, model: Miracle | RemoteMiracle, write: Callable[[str], None] = print):
         self.model, self.write = model, write
         self.target: dict[str, str] = {}
         self.factors: dict[str, float] = {}
@@ -269,16 +270,30 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="a run's folder, or its cvae/ alone (default: the run trained last, else release/chat)",
     )
+    options.add_argument(
+        "--server",
+        metavar="URL",
+        help="talk to a server of serve.sh instead of loading a run (its key: MIRACLE_API_KEY)",
+    )
     options.add_argument("--target", help="aspects to begin with: lyrical,optimistic")
     options.add_argument("--device", help="cpu, cuda or mps; default: CUDA, MPS or CPU, in that order")
     return options
 
 
+def loaded(options: argparse.Namespace) -> tuple[Miracle | RemoteMiracle, str]:
+    """What replies, and what it is called; raises `InputError`."""
+    if options.server:
+        if options.run or options.device:
+            raise InputError("--server talks to what is loaded there; leave the run and --device out")
+        return RemoteMiracle(options.server), options.server
+    run = options.run or default_run()
+    return Miracle.from_run(run, options.device), relative(run)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Talk until the user ends it; returns the exit status."""
     options = parser().parse_args(argv)
-    run = options.run or default_run()
-    model = Miracle.from_run(run, options.device)
+    model, name = loaded(options)
     chat = Chat(model)
     chat.target = model.target(options.target)
     try:
@@ -286,8 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError:
         pass
     print(
-        f"{relative(run)}: "
-        + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items())
+        f"{name}: " + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items())
     )
     print("type a message; /help lists the commands, Ctrl-D ends")
     if doubts := model.scorer.coherence_warnings() if model.scorer else []:

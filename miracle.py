@@ -20,7 +20,7 @@ from common.schema import Attribute, Schema
 from dataset.encoding import Cut
 from generation.control_weights import by_attribute
 from generation.generator import ReplyGenerator
-from generation.options import ControlArguments, DecodingArguments, recorded_options
+from generation.options import ControlArguments, DecodingArguments, recorded_options, uncontrolled
 from generation.problem import Problem, trajectory_times
 from generation.requests import Request
 from generation.sharing import fetch, has_evaluators, push_run, run_parts, save_run
@@ -304,7 +304,7 @@ class Miracle:
             raise InputError(
                 f"{len(contexts)} contexts, {len(targets)} targets and {len(seeds)} seeds; expected as many of each"
             )
-        control, decoding = self._settings(weights, options)
+        control, decoding = self.settings(weights, options)
         turns = [turns_of(context) for context in contexts]
         wanted = [self.target(target) for target in targets]
         texts: list[str] = [""] * len(turns)
@@ -332,11 +332,8 @@ class Miracle:
             for seed in dict.fromkeys(seeds):
                 chosen = [i for i, own in enumerate(seeds) if own == seed]
                 requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
-                settings = dataclasses.replace(
-                    control,
-                    seed=seed,
-                    **({} if any(r.target for r in requests) else {"algorithm": "none", "candidates": 1}),
-                )
+                controlled = any(r.target for r in requests)
+                settings = dataclasses.replace(control if controlled else uncontrolled(control), seed=seed)
                 found = self.generator.write(requests, settings, decoding, on_text=watch(chosen))
                 sample = found.sample
                 for place, i in enumerate(chosen):
@@ -445,10 +442,10 @@ class Miracle:
             )
         return self.folder
 
-    def _settings(
+    def settings(
         self, weights: float | dict[str, float] | None, options: dict
     ) -> tuple[ControlArguments, DecodingArguments]:
-        """The run's settings with a call's own in their place."""
+        """The run's settings with a call's own in their place, as `reply` uses them; raises `InputError` as it does."""
         kinds = {
             f.name: kind for kind in (ControlArguments, DecodingArguments) for f in dataclasses.fields(kind)
         }

@@ -22,6 +22,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--run", help="the same by its name under outs/")
     parser.add_argument("--compare", type=Path, metavar="FOLDER", help="another run, for the tab with both")
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="show what a server of serve.sh has loaded, instead of loading a run (its key: MIRACLE_API_KEY)",
+    )
     parser.add_argument("--device", help="cpu, cuda or mps; default: CUDA, MPS or CPU, in that order")
     parser.add_argument("--port", type=int, default=7860, help="where to listen on 127.0.0.1 (%(default)s)")
     parser.add_argument(
@@ -49,6 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     from generation.sharing import default_run
     from miracle import Miracle
 
+    if given.server:
+        from server.client import RemoteMiracle
+
+        if given.folder or given.run or given.compare or given.device:
+            raise InputError("--server shows what is loaded there; leave runs, --compare and --device out")
+        remote = RemoteMiracle(given.server)
+        serve([(remote.name, remote)], Path(given.server), given.port, given.log)
+        return 0
     folders = [
         given.folder or (Path("outs") / given.run if given.run else default_run()),
         *([given.compare] if given.compare else []),

@@ -17,7 +17,7 @@ class Wanted:
     Attributes:
         heads: the trained latent heads.
         targets: [B, K] aspect indices, -1 where an attribute is not named.
-        weights: [K], the strength dials w_k.
+        weights: the strength dials w_k, [K], or [B, K] where every request has its own.
         prior: the combined prior of each request, [B, D].
     """
 
@@ -37,8 +37,8 @@ class EnergyMaker(Protocol):
 
 def aspects(wanted: Wanted) -> EnergyOf:
     """The heads' negative log-probability of the aspects asked for, weighted (`model.energy`)."""
-    stacked = wanted.heads.stacked()
-    return lambda rows: aspect_energy(wanted.heads, wanted.targets[rows], wanted.weights, stacked)
+    stacked, weights = wanted.heads.stacked(), wanted.weights.expand(wanted.targets.shape)
+    return lambda rows: aspect_energy(wanted.heads, wanted.targets[rows], weights[rows], stacked)
 
 
 ENERGIES: dict[str, EnergyMaker] = {"aspects": aspects}

@@ -22,7 +22,7 @@ from generation.samplers import SAMPLERS
 from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
 from model.gaussian import Gaussian
-from model.noise import generators, normal
+from model.noise import generator, generators, normal
 from model.prior import combine
 from model.sampler import Sample
 
@@ -80,8 +80,18 @@ class ReplyGenerator:
         ]
         return torch.tensor(rows, device=self.device).view(len(requests), len(self.names))
 
-    def problem(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Problem:
-        """Priors, energies and starting points of all requests; the targets of a context share its encoding and its priors."""
+    def problem(
+        self,
+        requests: list[Request],
+        control: ControlArguments,
+        batch_size: int,
+        own: list[ControlArguments] | None = None,
+    ) -> Problem:
+        """Priors, energies and starting points of all requests; the targets of a context share its encoding and its priors.
+
+        Args:
+            own: settings of each request whose seed and weights take the place of `control`'s; None: `control` for all.
+        """
         position: dict[tuple[str, ...], int] = {}
         for request in requests:
             position.setdefault(request.context, len(position))
@@ -91,9 +101,15 @@ class ReplyGenerator:
         prior = combine(
             Gaussian(priors.mean[rows], priors.logvar[rows]), targets >= 0, control.prior_combination
         )
-        weights = torch.tensor([*by_attribute(control.weights, self.names).values()], device=self.device)
         keys = [request.key for request in requests]
-        noise = normal(generators(control.seed, keys, "prior"), self.config.latent_size, self.device)
+        if own is None:
+            dials = [*by_attribute(control.weights, self.names).values()]
+            sources = generators(control.seed, keys, "prior")
+        else:
+            dials = [[*by_attribute(settings.weights, self.names).values()] for settings in own]
+            sources = [generator(settings.seed, *key, "prior") for settings, key in zip(own, keys)]
+        weights = torch.tensor(dials, device=self.device)
+        noise = normal(sources, self.config.latent_size, self.device)
         if control.start == "mean":
             noise = noise * torch.tensor(
                 [[float(request.candidate > 0)] for request in requests], device=self.device
@@ -102,9 +118,15 @@ class ReplyGenerator:
         make_energy = ENERGIES[control.energy](Wanted(self.model.heads, targets, weights, prior))
         return Problem(start, prior, make_energy, targets, keys)
 
-    def latents(self, requests: list[Request], control: ControlArguments, batch_size: int) -> Sample:
-        """Latents for all requests, in order."""
-        problem = self.problem(requests, control, batch_size)
+    def latents(
+        self,
+        requests: list[Request],
+        control: ControlArguments,
+        batch_size: int,
+        own: list[ControlArguments] | None = None,
+    ) -> Sample:
+        """Latents for all requests, in order; `own` as for `problem`."""
+        problem = self.problem(requests, control, batch_size, own)
         return dataclasses.replace(
             SAMPLERS[control.algorithm](problem, control), reference=problem.prior.mean
         )
@@ -200,7 +222,7 @@ class ReplyGenerator:
             return CandidateScores(attributes)
         assert sample.reference is not None, "`latents` sets it"
         reference, contexts = sample.reference, [request.context for request in requests]
-        decoder, tokenizer = self._decoder(how), self.decoder_tokenizer
+        decoder, tokenizer = self.decoder(how), self.decoder_tokenizer
 
         def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
             with torch.autocast(
@@ -261,7 +283,7 @@ class ReplyGenerator:
             return []
         return [len(ids) for ids in self.decoder_tokenizer(replies, add_special_tokens=False)["input_ids"]]
 
-    def _decoder(self, how: DecodingArguments) -> LatentDecoder:
+    def decoder(self, how: DecodingArguments) -> LatentDecoder:
         """The decoder, with its language model in the precision that is asked for."""
         self.model.decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
         return self.model.decoder
@@ -293,7 +315,7 @@ class ReplyGenerator:
             on_text: called after every token with the texts so far of the requests under way, by their position; where
                 it returns False, their replies end there.
         """
-        decoder, tokenizer = self._decoder(how), self.decoder_tokenizer
+        decoder, tokenizer = self.decoder(how), self.decoder_tokenizer
         room = self.prompt_room(how)
         rows = encode_for_decoder(
             tokenizer, self.template, [r.context for r in requests], None, room, self.config.use_context

@@ -115,6 +115,11 @@ class ControlArguments:
         return SamplerSettings(**{name: getattr(self, name) for name in names})
 
 
+def uncontrolled(control: ControlArguments) -> ControlArguments:
+    """The settings of a reply whose target names nothing: a latent straight from the prior, and nothing to choose by."""
+    return dataclasses.replace(control, algorithm="none", candidates=1)
+
+
 @dataclass(frozen=True)
 class DecodingArguments:
     """How latents become text."""

@@ -138,7 +138,10 @@ class Handlers:
         answered = [turn for turn in turns if turn["result"] is not None]
         if not answered:
             return '<p class="note">Ask something in the first tab; this one then shows the latent of the last reply.</p>'
-        return latent_map(self.model, answered[-1]["result"])
+        try:
+            return latent_map(self.model, answered[-1]["result"])
+        except InputError as error:  # of a server, which keeps its latents
+            return views.problem(error)
 
     def link(self, question: str, *values) -> str:
         """The link to the present settings."""

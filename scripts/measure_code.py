@@ -21,8 +21,8 @@ FLOORS = (
     ("generation",),
     ("training",),
     ("miracle", "baselines"),
-    ("experiments", "playground", "pretraining"),
-    ("scripts", "train_cvae", "train_classifier", "train_nli", "gen_cvae", "make_data_chatgpt", "chat"),
+    ("experiments", "playground", "pretraining", "server"),
+    ("scripts", "train_cvae", "train_classifier", "train_nli", "gen_cvae", "make_data_chatgpt", "chat", "serve"),
 )
 ALONE = {"model", "dataset"}  # of one floor, and yet neither imports the other
 

@@ -1,0 +1,220 @@
+"""How many replies a server writes when many clients ask at once, and how long each waits. ``python -m scripts.bench_server release/chat``
+
+Starts the server on loopback, once, and for each number of clients lets that many ask questions under all combinations of
+aspects, each the next one as soon as it has its reply, for some seconds; what is under way then is finished and counted.
+The load comes from locust where it is installed (``pip install locust``), else from httpx. Tokens are counted by the server.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from common.entry import Parser, run_main
+from common.errors import InputError
+from common.options import ROOT
+
+START_SECONDS, FINISH_SECONDS = 300, 300
+QUESTIONS = (
+    "My bread did not rise this morning. What shall I do?",
+    "Should I take the night train or wait until the morning?",
+    "My neighbour wants his ladder back, and I can't find it.",
+    "Is it worth climbing the two hundred steps of the lighthouse with my father tomorrow?",
+    "I have to give a talk on Friday and my voice is gone.",
+)
+ASPECTS = (("plain", "lyrical"), ("pessimistic", "optimistic"), ("emotional", "critical"))
+
+
+def request_body(number: int, client: str, candidates: int) -> dict:
+    """The `number`-th request: questions, targets and seeds change from one to the next."""
+    target = [pair[number >> place & 1] for place, pair in enumerate(ASPECTS)]
+    messages = [{"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]}]
+    return {"messages": messages, "target": target, "seed": number, "candidates": candidates, "user": client}
+
+
+@contextmanager
+def server(run: Path, device: str | None, options: list[str]) -> Iterator[str]:
+    """The address of a server of its own process; it ends with the context.
+
+    Raises:
+        InputError: where it does not start.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(ROOT / "serve.py"), str(run), "--port", str(port), *options]
+    process = subprocess.Popen(
+        [*command, *(["--device", device] if device else [])], stdout=subprocess.DEVNULL
+    )
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
+    try:
+        while True:
+            try:
+                httpx.get(f"{address}/health", timeout=5)
+                break
+            except httpx.HTTPError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise InputError(f"the server of {run} did not start") from None
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def tokens_of(address: str) -> dict[str, float]:
+    """Tokens that the server has counted, by kind."""
+    found = {}
+    for line in httpx.get(f"{address}/metrics", timeout=30).text.splitlines():
+        if line.startswith("miracle_tokens_total"):
+            found[line.split('"')[1]] = float(line.split()[-1])
+    return found
+
+
+def with_locust(address: str, clients: int, seconds: float, candidates: int) -> tuple[list[float], int]:
+    """Seconds of every answered request, and how many failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "locust", "-f", str(ROOT / "scripts" / "server_load.py"), "--headless", "--only-summary",
+            "--host", address, "-u", str(clients), "-r", str(clients), "-t", f"{seconds:g}s", "--stop-timeout", str(FINISH_SECONDS),
+            "--json-file", str(Path(folder) / "found.json"), "--exit-code-on-error", "0",
+        ]  # fmt: skip
+        environment = os.environ | {"BENCH_CANDIDATES": str(candidates), "PYTHONPATH": str(ROOT)}
+        subprocess.run(
+            command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        stats = json.loads((Path(folder) / "found.json").read_text())
+    found: list[float] = []
+    for entry in stats:
+        for milliseconds, count in entry["response_times"].items():
+            found += [float(milliseconds) / 1000] * count
+    failures = sum(entry["num_failures"] for entry in stats)
+    return found, failures
+
+
+def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> tuple[list[float], int]:
+    """Seconds of every answered request, and how many failed."""
+    found: list[float] = []
+    failures = 0
+
+    async def one(client: httpx.AsyncClient, name: int, ends: float) -> None:
+        nonlocal failures
+        number = name
+        while time.monotonic() < ends:
+            began, body = time.monotonic(), request_body(number, f"client {name}", candidates)
+            number += clients
+            try:
+                answer = await client.post(f"{address}/v1/chat/completions", json=body)
+                said = answer.status_code == 200 and answer.json()["choices"][0]["message"]["content"]
+            except httpx.HTTPError:
+                said = False
+            failures += not said
+            if said:
+                found.append(time.monotonic() - began)
+
+    async def all_of_them() -> None:
+        limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+        async with httpx.AsyncClient(timeout=600, limits=limits) as client:
+            ends = time.monotonic() + seconds
+            await asyncio.gather(*(one(client, name, ends) for name in range(clients)))
+
+    asyncio.run(all_of_them())
+    return found, failures
+
+
+TOOLS = {"locust": with_locust, "httpx": with_httpx}
+
+
+def measure(address: str, clients: int, seconds: float, candidates: int, tool: str) -> dict:
+    """Let clients ask for some seconds.
+
+    Returns:
+        Counts, replies and tokens per second, and percentiles of the seconds from a request to its reply.
+    """
+    before, began = tokens_of(address), time.monotonic()
+    found, failures = TOOLS[tool](address, clients, seconds, candidates)
+    whole, after = time.monotonic() - began, tokens_of(address)
+    grown = {kind: after[kind] - before.get(kind, 0.0) for kind in after}
+    waits = np.array(found) if found else np.array([float("nan")])
+    return {
+        "clients": clients, "candidates": candidates, "tool": tool, "answered": len(found), "failed": failures,
+        "seconds": round(whole, 1), "replies_per_second": round(len(found) / whole, 3),
+        "reply_tokens_per_second": round(grown.get("reply", 0) / whole, 1),
+        "written_tokens_per_second": round(grown.get("written", 0) / whole, 1),
+        "p50": round(float(np.percentile(waits, 50)), 2), "p99": round(float(np.percentile(waits, 99)), 2),
+    }  # fmt: skip
+
+
+def table(found: list[dict]) -> str:
+    """The numbers as a table, with the throughput beside that of the first line."""
+    lines = [
+        "| clients | answered | failed | replies/s | against the first | reply tokens/s | tokens/s of all candidates | p50 s | p99 s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        ratio = row["replies_per_second"] / (found[0]["replies_per_second"] or float("nan"))
+        cells = [row["clients"], row["answered"], row["failed"], row["replies_per_second"], f"{ratio:.2f}"]
+        cells += [row["reply_tokens_per_second"], row["written_tokens_per_second"], row["p50"], row["p99"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "run", nargs="?", type=Path, default=ROOT / "release" / "chat", help="default: release/chat"
+    )
+    options.add_argument(
+        "--clients", default="1,32", help="numbers of clients, one after another (default: %(default)s)"
+    )
+    options.add_argument(
+        "--seconds", type=float, default=180.0, help="of load, for each (default: %(default)g)"
+    )
+    options.add_argument("--candidates", type=int, default=1, help="of every request (default: %(default)s)")
+    options.add_argument("--device", help="of the server: cpu, cuda or mps")
+    options.add_argument(
+        "--tool", choices=list(TOOLS), help="default: locust where it is installed, else httpx"
+    )
+    options.add_argument("--rows", type=int, help="of the server, see serve.py")
+    options.add_argument("--json", action="store_true", help="print JSON")
+    return options
+
+
+def numbers_of(text: str) -> list[int]:
+    """Numbers of clients; raises `InputError`."""
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--clients is numbers such as 1,32; found {text!r:.60}")
+    return [int(part) for part in parts]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print; returns 1 where a request got no reply."""
+    given = parser().parse_args(argv)
+    clients, tool = numbers_of(given.clients), given.tool or ("locust" if find_spec("locust") else "httpx")
+    if given.candidates < 1 or not 0 < given.seconds < float("inf"):
+        raise InputError("--candidates must be 1 or more and --seconds over 0")
+    options = ["--queue", str(2 * max(clients)), *(["--rows", str(given.rows)] if given.rows else [])]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    with server(given.run, given.device, options) as address:
+        found = [measure(address, count, given.seconds, given.candidates, tool) for count in clients]
+    record = {"load_before": load, "cores": os.cpu_count(), "found": found}
+    print(json.dumps(record, indent=2) if given.json else table(found))
+    return 0 if all(row["failed"] == 0 for row in found) else 1
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,36 @@
+"""What the service counts, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
+STEPS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+class Metrics:
+    """The numbers of one server, in a registry of their own."""
+
+    def __init__(self):
+        self.registry = CollectorRegistry()
+        own = {"registry": self.registry}
+        self.requests = Counter(
+            "miracle_requests", "HTTP requests by path and status", ["path", "status"], **own
+        )
+        self.tokens = Counter(
+            "miracle_tokens", "tokens: of prompts, of replies, of all candidates written", ["kind"], **own
+        )
+        self.cancelled = Counter(
+            "miracle_cancelled", "requests whose client left while they were written", **own
+        )
+        self.waiting = Gauge("miracle_waiting", "requests in the queue", **own)
+        self.rows = Gauge("miracle_rows", "rows being written", **own)
+        self.step_seconds = Histogram("miracle_step_seconds", "a step of all rows", buckets=STEPS, **own)
+        self.first_seconds = Histogram(
+            "miracle_first_text_seconds", "from a request to its first text", buckets=SECONDS, **own
+        )
+        self.request_seconds = Histogram(
+            "miracle_request_seconds", "from a request to its last reply", buckets=SECONDS, **own
+        )
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self.registry)

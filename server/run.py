@@ -1,0 +1,71 @@
+"""The process: uvicorn around the application, and how it ends in order."""
+
+import socket
+import time
+
+import uvicorn
+
+from common.errors import InputError
+from server.app import Served, make_app
+from server.guards import Guards
+
+LINGER = 5  # seconds for connections to close once everything is answered
+
+
+class DrainingServer(uvicorn.Server):
+    """At SIGTERM or SIGINT the requests under way are finished and new ones get 503; a second signal ends at once.
+
+    Args:
+        grace: seconds after which the requests under way are given up.
+    """
+
+    def __init__(self, config: uvicorn.Config, guards: Guards, grace: float):
+        super().__init__(config)
+        self.guards, self.grace = guards, grace
+        self._ends: float | None = None
+
+    def handle_exit(self, sig: int, frame) -> None:
+        """What a signal does."""
+        self._captured_signals.append(sig)
+        if self.guards.draining:
+            self.should_exit = self.force_exit = True
+            return
+        self.guards.draining = True
+        self._ends = time.monotonic() + self.grace
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; True ends the server."""
+        if self._ends is not None and (self.guards.under_way == 0 or time.monotonic() > self._ends):
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; raises `InputError` where the address cannot be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except (OSError, OverflowError) as error:
+        made.close()
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{host} port {port} cannot be used: {reason}; name another with --port") from None
+    return made
+
+
+def serve(service: Served, host: str, port: int, grace: float) -> None:
+    """Serve until a signal ends it, which is then raised again, so that the exit status tells of it.
+
+    Raises:
+        InputError: where the address cannot be used.
+    """
+    made, guards = listen(host, port), make_app(service)
+    config = uvicorn.Config(
+        guards, log_level="warning", access_log=False, server_header=False, date_header=False, proxy_headers=False,
+        timeout_graceful_shutdown=LINGER, timeout_keep_alive=30, h11_max_incomplete_event_size=32 * 1024,
+        limit_concurrency=None, ws="none", lifespan="on",
+    )  # fmt: skip
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{service.name}: http://{shown}:{made.getsockname()[1]}/v1  (Ctrl-C ends it)", flush=True)
+    DrainingServer(config, guards, grace).run(sockets=[made])

@@ -1,0 +1,428 @@
+"""The thread that owns the model: takes jobs in, writes a token of every row, chooses, scores, and tells what has happened.
+
+Between two steps rows that have ended or are no longer wanted leave, and waiting ones join; all of these are written
+together whatever their targets, strengths and rules. What a job gets is what `Miracle.reply` gives for the same
+arguments and seed: requests, noise, prompts and the choice among candidates are the library's own.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from common.errors import InputError
+from dataset.encoding import Cut, encode_for_decoder
+from generation.choosing import CandidateScores
+from generation.decoding import Rules
+from generation.options import DecodingArguments
+from generation.requests import Request
+from miracle import Miracle, Reply
+from model.noise import generator
+from server.errors import Refused
+from server.jobs import Added, Failed, Finished, Job, Writing, joined
+from server.metrics import Metrics
+from server.slots import DecodingRow, RowBatch
+from server.text import GrowingText
+from server.waiting import WaitingLine
+
+logger = logging.getLogger(__name__)
+
+PREFILL = 2048  # prompt tokens that join at once; the others would wait for them
+SCORED_AT_ONCE = 8  # replies for which the evaluators do not wait any longer
+SCORE_WITHIN = 4  # steps that a written reply may wait for others to be scored with
+SMOOTHING = 0.1  # of the moving average of the seconds between two jobs that end
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How much is taken in.
+
+    Attributes:
+        rows: written together.
+        waiting, waiting_per_client: jobs in the queue.
+    """
+
+    rows: int
+    waiting: int = 256
+    waiting_per_client: int = 64
+
+
+class Scheduler:
+    """Writes the jobs' replies; every method may be called from any thread."""
+
+    def __init__(self, model: Miracle, capacity: Capacity, metrics: Metrics | None = None):
+        self.model, self.capacity, self.metrics = model, capacity, metrics or Metrics()
+        self._line = WaitingLine(capacity.waiting, capacity.waiting_per_client)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._calls: list[tuple[Callable[[], Any], Future]] = []
+        self._running: list[Job] = []
+        self._written: list[tuple[Job, Writing, int]] = []  # not scored yet, with the step at which it ended
+        self._steps = 0
+        self._last_end = time.monotonic()
+        self._batches: dict[str, RowBatch] = {}  # by precision, which in practice is one
+        self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End after the step under way; jobs that are not finished fail."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread works."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        with self._changed:
+            return len(self._line)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are being written."""
+        return sum(len(batch.rows) for batch in list(self._batches.values()))
+
+    def submit(self, job: Job) -> None:
+        """Take a job in; its listener is called from now on.
+
+        Raises:
+            Refused: with 429 where the queue is full, with 400 for more rows than are ever written together.
+        """
+        if job.size > self.capacity.rows:
+            raise Refused(
+                f"n times candidates is {job.size}; this server writes at most {self.capacity.rows} together",
+                param="n",
+            )
+        with self._changed:
+            if self._closing:
+                raise Refused("the server is ending", 503, code="ending", retry_after=5)
+            self._line.put(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody wants this job any more: it leaves before the next step, and its listener is not called again."""
+        with self._changed:
+            job.cancelled = True
+            self._changed.notify()
+
+    def call(self, work: Callable[[], Any]) -> Future:
+        """Have something else done that needs the model, between two steps; the future has what it returns."""
+        future: Future = Future()
+        with self._changed:
+            if self._closing:
+                raise Refused("the server is ending", 503, code="ending", retry_after=5)
+            if len(self._calls) >= self.capacity.waiting:
+                raise Refused("too many requests are waiting", 429, code="queue_full", retry_after=5)
+            self._calls.append((work, future))
+            self._changed.notify()
+        return future
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._closing or len(self._line) or self._running or self._calls):
+                    self._changed.wait()
+                if self._closing:
+                    break
+                calls, self._calls = self._calls, []
+                new = self._taken()
+            for work, future in calls:
+                self._do(work, future)
+            self._drop_cancelled()
+            if new:
+                self._begin(new)
+            self._step()
+            self._finish(self._due())
+            self._observe()
+        for job in [*self._running, *self._line.all()]:
+            self._fail(job, Refused("the server ended", 503, code="ending", retry_after=5))
+        for _, future in self._calls:
+            future.cancel()
+
+    def _do(self, work: Callable[[], Any], future: Future) -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work())
+            except Exception as error:  # raised again where it was asked for
+                future.set_exception(error)
+
+    def _taken(self) -> list[Job]:
+        """Jobs that join now."""
+        room = self.capacity.rows - sum(job.size for job in self._running)
+        running: dict[str, int] = {}
+        for job in self._running:
+            running[job.client] = running.get(job.client, 0) + job.size
+        found: list[Job] = []
+        while room > 0 and (job := self._line.take(running, room)):
+            found.append(job)
+            running[job.client] = running.get(job.client, 0) + job.size
+            room -= job.size
+            if sum(job.size * self._prompt_estimate(job) for job in found) > PREFILL:
+                break
+        return found
+
+    def _prompt_estimate(self, job: Job) -> int:
+        return min(self.model.generator.config.decoder_length, sum(map(len, job.turns)) // 4)
+
+    def _drop_cancelled(self) -> None:
+        for job in [job for job in self._running if job.cancelled]:
+            self._remove(job)
+            self.metrics.cancelled.inc()
+
+    def _remove(self, job: Job) -> None:
+        self._running = [other for other in self._running if other is not job]
+        self._written = [entry for entry in self._written if entry[0] is not job]
+        gone = [row for writing in job.writings for row in writing.rows]
+        for batch in self._batches.values():
+            batch.leave(gone)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._remove(job)
+        self._tell(job, Failed(error))
+
+    def _tell(self, job: Job, event: Added | Finished | Failed) -> None:
+        if job.cancelled:
+            return
+        try:
+            job.listener(event)
+        except Exception:  # its loop is gone: nobody listens any more
+            job.cancelled = True
+
+    def _begin(self, jobs: list[Job]) -> None:
+        """Latents and prompts of new jobs; one that cannot be begun fails alone."""
+        jobs = [job for job in jobs if not job.cancelled]
+        try:
+            self._prepare(jobs)
+        except Exception as error:
+            for job in jobs:
+                self._remove(job)
+            if len(jobs) == 1:
+                self._failed_at("beginning", jobs, error)
+            else:
+                for job in jobs:
+                    self._begin([job])
+
+    def _failed_at(self, doing: str, jobs: list[Job], error: Exception) -> None:
+        if not isinstance(error, (InputError, Refused)):
+            logger.error("%s %d jobs: %s", doing, len(jobs), type(error).__name__, exc_info=error)
+        for job in jobs:
+            self._fail(job, error)
+
+    def _prepare(self, jobs: list[Job]) -> None:
+        groups: dict[object, list[tuple[Job, Writing]]] = {}
+        for job in jobs:
+            for writing in job.writings:
+                control = writing.control
+                seed = control.seed if control.algorithm == "langevin" else 0  # which draws noise of its own
+                key = repr((replace(control, seed=seed, weights=1.0), job.decoding.batch_size))
+                groups.setdefault(key, []).append((job, writing))
+        for members in groups.values():
+            requests = [request for _, writing in members for request in writing.requests]
+            own = [writing.control for _, writing in members for _ in writing.requests]
+            sample = self.model.generator.latents(requests, own[0], members[0][0].decoding.batch_size, own)
+            begin = 0
+            for _, writing in members:
+                end = begin + len(writing.requests)
+                writing.sample = sample.take(list(range(begin, end)))
+                begin = end
+        for job in jobs:
+            self._make_rows(job)
+        for precision in dict.fromkeys(job.decoding.precision for job in jobs):
+            rows = [
+                row
+                for job in jobs
+                if job.decoding.precision == precision
+                for writing in job.writings
+                for row in writing.rows
+            ]
+            self._batch(precision, jobs).join(rows)
+        self._running += jobs
+
+    def _batch(self, precision: str, jobs: list[Job]) -> RowBatch:
+        how = next(job.decoding for job in jobs if job.decoding.precision == precision)
+        decoder = self.model.generator.decoder(how)
+        if precision not in self._batches:
+            pad = self.model.generator.decoder_tokenizer.pad_token_id
+            self._batches[precision] = RowBatch(decoder, pad, self.model.generator.device)
+        return self._batches[precision]
+
+    def _make_rows(self, job: Job) -> None:
+        made, how = self.model.generator, job.decoding
+        prompt = encode_for_decoder(
+            made.decoder_tokenizer, made.template, [job.turns], None, made.prompt_room(how), made.config.use_context
+        )[0]["input_ids"]  # fmt: skip
+        job.prompt_tokens = len(prompt)
+        rules = Rules(
+            made.decoder_tokenizer.eos_token_id, how.decoding, how.top_p, how.temperature, how.no_repeat_ngram_size,
+            how.repetition_penalty, how.guidance, how.plausibility,
+        )  # fmt: skip
+        for writing in job.writings:
+            assert writing.sample is not None
+            writing.rows = [
+                DecodingRow(
+                    prompt,
+                    writing.sample.z[place],
+                    rules,
+                    how.max_new_tokens,
+                    writing.sample.reference[place]
+                    if how.guidance != 1.0 and writing.sample.reference is not None
+                    else None,
+                    uniforms_of(writing, place, how),
+                )
+                for place in range(len(writing.requests))
+            ]
+            writing.growing = [GrowingText(made.decoder_tokenizer, job.stops) for _ in writing.rows]
+
+    def _step(self) -> None:
+        """The texts so far to those who stream, then the next token of every row that goes on."""
+        began, stepped = time.monotonic(), False
+        for job in list(self._running):
+            self._look_at(job)
+        for batch in self._batches.values():
+            batch.leave([row for row in batch.rows if row.ended])
+            if not batch.rows:
+                continue
+            try:
+                batch.step()
+                stepped = True
+            except Exception as error:
+                batch.clear()
+                self._failed_at("writing", list(self._running), error)
+        self._steps += 1
+        if stepped:
+            self.metrics.step_seconds.observe(time.monotonic() - began)
+
+    def _look_at(self, job: Job) -> None:
+        """Stop strings, text to be streamed, and replies whose candidates have all ended."""
+        for writing in job.writings:
+            if writing.texts or not writing.rows:
+                continue
+            for row, growing in zip(writing.rows, writing.growing):
+                if job.stops and not row.ended and growing.read(row.written)[1]:
+                    row.ended = "stop"
+            if (
+                job.stream
+                and len(writing.rows) == 1
+                and (added := writing.growing[0].more(writing.rows[0].written))
+            ):
+                self._tell(job, Added(writing.index, added))
+            if writing.ended:
+                writing.texts = [
+                    growing.read(row.written)[0] for row, growing in zip(writing.rows, writing.growing)
+                ]
+                self._written.append((job, writing, self._steps))
+
+    def _due(self) -> list[tuple[Job, Writing]]:
+        """Replies that are chosen and scored now: together, as that is cheaper, unless one has waited for some steps."""
+        if not self._written:
+            return []
+        oldest = self._written[0][2]
+        if self.rows and len(self._written) < SCORED_AT_ONCE and self._steps - oldest < SCORE_WITHIN:
+            return []
+        due, self._written = [(job, writing) for job, writing, _ in self._written], []
+        return due
+
+    def _finish(self, due: list[tuple[Job, Writing]]) -> None:
+        due = [(job, writing) for job, writing in due if not job.cancelled]
+        if not due:
+            return
+        try:
+            self._choose(due)
+            replies = self._replies(due)
+        except Exception as error:
+            self._failed_at("choosing and scoring for", list(dict.fromkeys(job for job, _ in due)), error)
+            return
+        for (job, writing), reply in zip(due, replies):
+            row = writing.rows[writing.kept]
+            written = sum(len(row.written) for row in writing.rows)
+            ended_by_stop = job.stops and writing.growing[writing.kept].read(row.written)[1]
+            reason = "stop" if ended_by_stop else row.ended
+            added = writing.growing[writing.kept].rest(reply.text)
+            self._tell(job, Finished(writing.index, added, reply, reason, len(row.written), written))
+        for job in dict.fromkeys(job for job, _ in due):
+            waiting = {id(writing) for other, writing, _ in self._written if other is job}
+            if all(writing.texts and id(writing) not in waiting for writing in job.writings):
+                self._remove(job)
+                self._note_end()
+
+    def _note_end(self) -> None:
+        now = time.monotonic()
+        seconds, self._last_end = min(now - self._last_end, 60.0), now
+        self._line.seconds_per_job += SMOOTHING * (seconds - self._line.seconds_per_job)
+
+    def _choose(self, due: list[tuple[Job, Writing]]) -> None:
+        """Which candidate of each reply is kept."""
+        groups: dict[object, list[tuple[Job, Writing]]] = {}
+        for job, writing in due:
+            if len(writing.requests) > 1:
+                control = writing.control
+                key = (
+                    job.decoding.batch_size,
+                    job.decoding.precision,
+                    control.fluency > 0 or control.relevance > 0,
+                )
+                groups.setdefault(key, []).append((job, writing))  # fmt: skip
+        for (_, _, likelihoods), members in groups.items():
+            scores = self.model.generator.candidate_scores(
+                [request for _, writing in members for request in writing.requests],
+                [text for _, writing in members for text in writing.texts],
+                joined([writing.sample for _, writing in members if writing.sample is not None]),
+                members[0][0].decoding,
+                likelihoods,
+            )
+            begin = 0
+            for _, writing in members:
+                end = begin + len(writing.requests)
+                part = CandidateScores(*(None if s is None else s[begin:end] for s in vars(scores).values()))
+                writing.kept = part.best(end - begin, writing.control.fluency, writing.control.relevance)[0]
+                begin = end
+
+    def _replies(self, due: list[tuple[Job, Writing]]) -> list[Reply]:
+        """The replies with the evaluators' numbers."""
+        rows = [{"context": list(job.turns), "response": writing.texts[writing.kept]} for job, writing in due]
+        scored = [row for (job, _), row in zip(due, rows) if job.scored]
+        if self.model.scorer is not None and scored:
+            self.model.scorer.score(scored)
+        now = time.monotonic()
+        return [self._reply(job, writing, row, now - job.came) for (job, writing), row in zip(due, rows)]
+
+    def _reply(self, job: Job, writing: Writing, row: dict, seconds: float) -> Reply:
+        sample, kept = writing.sample, writing.kept
+        assert sample is not None
+        cut = self.model.generator.cuts([job.turns], job.decoding)[0]
+        if job.dropped:
+            cut = Cut(job.dropped, 0, self.model.generator.prompt_room(job.decoding)) if cut is None else replace(cut, turns=cut.turns + job.dropped)  # fmt: skip
+        return Reply(
+            row["response"], job.turns, job.target, job.weights, writing.control.seed, row.get("predicted"),
+            row.get("probabilities"), row.get("nli"), float(sample.energy_start[kept]), float(sample.energy[kept]), seconds,
+            True, writing.control, sample.z[kept].cpu().numpy(), kept, cut,
+        )  # fmt: skip
+
+    def _observe(self) -> None:
+        self.metrics.waiting.set(self.waiting)
+        self.metrics.rows.set(self.rows)
+
+
+def uniforms_of(writing: Writing, place: int, how: DecodingArguments) -> list[float] | None:
+    """The randomness of a candidate's tokens, as `ReplyGenerator.decode` draws it; None where nothing is sampled."""
+    if how.decoding != "top_p":
+        return None
+    request: Request = writing.requests[place]
+    source = generator(writing.control.seed, *request.key, "decoding")
+    return torch.rand(how.max_new_tokens, generator=source).tolist()

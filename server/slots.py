@@ -1,0 +1,369 @@
+"""Decoding that rows join and leave between steps (iteration-level batching: Yu et al., OSDI 2022, call it Orca's).
+
+`generation.decoding.generate` writes a batch from its first token to its last. Here every row has a slot of one large
+key/value cache and its own length, so that a step writes the next token of all rows whatever their prompts, rules and
+ages are. A row's latent, noise and rules are those that `generate` would use, and nothing of it depends on the others
+but rounding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from dataset.batching import pad, round_up
+from generation.decoding import Decoder, Rules
+from generation.token_choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
+from model.cache import StaticPrefixCache
+from model.decoder import causal_mask, positions_of
+from model.graphs import recorded
+
+ROOM_STEP = 64  # columns that the cache grows by
+FEWEST = 8  # slots
+MOST_GRAPHS = 64  # recorded steps that are kept
+
+
+@dataclass(eq=False)
+class DecodingRow:
+    """One reply being written.
+
+    Attributes:
+        prompt: token ids.
+        z: its latent, [D]; reference: the latent without control, [D], where guidance is measured against it, else None.
+        rules: how its tokens are chosen.
+        longest: tokens that it may have.
+        uniforms: randomness in [0, 1), `longest` numbers; None where nothing is sampled.
+        written: its tokens so far, without the end-of-sequence token.
+        ended: "stop" behind that token, "length" at `longest`; "" while it is under way.
+    """
+
+    prompt: list[int]
+    z: torch.Tensor
+    rules: Rules
+    longest: int
+    reference: torch.Tensor | None = None
+    uniforms: list[float] | None = None
+    written: list[int] = field(default_factory=list)
+    ended: str = ""
+
+    @property
+    def readings(self) -> list[torch.Tensor]:
+        """The latents that it is read behind."""
+        return [self.z] if self.reference is None else [self.z, self.reference]
+
+    def take(self, token: int) -> None:
+        """The next token."""
+        if token == self.rules.eos_token_id:
+            self.ended = "stop"
+            return
+        self.written.append(token)
+        if len(self.written) == self.longest:
+            self.ended = "length"
+
+
+class SlotLayer(DynamicLayer):
+    """A layer's keys and values for all slots, [slots, heads, room, head size]; a step writes one column of each."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self.columns: torch.Tensor | None = None
+        self.visible = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The states of the next token, [rows, heads, 1, head size], go into each row's own column."""
+        assert self.columns is not None, "set_columns comes before every step"
+        rows = key_states.shape[0]
+        column = self.columns.view(-1, 1, 1, 1).expand(key_states.shape)
+        self.keys[:rows].scatter_(2, column, key_states)
+        self.values[:rows].scatter_(2, column, value_states)
+        return self.keys[:rows, :, : self.visible], self.values[:rows, :, : self.visible]
+
+    def resize(self, slots: int, room: int) -> None:
+        """More slots, or more room in each."""
+        for name in ("keys", "values"):
+            before = getattr(self, name)
+            after = before.new_zeros(slots, before.shape[1], room, before.shape[3])
+            after[: before.shape[0], :, : before.shape[2]] = before
+            setattr(self, name, after)
+
+
+class SlotCache(Cache):
+    """The `SlotLayer`s of a decoder.
+
+    Args:
+        like: a cache of the same decoder, for shapes and types.
+    """
+
+    def __init__(self, like: StaticPrefixCache):
+        layers = []
+        for layer in like.layers:
+            _, heads, _, size = layer.keys.shape
+            layers.append(
+                SlotLayer(layer.keys.new_zeros(0, heads, 0, size), layer.values.new_zeros(0, heads, 0, size))
+            )
+        super().__init__(layers=layers)
+        self.slots = self.room = 0
+
+    def reserve(self, slots: int, room: int) -> None:
+        """Room for at least so many slots and columns; what is there stays."""
+        if slots > self.slots or room > self.room:
+            self.slots = max(self.slots, slots if slots <= FEWEST else max(slots, 2 * self.slots))
+            self.room = max(self.room, round_up(room, ROOM_STEP))
+            for layer in self.layers:
+                layer.resize(self.slots, self.room)
+
+    def set_columns(self, columns: torch.Tensor, visible: int) -> None:
+        """The next states of every row go into its column, [rows], and the first `visible` columns are read."""
+        for layer in self.layers:
+            layer.columns, layer.visible = columns, visible
+
+    def take(self, prompts: StaticPrefixCache, first: int, columns: torch.Tensor) -> None:
+        """Put what prompts left in their own cache into the slots from `first` on, its columns [rows, n] side by side."""
+        rows, filled = columns.shape
+        for layer, read in zip(self.layers, prompts.layers):
+            index = columns.view(rows, 1, filled, 1).expand(-1, read.keys.shape[1], -1, read.keys.shape[3])
+            layer.keys[first : first + rows, :, :filled] = read.keys.gather(2, index)
+            layer.values[first : first + rows, :, :filled] = read.values.gather(2, index)
+
+    def move(self, source: int, target: int) -> None:
+        """A slot's content into another slot."""
+        for layer in self.layers:
+            layer.keys[target].copy_(layer.keys[source])
+            layer.values[target].copy_(layer.values[source])
+
+
+def graph_slots(slots: int) -> int:
+    """So many slots a recorded step reads: a power of two up to 64, then multiples of 64."""
+    return 1 << (slots - 1).bit_length() if slots <= 64 else round_up(slots, 64)
+
+
+class StepGraph:
+    """A step of so many slots and columns as a CUDA graph, with the tensors that it reads and writes.
+
+    Args:
+        slots: that it is recorded for; those behind the rows write into columns that nobody reads.
+    """
+
+    def __init__(self, slots: int, device: torch.device):
+        self._tokens = torch.zeros(slots, 1, dtype=torch.long, device=device)
+        self._columns = torch.zeros(slots, dtype=torch.long, device=device)
+        self._logits: torch.Tensor | None = None
+        self._replay: Callable[[], None] | None = None
+
+    def run(
+        self,
+        tokens: torch.Tensor,
+        columns: torch.Tensor,
+        read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        record: Callable[[Callable[[], object]], Callable[[], None] | None] = recorded,
+    ) -> tuple[torch.Tensor, bool]:
+        """Logits of all slots, and whether the work is recorded; the first call computes them and records it."""
+        self._tokens[: len(tokens)], self._columns[: len(columns)] = tokens, columns
+        self._columns[len(columns) :] = 0
+        if self._replay is not None and self._logits is not None:
+            self._replay()
+            return self._logits, True
+        logits = self._logits = read(self._tokens, self._columns)
+        self._replay = record(lambda: logits.copy_(read(self._tokens, self._columns)))
+        return logits, self._replay is not None
+
+
+class RowBatch:
+    """All replies being written, one step at a time.
+
+    The rows' readings fill the slots from 0 on without gaps: where one leaves, the last takes its slot, so that a step
+    reads one block of the cache. A row's columns are its prefix, its prompt and its tokens, without padding.
+
+    Attributes:
+        rows: under way, in no particular order.
+    """
+
+    def __init__(self, decoder: Decoder, pad_token_id: int, device: torch.device):
+        self.decoder, self.pad_token_id, self.device = decoder, pad_token_id, device
+        self.rows: list[DecodingRow] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows, and the memory that they took."""
+        self.rows.clear()
+        self._owners: list[tuple[DecodingRow, int]] = []  # of each slot: the row, and which of its readings
+        self._filled: list[int] = []  # columns of each slot
+        self._cache: SlotCache | None = None
+        self._offset: torch.Tensor | None = None  # [slots, ...]
+        self._lexical: torch.Tensor | None = None  # [slots, V]
+        self._graphs: dict[tuple[int, int], StepGraph] = {}  # by slots and columns
+        self._graphs_wanted = self.device.type == "cuda"
+
+    @torch.no_grad()
+    def join(self, rows: list[DecodingRow]) -> None:
+        """Read the prompts of new rows and write their first tokens."""
+        decoder, prefix = self.decoder, self.decoder.n_prefix
+        owners = [(row, reading) for row in rows for reading in range(len(row.readings))]
+        z = torch.stack([row.readings[reading] for row, reading in owners])
+        lengths = [len(row.prompt) for row, _ in owners]
+        ids = pad([row.prompt for row, _ in owners], self.pad_token_id, side="left").to(self.device)
+        mask = pad([[1] * length for length in lengths], 0, side="left").to(self.device)
+        width, offset = ids.shape[1], decoder.to_offset(z)
+        cache = decoder.start_cache(z, width)
+        cache.set_columns(torch.arange(prefix, prefix + width, device=self.device), prefix + width)
+        seen = torch.cat([decoder.prefix_mask(z), mask], dim=1)
+        logits = decoder.call(
+            decoder.embed(ids, offset), causal_mask(seen, width), positions_of(mask), cache, logits_to_keep=1
+        )[:, -1]
+        lexical = None if decoder.to_logits is None else decoder.to_logits(z)
+        self._settle(owners, lengths, cache, width, offset, lexical)
+        self._choose(rows, logits if lexical is None else logits + lexical, owners)
+
+    def _settle(
+        self, owners: list[tuple[DecodingRow, int]], lengths: list[int], cache: StaticPrefixCache, width: int,
+        offset: torch.Tensor, lexical: torch.Tensor | None,
+    ) -> None:  # fmt: skip
+        """Slots for rows whose prompts have been read."""
+        prefix, first = self.decoder.n_prefix, len(self._owners)
+        self._cache = self._cache or SlotCache(cache)
+        self._reserve(first + len(owners), max(prefix + len(row.prompt) + row.longest for row, _ in owners))
+        columns = torch.arange(prefix + max(lengths), device=self.device).repeat(len(owners), 1)
+        pads = torch.tensor([width - length for length in lengths], device=self.device).unsqueeze(1)
+        columns = torch.where(columns < prefix, columns, columns + pads).clamp_max(prefix + width - 1)
+        self._cache.take(cache, first, columns)
+        self._offset = self._grown(self._offset, offset, first)
+        self._lexical = None if lexical is None else self._grown(self._lexical, lexical, first)
+        self._owners += owners
+        self._filled += [prefix + length for length in lengths]
+        self.rows += [row for row, reading in owners if reading == 0]
+
+    def _reserve(self, slots: int, room: int) -> None:
+        """Room for so many slots and columns; graphs of a step with less are of no use any more."""
+        assert self._cache is not None
+        before = self._cache.slots, self._cache.room
+        self._cache.reserve(slots, room)
+        if (self._cache.slots, self._cache.room) != before:
+            self._graphs.clear()
+            for name in ("_offset", "_lexical"):
+                whole = getattr(self, name)
+                if whole is not None:
+                    setattr(self, name, self._grown(whole, whole[:0], 0))
+
+    def _grown(self, whole: torch.Tensor | None, new: torch.Tensor, first: int) -> torch.Tensor:
+        """A row per slot: what is there, and `new` from the slot `first` on."""
+        assert self._cache is not None
+        if whole is None or whole.shape[0] < self._cache.slots:
+            larger = new.new_zeros(self._cache.slots, *new.shape[1:])
+            if whole is not None:
+                larger[: whole.shape[0]] = whole
+            whole = larger
+        whole[first : first + new.shape[0]] = new
+        return whole
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Write the next token of every row; those that end are to be taken out by `leave` before the next step."""
+        slots = len(self._owners)
+        tokens = torch.tensor([[row.written[-1]] for row, _ in self._owners], device=self.device)
+        columns = torch.tensor(self._filled, device=self.device)
+        logits = self._forward(tokens, columns, max(self._filled) + 1)
+        self._filled = [filled + 1 for filled in self._filled]
+        self._choose(self.rows, logits[:slots], self._owners)
+
+    def _forward(self, tokens: torch.Tensor, columns: torch.Tensor, visible: int) -> torch.Tensor:
+        """Next-token logits of all slots, and on a GPU of some behind them: there the work is recorded as a CUDA graph for
+        every rounded number of slots and columns, as it is a thousand small kernels."""
+        if not self._graphs_wanted:
+            return self._read(tokens, columns, visible)
+        slots, visible = graph_slots(len(tokens)), round_up(visible, ROOM_STEP)
+        self._reserve(slots, visible)
+        graph = self._graphs.setdefault((slots, visible), StepGraph(slots, self.device))
+        logits, recorded_it = graph.run(tokens, columns, lambda t, c: self._read(t, c, visible))
+        self._graphs_wanted = recorded_it
+        if len(self._graphs) > MOST_GRAPHS:
+            self._graphs.clear()
+        return logits
+
+    def _read(self, tokens: torch.Tensor, columns: torch.Tensor, visible: int) -> torch.Tensor:
+        """Logits [slots, V] behind tokens [slots, 1], whose states go into the columns [slots]."""
+        assert self._cache is not None and self._offset is not None, "rows have joined"
+        slots = len(tokens)
+        self._cache.set_columns(columns, visible)
+        mask = torch.arange(visible, device=self.device) <= columns.unsqueeze(1)
+        logits = self.decoder.call(
+            self.decoder.embed(tokens, self._offset[:slots]),
+            mask.view(slots, 1, 1, visible),
+            (columns - self.decoder.n_prefix).clamp_min(0).unsqueeze(1),
+            self._cache,
+            logits_to_keep=1,
+        )[:, -1]
+        return logits if self._lexical is None else logits + self._lexical[:slots]
+
+    def leave(self, rows: list[DecodingRow]) -> None:
+        """Rows that have ended, or are no longer wanted, give up their slots."""
+        gone = set(map(id, rows))
+        self.rows = [row for row in self.rows if id(row) not in gone]
+        if not self.rows:
+            self._owners, self._filled = [], []
+            return
+        for slot in reversed(range(len(self._owners))):
+            if id(self._owners[slot][0]) in gone:
+                self._free(slot)
+
+    def _free(self, slot: int) -> None:
+        assert self._cache is not None and self._offset is not None
+        last = len(self._owners) - 1
+        if slot != last:
+            self._cache.move(last, slot)
+            for whole in (self._offset, self._lexical):
+                if whole is not None:
+                    whole[slot] = whole[last]
+            self._owners[slot], self._filled[slot] = self._owners[last], self._filled[last]
+        self._owners.pop()
+        self._filled.pop()
+
+    def _choose(
+        self, rows: list[DecodingRow], logits: torch.Tensor, owners: list[tuple[DecodingRow, int]]
+    ) -> None:
+        """The next token of each row, by its own rules; rows of equal rules together."""
+        places: dict[int, list[int]] = {}
+        for place, (row, _) in sorted(enumerate(owners), key=lambda pair: pair[1][1]):
+            places.setdefault(id(row), []).append(place)
+        groups: dict[Rules, list[DecodingRow]] = {}
+        for row in rows:
+            groups.setdefault(row.rules, []).append(row)
+        for rules, group in groups.items():
+            readings = [logits[[places[id(row)][i] for row in group]] for i in range(len(group[0].readings))]
+            for row, token in zip(group, next_tokens(readings, group, rules)):
+                row.take(token)
+
+
+def next_tokens(readings: list[torch.Tensor], rows: list[DecodingRow], rules: Rules) -> list[int]:
+    """The next token of rows with the same rules, as `generation.decoding.DecodingState` chooses it.
+
+    Args:
+        readings: logits behind the latents, [B, V], and with guidance behind the references as well.
+    """
+    logits = readings[0]
+    if len(readings) == 2:
+        logits = guide(logits.float(), readings[1].float(), rules.guidance, rules.plausibility)
+    # right-aligned: what is unwritten lies in front, where no n-gram can begin as a reply ends
+    most = max(len(row.written) for row in rows)
+    written = torch.tensor(
+        [[UNWRITTEN] * (most - len(row.written)) + row.written for row in rows],
+        dtype=torch.long,
+        device=logits.device,
+    )
+    if rules.no_repeat_ngram_size:
+        step = torch.tensor([most], device=logits.device)
+        logits = ban_repeated_ngrams(logits, written, step, rules.no_repeat_ngram_size)
+    if rules.repetition_penalty != 1.0 and most:
+        used = torch.zeros(len(rows), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
+        used.scatter_(1, torch.where(written == UNWRITTEN, logits.shape[1], written), True)
+        logits = penalise_repetition(logits, used[:, :-1], rules.repetition_penalty)
+    if rules.decoding == "greedy":
+        return logits.argmax(-1).tolist()
+    draws = [row.uniforms[len(row.written)] for row in rows if row.uniforms is not None]
+    uniforms = torch.tensor(draws, dtype=torch.float32, device=logits.device)
+    return nucleus_choice(logits, uniforms, rules.top_p, rules.temperature).tolist()

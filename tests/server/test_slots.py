@@ -1,0 +1,137 @@
+"""Rows that join and leave between steps write what `generate` writes of each alone."""
+
+import pytest
+import torch
+
+from generation.decoding import Rules, generate
+from model.noise import generator
+from server.slots import DecodingRow, RowBatch, StepGraph, graph_slots
+
+EOS, PAD, LONGEST = 0, 1, 6
+
+
+@pytest.fixture
+def decoder_of(make_decoder):
+    """A tiny decoder in fp64: a random model's probabilities lie so close that fp32's rounding in another batch turns a draw now and then."""
+    return lambda kind: make_decoder(kind).double()
+
+
+def rules(**changes) -> Rules:
+    plain = {
+        "decoding": "top_p", "top_p": 0.9, "temperature": 1.0, "no_repeat_ngram_size": 0, "repetition_penalty": 1.0,
+        "guidance": 1.0, "plausibility": 0.0,
+    }  # fmt: skip
+    return Rules(EOS, **plain | changes)
+
+
+def rows_of(count: int, settings: list[Rules], longest=(LONGEST,)) -> list[DecodingRow]:
+    source = torch.Generator().manual_seed(0)
+    made = []
+    for number in range(count):
+        own, length = settings[number % len(settings)], longest[number % len(longest)]
+        prompt = torch.randint(2, 320, (3 + 5 * (number % 4),), generator=source).tolist()
+        z, reference = torch.randn(2, 8, generator=source, dtype=torch.float64)
+        uniforms = torch.rand(length, generator=generator(number, "c", "t", "decoding")).tolist()
+        made.append(DecodingRow(prompt, z, own, length, None if own.guidance == 1.0 else reference, uniforms))
+    return made
+
+
+def alone(decoder, row: DecodingRow, number: int) -> list[int]:
+    """What the library's own loop writes."""
+    own = row.rules
+    return generate(
+        decoder, row.z.unsqueeze(0), torch.tensor([row.prompt]), torch.ones(1, len(row.prompt), dtype=torch.long),
+        eos_token_id=EOS, pad_token_id=PAD, max_new_tokens=row.longest, decoding=own.decoding, top_p=own.top_p,
+        temperature=own.temperature, sources=[generator(number, "c", "t", "decoding")],
+        no_repeat_ngram_size=own.no_repeat_ngram_size, repetition_penalty=own.repetition_penalty,
+        reference=None if row.reference is None else row.reference.unsqueeze(0), guidance=own.guidance,
+        plausibility=own.plausibility,
+    )[0]  # fmt: skip
+
+
+def write(batch: RowBatch, waiting: list[DecodingRow], every: int, at_once: int) -> None:
+    """Steps until all rows have ended; `at_once` of them join every so many steps."""
+    waiting, steps = list(waiting), 0
+    while waiting or batch.rows:
+        if waiting and steps % every == 0:
+            batch.join(waiting[:at_once])
+            waiting = waiting[at_once:]
+        elif batch.rows:
+            batch.step()
+        batch.leave([row for row in batch.rows if row.ended])
+        steps += 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt2", [rules()]),
+        ("llama", [rules(decoding="greedy", no_repeat_ngram_size=2)]),
+        (
+            "gpt2",
+            [
+                rules(no_repeat_ngram_size=3, temperature=0.4),
+                rules(repetition_penalty=1.5),
+                rules(decoding="greedy"),
+            ],
+        ),
+        ("llama", [rules(guidance=2.0, plausibility=0.05), rules(no_repeat_ngram_size=1)]),
+    ],
+    ids=["top_p", "greedy", "mixed", "guided"],
+)
+def test_whoever_joins_and_leaves_each_row_is_as_alone(decoder_of, kind, settings):
+    decoder, rows = decoder_of(kind), rows_of(7, settings, longest=(LONGEST, 3, 5))
+    write(RowBatch(decoder, PAD, torch.device("cpu")), rows, every=2, at_once=3)
+    expected = [alone(decoder, row, number) for number, row in enumerate(rows)]
+    assert [row.written for row in rows] == expected
+    assert len({tuple(written) for written in expected}) > 4 and any(row.ended == "length" for row in rows)
+
+
+def test_a_row_that_is_no_longer_wanted_leaves_the_others_as_they_are(decoder_of):
+    decoder, rows = decoder_of("llama"), rows_of(6, [rules()])
+    batch = RowBatch(decoder, PAD, torch.device("cpu"))
+    batch.join(rows)
+    batch.step()
+    dropped = [rows[0], rows[3]]
+    before = [list(row.written) for row in dropped]
+    batch.leave([row for row in rows if row.ended or row in dropped])
+    write(batch, [], every=1, at_once=1)
+    assert [row.written for row in dropped] == before
+    for number, row in enumerate(rows):
+        if row not in dropped:
+            assert row.written == alone(decoder, row, number)
+
+
+def test_rows_end_at_the_end_of_sequence_token_and_at_their_length():
+    row = DecodingRow([5], torch.zeros(8), rules(), 2)
+    row.take(7)
+    assert row.written == [7] and not row.ended
+    row.take(9)
+    assert row.ended == "length"
+    other = DecodingRow([5], torch.zeros(8), rules(), 2)
+    other.take(EOS)
+    assert other.ended == "stop" and other.written == []
+
+
+def test_the_cache_grows_and_keeps_what_it_has(decoder_of):
+    """Rows with longer prompts than any before join while others are under way."""
+    decoder, rows = decoder_of("gpt2"), rows_of(10, [rules()], longest=(9,))
+    rows[-1].prompt = (rows[-1].prompt * 20)[:70]
+    batch = RowBatch(decoder, PAD, torch.device("cpu"))
+    write(batch, rows, every=1, at_once=1)
+    assert batch._cache.slots >= 9 and batch._cache.room == 128
+    assert [row.written for row in rows] == [alone(decoder, row, n) for n, row in enumerate(rows)]
+
+
+def test_a_recorded_step_reads_more_slots_and_columns_and_writes_the_same(decoder_of, monkeypatch):
+    """On a GPU steps are graphs of rounded sizes; here a function that runs the work again stands for the recorded one."""
+    plain, run = [], StepGraph.run
+    monkeypatch.setattr(
+        StepGraph, "run", lambda self, *words: run(self, *words, lambda work: plain.append(work) or work)
+    )
+    decoder, rows = decoder_of("llama"), rows_of(5, [rules(), rules(guidance=2.0)])
+    batch = RowBatch(decoder, PAD, torch.device("cpu"))
+    batch._graphs_wanted = True
+    write(batch, rows, every=2, at_once=2)
+    assert plain and [row.written for row in rows] == [alone(decoder, row, n) for n, row in enumerate(rows)]
+    assert [graph_slots(n) for n in (1, 2, 3, 8, 9, 64, 65, 200)] == [1, 2, 4, 8, 16, 64, 128, 256]

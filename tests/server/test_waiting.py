@@ -1,0 +1,63 @@
+"""Whose turn it is, and who is sent away."""
+
+import pytest
+
+from generation.options import ControlArguments, DecodingArguments
+from server.errors import Refused
+from server.jobs import Job, writings_of
+from server.waiting import WaitingLine
+
+
+def job(client: str, candidates: int = 1) -> Job:
+    control = ControlArguments(candidates=candidates)
+    return Job(client, ("Hi",), {}, {}, DecodingArguments(), writings_of(("Hi",), {}, control, 1), print)
+
+
+def taken(line: WaitingLine, running=None, room=100) -> list[str]:
+    running, found = dict(running or {}), []
+    while next_one := line.take(running, room):
+        found.append(next_one.client)
+        running[next_one.client] = running.get(next_one.client, 0) + next_one.size
+    return found
+
+
+def test_a_client_with_many_requests_does_not_keep_others_waiting():
+    line = WaitingLine(100, 50)
+    for client in "aaaaaabc":
+        line.put(job(client))
+    assert taken(line)[:3] == ["a", "b", "c"]
+
+
+def test_who_has_rows_at_work_comes_after_who_has_none():
+    line = WaitingLine(100, 50)
+    for client in "ab":
+        line.put(job(client))
+    assert taken(line, {"a": 4}) == ["b", "a"]
+
+
+def test_a_large_request_is_not_overtaken():
+    line = WaitingLine(100, 50)
+    line.put(job("a", candidates=8))
+    line.put(job("b"))
+    assert line.take({"c": 1}, 4) is None
+    assert taken(line, room=8) == ["a", "b"]
+
+
+def test_a_full_line_says_when_to_come_back():
+    line = WaitingLine(3, 2)
+    line.put(job("a"))
+    line.put(job("a"))
+    with pytest.raises(Refused, match="of this client") as refused:
+        line.put(job("a"))
+    assert refused.value.status == 429 and 1 <= int(refused.value.headers["Retry-After"]) <= 60
+    line.put(job("b"))
+    with pytest.raises(Refused, match="3 requests are waiting"):
+        line.put(job("c"))
+
+
+def test_cancelled_requests_free_their_place():
+    line, gone = WaitingLine(10, 10), job("a")
+    line.put(gone)
+    line.put(job("b"))
+    gone.cancelled = True
+    assert taken(line) == ["b"] and len(line) == 0
