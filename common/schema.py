@@ -94,6 +94,22 @@ class Schema:
             chosen[name] = aspect
         return {name: chosen[name] for name in self.names if name in chosen}
 
+    def held_out(self, names: list[str]) -> list[dict[str, str]]:
+        """Combinations by their names in result tables, ``["lyrical+optimistic+critical"]``, as targets.
+
+        Raises:
+            InputError: for a name that is none of `combinations`', and where all of them would be held out.
+        """
+        known = {target_name(target): target for target in self.combinations()}
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"held_out: {name!r:.80} is no combination of all attributes; there are {', '.join([*known][:3])}, ..."
+                )
+        if set(names) == set(known):
+            raise InputError("held_out: all combinations; at least one must be left")
+        return [known[name] for name in dict.fromkeys(names)]
+
     def target_indices(self, target: dict[str, str]) -> list[int]:
         """Aspect index per attribute in schema order, -1 where the target names none."""
         return [a.index(target[a.name]) if a.name in target else -1 for a in self.attributes]

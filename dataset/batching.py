@@ -59,16 +59,22 @@ class ClassifierCollator:
 
 
 def cvae_rows(
-    dialogues: Iterable[tuple[int, int, Dialogue]],
+    dialogues: Iterable[tuple[list[int], Dialogue]],
     encoder_tokenizer: PreTrainedTokenizerBase,
     decoder_tokenizer: PreTrainedTokenizerBase,
     template: DialogueTemplate,
     encoder_length: int,
     decoder_length: int,
     use_context: bool,
+    classified: bool = True,
 ) -> list[dict]:
-    """Token ids of (attribute index, aspect index, dialogue) triples, as `CvaeCollator` takes them."""
-    attributes, aspects, records = zip(*dialogues)
+    """Token ids of (targets, dialogue) pairs, as `CvaeCollator` takes them.
+
+    Args:
+        dialogues: targets are an aspect's index per attribute, -1 where the dialogue is not labelled for it.
+        classified: whether the latent heads learn from these dialogues.
+    """
+    targets, records = zip(*dialogues)
     contexts, responses = [d.context for d in records], [d.response for d in records]
     prior = encode_contexts(encoder_tokenizer, contexts, None, encoder_length)
     posterior = encode_contexts(encoder_tokenizer, contexts, responses, encoder_length)
@@ -77,8 +83,8 @@ def cvae_rows(
     )
     return [
         {
-            "attribute": attribute,
-            "aspect": aspect,
+            "targets": target,
+            "classified": classified,
             "context_ids": c["input_ids"],
             "posterior_ids": p["input_ids"],
             "posterior_types": p["token_type_ids"],
@@ -86,25 +92,38 @@ def cvae_rows(
             "labels": d["labels"],
             "length": len(p["input_ids"]) + len(d["input_ids"]),
         }
-        for attribute, aspect, c, p, d in zip(attributes, aspects, prior, posterior, decoder)
+        for target, c, p, d in zip(targets, prior, posterior, decoder)
     ]
 
 
-def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding, **options) -> "Dataset":
+def cvae_dataset(
+    dialogues: dict[str, list[Dialogue]],
+    schema: Schema,
+    *encoding,
+    further: list[Dialogue] | None = None,
+    classify_further: bool = True,
+    **options,
+) -> "Dataset":
     """The dialogues of all attributes as one `datasets.Dataset` with a ``length`` column for length-grouped batches.
+
+    Every dialogue is labelled for all attributes that its tag names, whichever attribute's file it stands in.
 
     Args:
         dialogues: attribute name -> its labelled dialogues.
         encoding, options: as for `cvae_rows`.
+        further: dialogues beside them, of one or several labels each.
+        classify_further: whether the latent heads learn from those.
     """
     from datasets import Dataset  # only training needs it, and it takes a while to load
 
-    triples: Iterator[tuple[int, int, Dialogue]] = (
-        (number, attribute.index(dialogue.target[attribute.name]), dialogue)
-        for number, attribute in enumerate(schema.attributes)
-        for dialogue in dialogues[attribute.name]
-    )
-    return Dataset.from_list(cvae_rows(triples, *encoding, **options))
+    def labelled(some: Iterable[Dialogue]) -> Iterator[tuple[list[int], Dialogue]]:
+        return ((schema.target_indices(dialogue.target), dialogue) for dialogue in some)
+
+    own = (dialogue for attribute in schema.attributes for dialogue in dialogues[attribute.name])
+    rows = cvae_rows(labelled(own), *encoding, **options)
+    if further:
+        rows += cvae_rows(labelled(further), *encoding, classified=classify_further, **options)
+    return Dataset.from_list(rows)
 
 
 class CvaeCollator:
@@ -149,6 +168,6 @@ class CvaeCollator:
             "response_length": round_up(
                 max(sum(label != IGNORED for label in row["labels"]) for row in rows), self.multiple
             ),
-            "attribute": torch.tensor([row["attribute"] for row in rows]),
-            "aspect": torch.tensor([row["aspect"] for row in rows]),
+            "targets": torch.tensor([row["targets"] for row in rows]),
+            "classified": torch.tensor([row["classified"] for row in rows]),
         }

@@ -82,7 +82,7 @@ class BaselineKind(Kind):
         for name in options:
             if name in OURS:
                 raise InputError(f"{name}: a grid says this for all models at once")
-        common, preset, loss, training = _preset(grid)
+        common, preset, loss, _, training = _preset(grid)
         fields = {
             field.name: field for field in dataclasses.fields(TrainingSetting) if field.name not in OURS
         }

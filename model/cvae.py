@@ -18,7 +18,7 @@ from model.encoder import MeanEncoder, encoder_weights
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
 from model.losses import LossInputs, LossWeights, weighted_sum
-from model.prior import LatentPrior, of_attribute
+from model.prior import LatentPrior, of_targets
 
 
 class MiracleModel(PreTrainedModel):
@@ -179,9 +179,9 @@ class MiracleModel(PreTrainedModel):
         decoder_ids: torch.Tensor,
         decoder_mask: torch.Tensor,
         labels: torch.Tensor,
-        attribute: torch.Tensor,
-        aspect: torch.Tensor,
+        targets: torch.Tensor,
         weights: LossWeights,
+        classified: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         response_length: int | None = None,
     ) -> dict[str, torch.Tensor]:
@@ -189,7 +189,8 @@ class MiracleModel(PreTrainedModel):
 
         Args:
             context_*, posterior_*, decoder_*, labels: [B, T] each with its own T; see `dataset.batching.CvaeCollator`.
-            attribute, aspect: [B], which attribute an example is labelled for, and its aspect.
+            targets: [B, K] aspect indices, -1 where an example is not labelled for an attribute.
+            classified: bool [B], the examples that the latent heads learn from; None: all.
             weights: see `LossWeights`.
             noise: standard normal [B, D] for the posterior sample; drawn where None.
             response_length: all labels lie in that many last columns, so that the vocabulary's logits, the largest
@@ -199,7 +200,7 @@ class MiracleModel(PreTrainedModel):
             `model.losses.weighted_sum`: ``loss``, its terms and what is logged beside them, by name.
         """
         priors = self.encode_prior(context_ids, context_mask)
-        prior = of_attribute(priors, attribute)
+        prior = of_targets(priors, targets, weights.prior_combination)
         posterior = self.encode_posterior(posterior_ids, posterior_mask, posterior_types)
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
 
@@ -214,8 +215,8 @@ class MiracleModel(PreTrainedModel):
             posterior=posterior,
             z=z,
             logits=[logits.float() for logits in self.heads(z)],
-            attribute=attribute,
-            aspect=aspect,
+            targets=targets,
+            classified=classified,
             free_bits=weights.free_bits,
         )
         return weighted_sum(given, weights)

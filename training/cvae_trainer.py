@@ -4,8 +4,8 @@ import torch
 from transformers import TrainingArguments
 
 from model.cvae import MiracleModel
-from model.losses import LossWeights
-from model.prior import of_attribute
+from model.losses import LossWeights, classification_loss
+from model.prior import of_targets
 from model.schedule import kl_weight
 from training.recorded_step import GraphedStep
 from training.trainer import StageTrainer
@@ -138,13 +138,13 @@ class CvaeTrainer(StageTrainer):
         total, count = None, 0
         for batch in self.get_eval_dataloader(eval_dataset):
             batch = self._prepare_inputs(batch)
-            size = batch["attribute"].shape[0]
+            size = batch["targets"].shape[0]
             noise = torch.randn(2, size, model.config.latent_size, generator=generator).to(
-                batch["attribute"].device
+                batch["targets"].device
             )
             with self.accelerator.autocast():  # the unwrapped model has none of its own
                 terms = model(**batch, weights=weights, noise=noise[0])
-                signs = self._vital_signs(model, batch, noise)
+                signs = self._vital_signs(model, batch, noise, weights.prior_combination)
             values = torch.stack([value.float() for value in (*terms.values(), *signs)]) * size
             total, count = values if total is None else total + values, count + size
         model.train(training)
@@ -158,14 +158,15 @@ class CvaeTrainer(StageTrainer):
 
     @staticmethod
     def _vital_signs(
-        model: MiracleModel, batch: dict[str, torch.Tensor], noise: torch.Tensor
+        model: MiracleModel, batch: dict[str, torch.Tensor], noise: torch.Tensor, combination: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        attribute, aspect = batch["attribute"], batch["aspect"]
-        prior = of_attribute(model.encode_prior(batch["context_ids"], batch["context_mask"]), attribute)
+        targets = batch["targets"]
+        priors = model.encode_prior(batch["context_ids"], batch["context_mask"])
+        prior = of_targets(priors, targets, combination)
         posterior = model.encode_posterior(
             batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"]
         )
-        correct = torch.zeros_like(attribute, dtype=torch.float)
-        for k, logits in enumerate(model.heads(prior.sample(noise[1]))):
-            correct += (attribute == k) & (logits.argmax(-1) == aspect)
-        return correct.mean(), posterior.sample(noise[0]).pow(2).mean().sqrt()
+        _, correct = classification_loss(
+            [logits.float() for logits in model.heads(prior.sample(noise[1]))], targets
+        )
+        return correct, posterior.sample(noise[0]).pow(2).mean().sqrt()
