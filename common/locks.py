@@ -11,10 +11,13 @@ from common.errors import InputError
 
 
 @contextmanager
-def exclusive(place: Path, what: str) -> Iterator[None]:
+def exclusive(place: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Work on a file or folder that no other process works on meanwhile; the lock ends with the process, however it ends.
 
     The processes of one training (``torchrun``) are one worker: the first of them holds the lock.
+
+    Args:
+        wait: until another process that holds it is done, instead of the error.
 
     Raises:
         InputError: where another process holds it.
@@ -25,7 +28,7 @@ def exclusive(place: Path, what: str) -> Iterator[None]:
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place.with_name(f".{place.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise InputError(
             f"{what}: another process is at work on {place}; wait for it to end, or choose another --run"

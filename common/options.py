@@ -200,7 +200,7 @@ def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: obj
             raise InputError(f"preset {preset!r}: {option}: {reason}, found {one!r:.60}") from None
 
 
-def split_options(
+def options_by_stage(
     argv: list[str], stages: Sequence[str], shared: Mapping[str, Sequence[str]], otherwise: str | None = None
 ) -> dict[str, list[str]]:
     """A command line by stage: ``--stage.option value`` to one, shared options to several.

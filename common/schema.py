@@ -20,7 +20,7 @@ ATTRIBUTE_KEYS = ("name", "aspects", *ATTRIBUTE_FILES, "descriptions")
 @dataclass(frozen=True)
 class Attribute:
     """One dimension of personality: its name, its aspects in index order, its files (`Path` or None), and what each aspect
-    means in words (for `make_data_chatgpt.py`)."""
+    means in words (for `make_data_chatgpt.py`, and for models that are prompted)."""
 
     name: str
     aspects: tuple[str, ...]
@@ -30,6 +30,10 @@ class Attribute:
     dev_texts: Path | None = None
     test_dialogues: Path | None = None
     descriptions: dict[str, str] | None = None
+
+    def description(self, aspect: str) -> str:
+        """What an aspect means in words, for those that are to write it; its name where the schema does not say."""
+        return (self.descriptions or {}).get(aspect) or aspect
 
     def index(self, aspect: str) -> int:
         """Index of an aspect's name; raises `InputError` for an aspect of another attribute."""

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from baselines.interface import Baseline, ChoosesAmongSamples, ReadsContexts
+from baselines.training import LATER
 from common.errors import InputError
 from common.schema import Schema
 from dataset.dialogues import read_attribute_dialogues
@@ -104,11 +105,14 @@ class BaselineKind(Kind):
             )
         except InputError as error:
             raise InputError(str(error).removeprefix("baselines: ")) from None
+        kept = {  # those of earlier experiments are found again
+            name: value for name, value in found.items() if name not in LATER or value != fields[name].default
+        }
         return {
             "decoder": base_name(common.decoder),
             "limit": common.limit,
             **dataclasses.asdict(preset.template),
-            **found,
+            **kept,
         }
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
@@ -147,7 +151,7 @@ class BaselineKind(Kind):
 
         common, preset, *_ = _preset(grid)
         names = [field.name for field in dataclasses.fields(TrainingSetting)]
-        options = {name: model.options[name] for name in names if name not in OURS}
+        options = {name: model.options[name] for name in names if name not in OURS and name in model.options}
         decoder, template = common.decoder, preset.template
         if decoder == SCRATCH:
             if "scratch" not in shared:

@@ -1,5 +1,6 @@
 """Work off a plan, in this process or in several: a row is on disk the moment its cell is measured."""
 
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -32,7 +33,9 @@ FAILURE = ["key", "model", "kind", "seed", "options", "reason", "at", "date"]
 def results_of(plan: Plan) -> RowsFile:
     """The experiment's ``results.csv``, with the columns that the plan needs."""
     seconds, signs = [f"seconds_{name}" for name in SECONDS], [f"dev_{sign}" for sign in VITAL_SIGNS]
-    columns = [*CELL, *plan.swept, *columns_of(plan.schema), *seconds, *signs, *SAMPLER, *RECORD]
+    used = {cell.model.kind for cell in plan.cells}
+    own = [name for kind in sorted(used) for name in kinds()[kind].columns]
+    columns = [*CELL, *plan.swept, *columns_of(plan.schema), *seconds, *signs, *SAMPLER, *own, *RECORD]
     return RowsFile(plan.grid.folder / "results.csv", columns)
 
 
@@ -76,7 +79,16 @@ class Runner:
         self.began = time.monotonic()
         for outcome in self._outcomes(units(self.missing)):
             self._note(outcome)
+        if not self.plan.grid.keep_models:
+            self._clear()
         return self.failed
+
+    def _clear(self) -> None:
+        """Delete what models had in common."""
+        known, models = kinds(), self.plan.grid.folder / "models"
+        for cell in self.missing:
+            if folder := known[cell.model.kind].common_folder(cell.model):
+                shutil.rmtree(models / folder, ignore_errors=True)
 
     def _outcomes(self, parts: list[list[Cell]]) -> Iterator[CellOutcome]:
         if self.workers == 1:

@@ -49,12 +49,14 @@ class TrainedSystem(ABC):
         seconds: that its training took; None where nothing was trained.
         signs: vital signs of its training on dev.
         hash: of its weights, where they lie on disk.
+        notes: what else its rows say, by the names in `Kind.columns`.
     """
 
     def __init__(
         self, seconds: float | None = None, signs: dict[str, float] | None = None, hash: str | None = None
     ):
         self.seconds, self.signs, self.hash = seconds, signs or {}, hash
+        self.notes: dict[str, float | str | None] = {}
 
     @abstractmethod
     def write(self, requests: list[Request], options: dict) -> Written:
@@ -67,10 +69,16 @@ class Kind(ABC):
     Attributes:
         section: of the grid, with options for all models of the kind; None: there is none.
         shares: whether models of one seed share what they train, so that one process had better have them all.
+        columns: that rows of this kind have besides.
     """
 
     section: str | None = None
     shares: bool = False
+    columns: tuple[str, ...] = ()
+
+    def common_folder(self, model: Model) -> str | None:
+        """What a model shares with others in the experiment's ``models/``, kept until the last cell; None: nothing."""
+        return None
 
     @abstractmethod
     def training(self, grid: Grid, options: dict, seed: int) -> dict:

@@ -121,6 +121,7 @@ class Worker:
             | {f"seconds_{name}": value for name, value in (seconds | {"training": system.seconds}).items()}
             | {f"dev_{sign}": value for sign, value in system.signs.items()}
             | written.sampler
+            | system.notes
             | texts
             | {"warnings": "; ".join(written.warnings), "date": _now()}
             | self.provenance

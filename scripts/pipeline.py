@@ -13,7 +13,7 @@ import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
-from common.options import parse_arguments, split_options  # noqa: E402
+from common.options import options_by_stage, parse_arguments  # noqa: E402
 
 STAGES = ("classifier", "nli", "cvae", "generation")
 TRAINING_STAGES = STAGES[:3]
@@ -33,6 +33,11 @@ COMMON_OPTIONS = (
 SHARED = dict.fromkeys(COMMON_OPTIONS, STAGES) | dict.fromkeys(TRAINING_OPTIONS, TRAINING_STAGES)
 
 
+def split_options(argv: list[str]) -> dict[str, list[str]]:
+    """The command line by stage, as `common.options.options_by_stage`."""
+    return options_by_stage(argv, STAGES, SHARED)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run all stages; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -42,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             + "\nThe options of a stage: bash train_classifier.sh --help, train_nli.sh, train_cvae.sh, gen_cvae.sh"
         )
         return 0
-    options = split_options(argv, STAGES, SHARED)
+    options = split_options(argv)
     from common.devices import release_memory
     from generation import run
     from training import classifier, coherence, cvae

@@ -31,11 +31,12 @@ from common.locks import exclusive  # noqa: E402
 from common.options import (  # noqa: E402
     CommonArguments,
     at_least,
+    options_by_stage,
     parse_arguments,
     read_names,
-    split_options,
     within,
 )
+from common.provenance import relative  # noqa: E402
 from common.schema import Schema, load_schema, target_name  # noqa: E402
 from generation import run  # noqa: E402
 from generation.generator import ReplyGenerator  # noqa: E402
@@ -236,8 +237,10 @@ class SelfTraining:
     first_replies: Path | None = None
 
     def __post_init__(self):
-        if self.trained.further.further:
-            raise InputError("--cvae.further: the self-training writes the further dialogues itself")
+        if self.trained.further != cvae.FurtherArguments():
+            raise InputError(
+                "--cvae.further, real_share, classify_further, held_out: the self-training says them, by --real_share, --classify_written and --held_out"
+            )
         scored = self.writing.control.fluency > 0 or self.writing.control.relevance > 0
         if self.options.least_relevance is not None and not scored:
             raise InputError(
@@ -267,7 +270,7 @@ class SelfTraining:
         evaluation = Evaluation(evaluators, self.schema, self.device)
         real = replies_trained_on(self.schema, self.common.limit)
         record: dict = {
-            "options": dataclasses.asdict(self.options),
+            "options": self.recorded_options(),
             "evaluators": evaluation.hash,
             "contexts": len(contexts),
             "rounds": [{"round": 0, "dev": self.on_dev(0, writer, real, set(), evaluation)}],
@@ -285,6 +288,13 @@ class SelfTraining:
             record["rounds"].append(one)
             write_json(self.folder / "record.json", record)
         return record
+
+    def recorded_options(self) -> dict:
+        """The options, without the machine's part of places."""
+        places = ("teacher", "contexts_from", "evaluators")
+        return dataclasses.asdict(self.options) | {
+            name: relative(getattr(self.options, name)) for name in places
+        }
 
     def contexts(self) -> list[Context]:
         """The training contexts that are written to."""
@@ -339,7 +349,7 @@ class SelfTraining:
         targets = options.targets(schema)
         control, how = self.writing.of_round(number), self.writing.decoding
         generator = ReplyGenerator(writer, self.device, schema, how.precision)
-        with exclusive(path, "the self-training's replies"):
+        with exclusive(path, "the self-training's replies", wait=True):
             parts = write_replies(
                 path,
                 generator,
@@ -401,7 +411,7 @@ OPTIONS = (CommonArguments, SelfTrainingArguments)
 
 def configured(argv: list[str]) -> SelfTraining:
     """The self-training of a command line; raises `InputError` for a mistake in it."""
-    words = split_options(argv, SECTIONS, SHARED, otherwise="self_training")
+    words = options_by_stage(argv, SECTIONS, SHARED, otherwise="self_training")
     common, options = parse_arguments(OPTIONS, "self_training", words["self_training"], "")
     model, loss, further, training = parse_arguments(cvae.OPTIONS, "cvae", words["cvae"], "")[1:]
     _, what, control, decoding = parse_arguments(run.OPTIONS, "generation", words["generation"], "")
