@@ -57,7 +57,7 @@ class CvaeKind(Kind):
             "decoder": base_name(common.decoder),
             "limit": common.limit,
         }
-        return bases | dataclasses.asdict(model) | loss.settings | more.settings | compared_settings(training)
+        return bases | model.settings | loss.settings | more.settings | compared_settings(training)
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
         """A cell's options of `ControlArguments`, `DecodingArguments` and `Choice` over the preset's, checked against each other."""

@@ -15,6 +15,7 @@ from model.checkpointing import checkpoint_layers
 from model.config import MiracleConfig
 from model.decoder import LatentDecoder
 from model.encoder import MeanEncoder, encoder_weights
+from model.flow import VelocityField
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
 from model.losses import LossInputs, LossWeights, weighted_sum
@@ -39,6 +40,9 @@ class MiracleModel(PreTrainedModel):
         self.prior = LatentPrior(hidden, config.latent_size, len(aspects), shared=config.prior == "shared")
         self.posterior = nn.Linear(hidden, 2 * config.latent_size)
         self.heads = LatentHeads(config.latent_size, aspects, config.head_width, config.head_layers)
+        self.flow = (
+            VelocityField(config.latent_size, aspects, config.flow_width) if config.flow_width else None
+        )
         self.decoder = LatentDecoder(
             config.decoder,
             config.latent_size,
@@ -217,6 +221,7 @@ class MiracleModel(PreTrainedModel):
             logits=[logits.float() for logits in self.heads(z)],
             targets=targets,
             classified=classified,
+            flow=self.flow,
             free_bits=weights.free_bits,
         )
         return weighted_sum(given, weights)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from torch.nn import functional as F
 
+from model.flow import VelocityField, flow_loss
 from model.gaussian import Gaussian, kl_per_dimension
 
 
@@ -154,6 +155,7 @@ class LossInputs:
         targets: [B, K] aspect indices, -1 where an example is not labelled for an attribute.
         classified: bool [B], the examples that the latent heads learn from; None: all.
         free_bits: nats per dimension that the KL term does not push below.
+        flow: the flow-matching prior; None: there is none.
     """
 
     token_losses: torch.Tensor
@@ -167,6 +169,7 @@ class LossInputs:
     targets: torch.Tensor
     classified: torch.Tensor | None
     free_bits: float
+    flow: VelocityField | None = None
 
 
 class LossTerm(Protocol):
@@ -213,12 +216,21 @@ def _context(given: LossInputs) -> dict[str, torch.Tensor]:
     return {"context": context_loss(given.token_losses, given.attention_mask, given.labels)}
 
 
+def _flow(given: LossInputs) -> dict[str, torch.Tensor]:
+    """In squared units of u per dimension; its gradient is the velocity field's alone. 0 where there is none."""
+    if given.flow is None:
+        return {"flow": given.token_losses.new_zeros(())}
+    u = (given.z - given.prior.mean) / given.prior.std
+    return {"flow": mean_over_processes(flow_loss(given.flow, u, given.targets))}
+
+
 TERMS: dict[str, LossTerm] = {
     "reconstruction": _reconstruction,
     "kl": _kl,
     "classification": _classification,
     "distance": _distance,
     "context": _context,
+    "flow": _flow,
 }
 Weight = float | torch.Tensor
 

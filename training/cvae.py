@@ -90,6 +90,12 @@ class ModelArguments:
         default=CONFIG.lora_alpha,
         metadata={"help": "their scale is lora_alpha / lora_rank; 0: twice the rank"},
     )
+    flow_width: int = field(
+        default=CONFIG.flow_width,
+        metadata={
+            "help": "width of a flow-matching prior, which --algorithm flow samples from (model/flow.py); 0: none"
+        },
+    )
     start_from: str | None = field(
         default=None,
         metadata={
@@ -128,7 +134,7 @@ class ModelArguments:
             self,
             "latent_size n_prefix head_width scratch_encoder_layers scratch_decoder_layers scratch_width scratch_heads scratch_vocab_size",
         )
-        at_least(0, self, "head_layers lora_rank lora_alpha encoder_layers")
+        at_least(0, self, "head_layers lora_rank lora_alpha encoder_layers flow_width")
         if self.encoder_layers and self.lora_rank:
             raise InputError(
                 "--encoder_layers leaves layers of a base out; adapters (--lora_rank) stand on whole ones"
@@ -136,6 +142,11 @@ class ModelArguments:
         at_least(SHORTEST, self, "encoder_length decoder_length")
         for name in ("token_dropout", "scratch_dropout"):
             within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
+
+    @property
+    def settings(self) -> dict:
+        """What decides a training; an option that came later is left out at its default, so that earlier trainings count."""
+        return without_defaults(self, "flow_width")
 
     @property
     def template(self) -> DialogueTemplate:
@@ -188,6 +199,10 @@ class LossArguments:
         default=0.0,
         metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"},
     )
+    flow_weight: float = field(
+        default=1.0,
+        metadata={"help": "weight of the flow-matching prior's error, where there is one"},
+    )
     term_weights: dict[str, float] = field(
         default_factory=dict,
         metadata={
@@ -223,7 +238,7 @@ class LossArguments:
     )
 
     def __post_init__(self):
-        for name in ("kl_weight", "free_bits", "classification_weight", "distance_weight", "context_weight"):
+        for name in ("free_bits", *(f"{term}_weight" for term in self._named)):
             within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "of 0 or more")
         if options := sorted({"reconstruction", *self._named} & set(self.term_weights)):
             raise InputError(f"term_weights: {options[0]} is no further term; it has a weight of its own")
@@ -244,6 +259,7 @@ class LossArguments:
             "classification": self.classification_weight,
             "distance": self.distance_weight,
             "context": self.context_weight,
+            "flow": self.flow_weight,
         }
 
     @property
@@ -259,7 +275,7 @@ class LossArguments:
     @property
     def settings(self) -> dict:
         """What decides a training; an option that came later is left out at its default, so that earlier trainings count."""
-        return without_defaults(self, "term_weights", "prior_combination")
+        return without_defaults(self, "term_weights", "prior_combination", "flow_weight")
 
 
 @dataclass(frozen=True)
@@ -426,6 +442,7 @@ def continued(
     source = load_cvae(folder)
     config = copy.deepcopy(source.config)
     config.attributes, config.token_dropout = schema.aspects, options.token_dropout
+    config.flow_width = options.flow_width or config.flow_width
     model = MiracleModel(config)
     model.load_state_dict(inherited(source, model), strict=False)
     return model, *tokenizers_of(folder, source.config)
@@ -434,8 +451,12 @@ def continued(
 def inherited(source: MiracleModel, model: MiracleModel) -> dict[str, torch.Tensor]:
     """The weights that a model takes over from one with other attributes; an attribute is the same where its aspects are, too."""
     weights, own = source.state_dict(), model.state_dict()
-    taken = {name: value for name, value in weights.items() if not name.startswith(("heads.", "prior."))}
+    taken = {
+        name: value for name, value in weights.items() if not name.startswith(("heads.", "prior.", "flow."))
+    }
     before, now = (list(m.config.attributes.items()) for m in (source, model))
+    if before == now and source.config.flow_width == model.config.flow_width:  # a field is of all attributes
+        taken |= {name: value for name, value in weights.items() if name.startswith("flow.")}
     pairs = [(before.index(attribute), number) for number, attribute in enumerate(now) if attribute in before]
     for old, new in pairs:
         taken |= {
@@ -531,7 +552,7 @@ def train(
         "the base decoder": common.decoder,
     }
     settings = {"schema": schema.aspects, "limit": common.limit}
-    settings |= dataclasses.asdict(options) | loss.settings | more.settings | compared_settings(training)
+    settings |= options.settings | loss.settings | more.settings | compared_settings(training)
     names = {key: relative_name(getattr(common, key)) for key in ("encoder", "decoder")}
     if options.start_from:
         names["start_from"] = relative(options.start_from)
