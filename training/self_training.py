@@ -105,9 +105,15 @@ class SelfTrainingArguments:
             "help": "least share of real dialogues in what is trained on; accepted replies over that are left out, the same number of every combination"
         },
     )
+    best_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "share of each combination's replies that may be accepted: those in which the writer's own heads find all named aspects most probable"
+        },
+    )
     threshold: float = field(
-        default=0.8,
-        metadata={"help": "least probability of all named aspects together, by the writer's own heads"},
+        default=0.0,
+        metadata={"help": "least probability of all named aspects together, by the same heads"},
     )
     least_relevance: float | None = field(
         default=None,
@@ -172,6 +178,7 @@ class SelfTrainingArguments:
         if self.contexts is not None:
             at_least(1, self, "contexts")
         within("real_share", self.real_share, 0 < self.real_share <= 1, "over 0 and at most 1")
+        within("best_share", self.best_share, 0 < self.best_share <= 1, "over 0 and at most 1")
         within("threshold", self.threshold, 0 <= self.threshold <= 1, "from 0 to 1")
         if self.least_relevance is not None:
             within("least_relevance", self.least_relevance, math.isfinite(self.least_relevance), "that is finite")  # fmt: skip
@@ -180,7 +187,7 @@ class SelfTrainingArguments:
     def acceptance(self) -> Acceptance:
         """Which replies are trained on."""
         least = -math.inf if self.least_relevance is None else self.least_relevance
-        return Acceptance(self.threshold, least, self.copies)
+        return Acceptance(self.best_share, self.threshold, least, self.copies)
 
     def targets(self, schema: Schema) -> list[Target]:
         """The combinations that replies are written for; raises `InputError` where none is left."""

@@ -7,7 +7,7 @@ the real one, not on the best-of-n policy's density.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,26 +48,45 @@ class SelfWritten:
 class Acceptance:
     """Which replies are trained on.
 
+    A probability that all combinations must reach would leave out those that the data never show together: the heads give
+    them less, however well they are written. So the best of each combination are taken.
+
     Attributes:
+        best_share: of each combination's replies, the most probable ones that may be accepted.
         threshold: least probability of all named aspects together.
         least_relevance: least relevance in nats per token; minus infinity: any, also where it is not known.
         copies: how many of the accepted replies may have the same words.
     """
 
+    best_share: float
     threshold: float
     least_relevance: float
     copies: int
 
-    def accepted(self, written: Iterable[SelfWritten]) -> list[SelfWritten]:
+    def accepted(self, written: list[SelfWritten]) -> list[SelfWritten]:
         """Those that are accepted, in order; of more than `copies` equal replies the first ones."""
         found: list[SelfWritten] = []
         counts: dict[str, int] = {}
-        for one in written:
+        best = self._best(written)
+        for number, one in enumerate(written):
             words = normalised(one.response)
-            if self._good(one) and counts.get(words, 0) < self.copies:
+            if number in best and self._good(one) and counts.get(words, 0) < self.copies:
                 counts[words] = counts.get(words, 0) + 1
                 found.append(one)
         return found
+
+    def _best(self, written: list[SelfWritten]) -> set[int]:
+        """Positions of the most probable replies of every combination; of equal ones the first."""
+        positions: dict[str, list[int]] = {}
+        for number, one in enumerate(written):
+            positions.setdefault(target_name(one.target), []).append(number)
+        return {
+            number
+            for own in positions.values()
+            for number in sorted(own, key=lambda n: -written[n].probability)[
+                : math.ceil(self.best_share * len(own))
+            ]
+        }
 
     def _good(self, one: SelfWritten) -> bool:
         relevant = self.least_relevance == -math.inf or (

@@ -59,7 +59,7 @@ def test_the_grid_of_dev_changes_one_thing_at_a_time_and_reads_no_test_file():
             for name, value in model.options[part].items()
             if value != base.options[part][name]
         ]
-        assert len(changed) <= (2 if model.label == "share of real" else 1), model.label
+        assert len(changed) <= (2 if model.label in ("share of real", "threshold") else 1), model.label
     teachers = {model.options["teacher"] for model in trained.values()}
     assert len(teachers) == 2  # one more for another prior in training
     assert len(units(work.cells)) == len({cell.model.name for cell in work.cells})  # any worker takes any
@@ -101,12 +101,12 @@ def test_a_grid_s_mistake_names_the_model(grid_file):  # noqa: F811
 def test_a_self_trained_cvae_is_measured_and_what_models_share_goes_last(grid_file, tmp_path):  # noqa: F811
     """Two that differ in what they accept share teacher and replies; each row says what its training was made of."""
     cell = {"weights": 1, "candidates": 1, "max_new_tokens": 8}
-    ours = {"kind": "self_trained", "contexts": 2, "threshold": [0, 0.01], "copies": 99, "held_out": "lyrical+optimistic+critical",
+    ours = {"kind": "self_trained", "contexts": 2, "best_share": [0.5, 1], "copies": 99, "held_out": "lyrical+optimistic+critical",
             "writing": {"candidates": 2, "max_new_tokens": 8}, "generation": cell}  # fmt: skip
     path = grid_file({"ours": ours}, keep_models=False)
     assert main([str(path)]) == 0
     rows = rows_of(path)
-    assert [row["training.threshold"] for row in rows] == ["0", "0.01"]
+    assert [row["training.best_share"] for row in rows] == ["0.5", "1"]
     for row in rows:
         record = json.loads(row["self_training"])
         last = record["rounds"][-1]

@@ -102,11 +102,25 @@ def test_acceptance_is_over_the_thresholds_and_of_equal_replies_the_first():
         written(0.95, "Off the point.", relevance=-0.1),
         written(0.95, "Not weighed.", relevance=None),
     ]
-    kept = Acceptance(0.8, 0.0, 1).accepted(every)
+    kept = Acceptance(1.0, 0.8, 0.0, 1).accepted(every)
     assert [one.response for one in kept] == ["It is.", "Just."]
-    assert [one.response for one in Acceptance(0.8, 0.0, 2).accepted(every)] == ["It is.", "Just.", "it  IS."]
-    anything = Acceptance(0.0, -math.inf, 1).accepted(every)
+    assert [one.response for one in Acceptance(1.0, 0.8, 0.0, 2).accepted(every)] == [
+        "It is.",
+        "Just.",
+        "it  IS.",
+    ]
+    anything = Acceptance(1.0, 0.0, -math.inf, 1).accepted(every)
     assert [one.response for one in anything] == ["It is.", "Too unsure.", "Just.", "Off the point.", "Not weighed."]  # fmt: skip
+
+
+def test_the_best_of_every_combination_are_taken_however_probable_the_others_are():
+    """A threshold alone left out four of eight combinations of a real model, whose best were under the worst of the rest."""
+    hard = {"style": "lyrical", "mood": "angry"}
+    every = [written(p, f"Easy {p}") for p in (0.7, 0.9, 0.8)] + [written(p, f"Hard {p}", hard) for p in (0.1, 0.3, 0.3)]  # fmt: skip
+    kept = Acceptance(0.5, 0.0, -math.inf, 1).accepted(every)
+    assert [one.response for one in kept] == ["Easy 0.9", "Easy 0.8", "Hard 0.3"]
+    two = [written(0.3, "First", hard), written(0.3, "Second", hard)]
+    assert [one.response for one in Acceptance(0.5, 0.0, -math.inf, 1).accepted(two)] == ["First"]
 
 
 def test_acceptance_is_counted_by_combination(schema):
@@ -204,6 +218,7 @@ def test_distinct2_is_the_mean_over_targets():
         (["--least_relevance", "0", "--generation.fluency", "0", "--generation.relevance", "0"], "least_relevance: relevance is not computed"),
         (["--combinations", "plain"], "combinations: 'plain' is no combination of all attributes; there are plain"),
         (["--combinations", "plain+optimistic+critical", "--held_out", "plain+optimistic+critical"], "all of them are held out"),
+        (["--best_share", "0"], "best_share: expected a number over 0 and at most 1, found 0.0"),
         (["--threshold", "1.1"], "threshold: expected a number from 0 to 1, found 1.1"),
         (["--real_share", "0"], "real_share: expected a number over 0 and at most 1, found 0.0"),
         (["--latent_size", "8"], "unknown option --latent_size 8"),
@@ -236,7 +251,7 @@ def test_the_presets_can_say_it(tmp_path):
 
 
 QUICK = [
-    "--preset", "scratch", "--limit", "6", "--rounds", "2", "--contexts", "3", "--dev_contexts", "2", "--threshold", "0", "--copies", "9",
+    "--preset", "scratch", "--limit", "6", "--rounds", "2", "--contexts", "3", "--dev_contexts", "2", "--best_share", "1", "--copies", "9",
     "--held_out", "lyrical+optimistic+critical", "--cvae.num_train_epochs", "1", "--generation.candidates", "2",
     "--generation.max_new_tokens", "12",
 ]  # fmt: skip
