@@ -19,7 +19,7 @@ from generation import run
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from training import cvae
-from training.self_guards import replies_trained_on, reused
+from training.self_guards import reused, training_replies
 from training.self_training import CvaeOptions, SelfTraining, SelfTrainingArguments, Writing, self_train
 from training.self_written import normalised
 
@@ -87,15 +87,13 @@ class SelfTrainedKind(CvaeKind):
         replies = models / teacher / f"replies-{fingerprint(settings, [])}.jsonl"
         place = dataclasses.replace(common, run=model.name)
         record = self_train(SelfTraining(place, options, writing, trained, schema, device, replies))
-        return SelfTrained(models / model.name, schema, device, model.seed, record, common.limit)
+        return SelfTrained(models / model.name, schema, device, model.seed, record)
 
 
 class SelfTrained(Cvae):
     """A self-trained CVAE; its seconds are those of the teacher, of writing and of all rounds' trainings."""
 
-    def __init__(
-        self, place: Path, schema: Schema, device: torch.device, seed: int, record: dict, limit: int | None
-    ):
+    def __init__(self, place: Path, schema: Schema, device: torch.device, seed: int, record: dict):
         super().__init__(place / "cvae", schema, device, seed)
         self.seconds, last = record["seconds"], record["rounds"][-1]
         self.notes = {
@@ -104,7 +102,7 @@ class SelfTrained(Cvae):
             "self_reused_real": last["of_accepted"]["reused_real"],
             "self_training": json.dumps(record),
         }
-        self.real = replies_trained_on(schema, limit)
+        self.real = training_replies(schema)
         self.written_replies = replies_written(place / "self_training", last["round"])
 
     def write(self, requests: list[Request], options: dict) -> Written:

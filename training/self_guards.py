@@ -83,9 +83,9 @@ def reused(replies: list[str], known: set[str]) -> float | None:
     return round(sum(normalised(reply) in known for reply in replies) / len(replies), 4)
 
 
-def replies_trained_on(schema: Schema, limit: int | None) -> set[str]:
-    """The normalised replies of the schema's training dialogues, the earlier ones in their contexts included."""
-    dialogues = read_attribute_dialogues(schema, "train", limit).values()
+def training_replies(schema: Schema) -> set[str]:
+    """The normalised replies of all training dialogues of the schema, the earlier ones in their contexts included."""
+    dialogues = read_attribute_dialogues(schema, "train").values()
     return {normalised(reply) for some in dialogues for d in some for reply in (*d.context[1::2], d.reply)}
 
 

@@ -8,7 +8,8 @@ copies is measured for every round (`training.self_guards`).
 
 Options without a prefix are those of the self-training and of all scripts; ``--cvae.<option>`` and ``--generation.<option>`` go to
 the trainings and to the writing, whose values are the preset's otherwise. Everything goes on where it was ended. The run's
-cvae/ is the last round's; self_training/ has what each round wrote, and record.json.
+cvae/ is the last round's; self_training/ has what each round wrote, and record.json. Evaluators are trained as for any run (RUN=
+chat-self bash train_classifier.sh, train_nli.sh) and replies written by gen_cvae.sh; pipeline.sh would train the CVAE anew.
 """
 
 from common.entry import prepare_libraries, quiet_transformers, run_main
@@ -36,7 +37,7 @@ from common.options import (  # noqa: E402
     read_names,
     within,
 )
-from common.provenance import relative  # noqa: E402
+from common.provenance import enough_memory, relative  # noqa: E402
 from common.schema import Schema, load_schema, target_name  # noqa: E402
 from generation import run  # noqa: E402
 from generation.generator import ReplyGenerator  # noqa: E402
@@ -51,7 +52,7 @@ from training.self_guards import (  # noqa: E402
     evaluators_of,
     of_accepted,
     of_model,
-    replies_trained_on,
+    training_replies,
 )
 from training.self_written import (  # noqa: E402
     Acceptance,
@@ -275,7 +276,7 @@ class SelfTraining:
         writer, teacher_run = self.teacher()
         evaluators = evaluators or evaluators_of([self.common.run_folder, teacher_run], self.schema)
         evaluation = Evaluation(evaluators, self.schema, self.device)
-        real = replies_trained_on(self.schema, self.common.limit)
+        real = training_replies(self.schema)
         record: dict = {
             "options": self.recorded_options(),
             "evaluators": evaluation.hash,
@@ -356,7 +357,12 @@ class SelfTraining:
         targets = options.targets(schema)
         control, how = self.writing.of_round(number), self.writing.decoding
         generator = ReplyGenerator(writer, self.device, schema, how.precision)
-        with exclusive(path, "the self-training's replies", wait=True):
+        memory = f"self-training: out of memory at --generation.batch_size {how.batch_size}; halve it (the replies stay the same)"
+        with (
+            exclusive(path, "the self-training's replies", wait=True),
+            run.saying_what_is_kept(path),
+            enough_memory(memory),
+        ):
             parts = write_replies(
                 path,
                 generator,

@@ -12,7 +12,7 @@ from common.parts import Parts
 from common.schema import Attribute, Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, parse_dialogue, without_targets
 from training import cvae, self_training
-from training.self_guards import distinct2, replies_trained_on, reused
+from training.self_guards import distinct2, reused, training_replies
 from training.self_written import (
     Acceptance,
     SelfWritten,
@@ -193,7 +193,7 @@ def test_trainings_from_before_there_were_further_dialogues_count():
 
 
 def test_copies_are_counted_whatever_their_spaces_and_capitals(schema):
-    known = replies_trained_on(schema_without_dev(schema), None)
+    known = training_replies(schema_without_dev(schema))
     assert known == {"yes a.", "no.", "yes c.", "calm a.", "angry d."}
     assert reused(["Yes  A.", "New.", "no.", "No"], known) == 0.5 and reused([], known) is None
 
