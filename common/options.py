@@ -180,13 +180,12 @@ def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: obj
     """Raises `InputError` for a preset's value that the command line would not take for that option."""
     action = next(action for action in parser._actions if action.dest == option)
     values = value if isinstance(value, list) and action.nargs in ("+", "*") else [value]
-    takes_objects = any(
-        "dict" in str(f.type)
-        for kind in parser.dataclass_types
-        for f in dataclasses.fields(kind)
-        if f.name == option
-    )
-    if value is None or (isinstance(value, dict) and takes_objects):
+    types = [
+        str(f.type) for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.name == option
+    ]
+    takes_objects, takes_names = (any(kind in of for of in types) for kind in ("dict", "list[str]"))
+    names = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if value is None or (isinstance(value, dict) and takes_objects) or (names and takes_names):
         return
     for one in values:
         try:
