@@ -11,17 +11,18 @@ from baselines.language_model import DialogueCollator, PlainDecoder, reply_loss
 from baselines.persona_vectors import PersonaVectors
 from baselines.prompted import Prompted
 from baselines.prompting import TASK, instructed, instructions, marks_of_instructions
+from baselines.steering import SteeredDecoder
 from baselines.training import TrainingSetting, optimise
 from common.errors import InputError
 from common.schema import Attribute, Schema
 from dataset.chat_template import template_of
-from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder
+from dataset.encoding import IGNORED, DialogueTemplate, encode_for_decoder, text_ids
 from dataset.tokenizers import train_decoder_tokenizer
 from generation.options import DecodingArguments
 from generation.requests import Request
 
 MARKERS = {"plain": "brick", "lyrical": "moon", "calm": "pond", "angry": "fire"}
-DESCRIBED = {"style": {"plain": "Says brick.", "lyrical": "Says moon."}}
+DESCRIBED = {"style": {"plain": "Says brick.", "lyrical": "Says moon."}, "mood": {"angry": "Says fire."}}
 THINGS = ("bread", "soup", "tea", "fish")
 HOW = DecodingArguments(max_new_tokens=8, batch_size=16)
 SYSTEM = "{%- for m in messages -%}<{{ m.role }}>{{ m.content }}<end>{%- endfor -%}{%- if add_generation_prompt -%}<assistant>{%- endif -%}"
@@ -29,6 +30,15 @@ NO_SYSTEM = "{%- for m in messages -%}{%- if m.role == 'user' -%}<user>{{ m.cont
 REFUSING = (
     "{%- if messages[0].role == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}" + NO_SYSTEM
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """As in test_baselines.py."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +93,7 @@ def setting(schema, tokenizer):
             rows.append({"input_ids": front + row["input_ids"], "labels": [IGNORED] * len(front) + row["labels"], "aspect": 0})  # fmt: skip
     with given.seeded("taught"):
         decoder = PlainDecoder(lm)
-        optimise("taught", lm, rows, DialogueCollator(tokenizer.pad_token_id), lambda batch: reply_loss(decoder, batch), given, 60)  # fmt: skip
+        optimise("taught", lm, rows, DialogueCollator(tokenizer.pad_token_id), lambda batch: reply_loss(decoder, batch), given, 130)  # fmt: skip
     return dataclasses.replace(given, decoder=(lm, tokenizer))
 
 
@@ -105,10 +115,10 @@ def share(asked, replies):
 
 
 def test_instructions_say_each_aspect_with_its_description_or_name_and_show_examples(schema):
-    text = instructions(schema, {"mood": "angry", "style": "lyrical"}, {})
+    text = instructions(schema, {"mood": "calm", "style": "lyrical"}, {})
     assert text.splitlines()[0] == TASK and text.splitlines()[2:] == [
         "- lyrical: Says moon.",
-        "- angry: angry",
+        "- calm: calm",
     ]
     assert instructions(schema, {}, {}) == TASK
 
@@ -167,24 +177,37 @@ def test_examples_are_of_the_aspect_and_drawn_by_the_seed(setting):
     text = base.model.tokenizer.decode(base.front({"mood": "angry"}, 2))
     shown = base.examples["angry"][:2]
     assert all(f'To "{d.context[-1]}" such a reply is "{d.reply}"' in text for d in shown)
-    assert "pond" not in text and text.count("fire") == 2
+    assert "pond" not in text and text.count("fire well") == 2
     with pytest.raises(InputError, match="prompted: examples must be from 0 to 8, found 9"):
         Prompted.train(setting, {}).write(requests({}), HOW, 1.0, 0, examples=9)
 
 
-def test_persona_vectors_move_replies_without_a_prompt(setting):
-    """The mean of the contrast is what the prompt does to the states: added up, it brings the marker without it."""
+def test_persona_vectors_turn_the_odds_of_the_markers_without_a_prompt(setting):
+    """The contrast is what the prompt does to the states: the more of it is added, the likelier its marker."""
     method = PersonaVectors.train(setting, {})
     n_layers, aspects, hidden = method.vectors.shape
     assert (n_layers, aspects, hidden) == (2, 4, 48)
     torch.testing.assert_close(
         method.vectors[:, 0], -method.vectors[:, 1]
     )  # of two aspects, one is the other's contrast
-    asked = requests(*SINGLE)
-    without, steered = (
-        share(asked, method.write(asked, HOW, strength, 0, layer=1)) for strength in (0.0, 2.0)
-    )
-    assert without < 0.3 and steered > 0.7
+    tokenizer, lm = method.model.tokenizer, method.model.lm
+    row = encode_for_decoder(tokenizer, method.model.template, [("shall I have bread now ?",)], None, 40)[0]
+    ids = torch.tensor([method.base.front({}) + row["input_ids"] + text_ids(tokenizer, ["the bread"])[0]])
+    brick, moon = (ids_of[0] for ids_of in text_ids(tokenizer, [" brick", " moon"]))
+
+    def odds(strength, aspect):
+        """Of "moon" against "brick" behind "the bread", in nats."""
+        decoder = SteeredDecoder(lm, 0, strength * method.vectors[0, aspect].unsqueeze(0))
+        with torch.no_grad():
+            logits = decoder.forward(ids, torch.ones_like(ids), torch.zeros(1, dtype=torch.long))[0, -1]
+        return float(logits[moon] - logits[brick])
+
+    assert odds(0.0, 0) == odds(0.0, 1)
+    for strength in (1.0, 4.0):
+        assert odds(strength, 1) > odds(0.0, 1) > odds(strength, 0)
+    assert odds(4.0, 1) > odds(1.0, 1) and odds(4.0, 0) < odds(1.0, 0)
+    asked = requests({"style": "lyrical"})
+    assert method.write(asked, HOW, 0.0, 0) != method.write(asked, HOW, 16.0, 0, layer=0)
     with pytest.raises(InputError, match="persona vectors: layer must be from 0 to 1, found 2"):
         method.write(asked, HOW, 1.0, 0, layer=2)
 
@@ -208,7 +231,7 @@ def test_a_reply_does_not_depend_on_its_batch(method, setting):
 
 def test_a_base_without_room_for_the_prompt_is_refused(setting):
     small = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(setting.decoder[1]), n_embd=8, n_layer=1, n_head=1, n_positions=48)
+        GPT2Config(vocab_size=len(setting.decoder[1]), n_embd=8, n_layer=1, n_head=1, n_positions=40)
     )
     method = Prompted.train(dataclasses.replace(setting, decoder=(small, setting.decoder[1])), {})
     with pytest.raises(InputError, match=r"leaves no room for the context behind \d+ tokens in front"):

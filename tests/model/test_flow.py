@@ -12,6 +12,15 @@ from model.gaussian import Gaussian
 from model.losses import LossWeights
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """For products this small a second thread costs more than it brings."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def constant_field(latent_size, aspects, shared, differences):
     """A field whose parts do not depend on u or t."""
     field = VelocityField(latent_size, aspects, 8)
