@@ -15,7 +15,7 @@ ATTRIBUTES = [
         "dev_dialogues": "dataset/corpus/dev_dialogue_languagestyle.jsonl",
         "test_dialogues": "dataset/corpus/test_dialogue_languagestyle.jsonl",  # optional: held out, nothing trains on it
         # "texts": "...", "dev_texts": "...",   # labelled texts for the classifier, where not the dialogues' replies
-        "descriptions": {  # for make_data_chatgpt.py: what a reply of that aspect is like
+        "descriptions": {  # optional; for make_data_chatgpt.py and prompted models: what such a reply is like
             "plain": "Says the thing itself: short concrete sentences, practical detail, no figure of speech.",
             "lyrical": "Lets the thing be seen and heard: one clear image, a rhythm, the senses before opinions; never archaic, seldom a simile.",
         },

@@ -28,6 +28,13 @@ def all_aspects(schema: Schema) -> list[str]:
     return [aspect for attribute in schema.attributes for aspect in attribute.aspects]
 
 
+LATER = (
+    "contrast_contexts",
+    "lora_rank",
+    "adapter_learning_rate",
+)  # options that earlier experiments' trainings did not have
+
+
 @dataclass(frozen=True)
 class TrainingSetting:
     """What a baseline is trained from; the defaults are those of the CVAE's `small` preset.
@@ -43,6 +50,8 @@ class TrainingSetting:
         guide_epochs: of the guide classifiers, which soon overfit their training replies.
         prefix_length: key/value positions of prefix tuning, per aspect.
         decoder_length: longest input in tokens.
+        contrast_contexts: training contexts to which persona vectors' contrasting replies are written, for every aspect.
+        lora_rank, adapter_learning_rate: of the adapters of `lora_per_aspect`.
         limit: dialogues per attribute, evenly spread; None: all.
     """
 
@@ -61,11 +70,22 @@ class TrainingSetting:
     guide_epochs: int = 3
     prefix_length: int = 10
     decoder_length: int = 192
+    contrast_contexts: int = 40
+    lora_rank: int = 16
+    adapter_learning_rate: float = 3e-4
     limit: int | None = None
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "guide_epochs", "batch_size", "prefix_length", "decoder_length"):
+        for name in [
+            "epochs",
+            "guide_epochs",
+            "batch_size",
+            "prefix_length",
+            "decoder_length",
+            "contrast_contexts",
+            "lora_rank",
+        ]:
             if getattr(self, name) < 1:
                 raise InputError(f"baselines: {name} must be at least 1, found {getattr(self, name)}")
 

@@ -12,13 +12,16 @@ from common.processes import by_first
 
 
 @contextmanager
-def exclusive(place: Path, what: str, otherwise: str = "choose another --run") -> Iterator[None]:
+def exclusive(
+    place: Path, what: str, otherwise: str = "choose another --run", wait: bool = False
+) -> Iterator[None]:
     """Work on a file or folder that no other process works on meanwhile; the lock ends with the process, however it ends.
 
     Several processes of one work (`common.processes`) are one worker: the first of them holds the lock.
 
     Args:
         otherwise: what there is to do but wait.
+        wait: until another process that holds it is done, instead of the error.
 
     Raises:
         InputError: where another process holds it.
@@ -29,7 +32,7 @@ def exclusive(place: Path, what: str, otherwise: str = "choose another --run") -
     def take() -> None:
         os.makedirs(folder, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             raise InputError(
                 f"{what}: another process is at work on {place}; wait for it to end, or {otherwise}"

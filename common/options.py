@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,13 +180,12 @@ def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: obj
     """Raises `InputError` for a preset's value that the command line would not take for that option."""
     action = next(action for action in parser._actions if action.dest == option)
     values = value if isinstance(value, list) and action.nargs in ("+", "*") else [value]
-    takes_objects = any(
-        "dict" in str(f.type)
-        for kind in parser.dataclass_types
-        for f in dataclasses.fields(kind)
-        if f.name == option
-    )
-    if value is None or (isinstance(value, dict) and takes_objects):
+    types = [
+        str(f.type) for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.name == option
+    ]
+    takes_objects, takes_names = (any(kind in of for of in types) for kind in ("dict", "list[str]"))
+    names = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if value is None or (isinstance(value, dict) and takes_objects) or (names and takes_names):
         return
     for one in values:
         try:
@@ -198,6 +197,47 @@ def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: obj
         except (InputError, argparse.ArgumentError) as error:
             reason = getattr(error, "message", None) or str(error)
             raise InputError(f"preset {preset!r}: {option}: {reason}, found {one!r:.60}") from None
+
+
+def options_by_stage(
+    argv: list[str], stages: Sequence[str], shared: Mapping[str, Sequence[str]], otherwise: str | None = None
+) -> dict[str, list[str]]:
+    """A command line by stage: ``--stage.option value`` to one, shared options to several.
+
+    Args:
+        shared: option as it is written -> the stages that take it.
+        otherwise: the stage of options that are neither.
+
+    Raises:
+        InputError: for an option that names no stage and is not shared, where there is no `otherwise`.
+    """
+    options: dict[str, list[str]] = {stage: [] for stage in stages}
+    destinations: Sequence[str] = [otherwise] if otherwise else stages
+    for word in argv:
+        if word.startswith("--"):
+            name = word.split("=")[0]
+            stage, dot, _ = name[2:].partition(".")
+            if dot and stage in options:
+                destinations, word = [stage], "--" + word[2:].removeprefix(f"{stage}.")
+            elif name in shared:
+                destinations = shared[name]
+            elif otherwise:
+                destinations = [otherwise]
+            else:
+                raise InputError(
+                    f"unknown option {word}; options for all stages are {', '.join(name for name, all_ in shared.items() if len(all_) == len(stages))}, others name their stage: --{stages[-2]}.{word[2:]}"
+                )
+        for stage in destinations:
+            options[stage].append(word)
+    return options
+
+
+def read_names(given: object) -> list[str]:
+    """Names as a command line has them, ``a,b``, or as a list; raises `InputError` for anything else."""
+    names = [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"must be names separated by commas, or a list of them; found {given!r:.80}")
+    return names
 
 
 def meanings(registry: Mapping[str, object]) -> str:

@@ -20,7 +20,7 @@ ATTRIBUTE_KEYS = ("name", "aspects", *ATTRIBUTE_FILES, "descriptions")
 @dataclass(frozen=True)
 class Attribute:
     """One dimension of personality: its name, its aspects in index order, its files (`Path` or None), and what each aspect
-    means in words (for `make_data_chatgpt.py`)."""
+    means in words (for `make_data_chatgpt.py`, and for models that are prompted)."""
 
     name: str
     aspects: tuple[str, ...]
@@ -30,6 +30,10 @@ class Attribute:
     dev_texts: Path | None = None
     test_dialogues: Path | None = None
     descriptions: dict[str, str] | None = None
+
+    def description(self, aspect: str) -> str:
+        """What an aspect means in words, for those that are to write it; its name where the schema does not say."""
+        return (self.descriptions or {}).get(aspect) or aspect
 
     def index(self, aspect: str) -> int:
         """Index of an aspect's name; raises `InputError` for an aspect of another attribute."""
@@ -93,6 +97,22 @@ class Schema:
                 )
             chosen[name] = aspect
         return {name: chosen[name] for name in self.names if name in chosen}
+
+    def held_out(self, names: list[str]) -> list[dict[str, str]]:
+        """Combinations by their names in result tables, ``["lyrical+optimistic+critical"]``, as targets.
+
+        Raises:
+            InputError: for a name that is none of `combinations`', and where all of them would be held out.
+        """
+        known = {target_name(target): target for target in self.combinations()}
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"held_out: {name!r:.80} is no combination of all attributes; there are {', '.join([*known][:3])}, ..."
+                )
+        if set(names) == set(known):
+            raise InputError("held_out: all combinations; at least one must be left")
+        return [known[name] for name in dict.fromkeys(names)]
 
     def target_indices(self, target: dict[str, str]) -> list[int]:
         """Aspect index per attribute in schema order, -1 where the target names none."""

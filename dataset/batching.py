@@ -1,6 +1,7 @@
 """Rows of token ids as padded tensors, and the training set that mixes all attributes."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,7 +61,7 @@ class ClassifierCollator:
 
 
 def cvae_rows(
-    dialogues: Iterable[tuple[int, int, Dialogue]],
+    dialogues: Iterable[tuple[list[int], bool, Dialogue]],
     encoder_tokenizer: PreTrainedTokenizerBase,
     decoder_tokenizer: PreTrainedTokenizerBase,
     template: DialogueTemplate,
@@ -68,8 +69,13 @@ def cvae_rows(
     decoder_length: int,
     use_context: bool,
 ) -> list[dict]:
-    """Token ids of (attribute index, aspect index, dialogue) triples, as `CvaeCollator` takes them."""
-    attributes, aspects, records = zip(*dialogues)
+    """Token ids of (targets, classified, dialogue), as `CvaeCollator` takes them.
+
+    Args:
+        dialogues: targets are an aspect's index per attribute, -1 where the dialogue is not labelled for it; classified says
+            whether the latent heads learn from it.
+    """
+    targets, counted, records = zip(*dialogues)
     contexts, responses = [d.context for d in records], [d.response for d in records]
     prior = encode_contexts(encoder_tokenizer, contexts, None, encoder_length)
     posterior = encode_contexts(encoder_tokenizer, contexts, responses, encoder_length)
@@ -78,8 +84,8 @@ def cvae_rows(
     )
     return [
         {
-            "attribute": attribute,
-            "aspect": aspect,
+            "targets": target,
+            "classified": int(classified),
             "context_ids": c["input_ids"],
             "posterior_ids": p["input_ids"],
             "posterior_types": p["token_type_ids"],
@@ -87,23 +93,37 @@ def cvae_rows(
             "labels": d["labels"],
             "length": len(p["input_ids"]) + len(d["input_ids"]),
         }
-        for attribute, aspect, c, p, d in zip(attributes, aspects, prior, posterior, decoder)
+        for target, classified, c, p, d in zip(targets, counted, prior, posterior, decoder)
     ]
 
 
-def cvae_dataset(dialogues: dict[str, list[Dialogue]], schema: Schema, *encoding, **options) -> "Dataset":
+def cvae_dataset(
+    dialogues: dict[str, list[Dialogue]],
+    schema: Schema,
+    *encoding,
+    further: list[Dialogue] | None = None,
+    classify_further: bool = True,
+    **options,
+) -> "Dataset":
     """The dialogues of all attributes as one `datasets.Dataset` with a ``length`` column for length-grouped batches.
+
+    Every dialogue is labelled for all attributes that its tag names, whichever attribute's file it stands in.
 
     Args:
         dialogues: attribute name -> its labelled dialogues.
         encoding, options: as for `cvae_rows`.
+        further: dialogues beside them, of one or several labels each.
+        classify_further: whether the latent heads learn from those.
     """
-    triples: Iterator[tuple[int, int, Dialogue]] = (
-        (number, attribute.index(dialogue.target[attribute.name]), dialogue)
-        for number, attribute in enumerate(schema.attributes)
-        for dialogue in dialogues[attribute.name]
+    pairs = itertools.chain(
+        (
+            (schema.target_indices(dialogue.target), True, dialogue)
+            for attribute in schema.attributes
+            for dialogue in dialogues[attribute.name]
+        ),
+        ((schema.target_indices(dialogue.target), classify_further, dialogue) for dialogue in further or ()),
     )
-    return compact_dataset(triples, lambda some: cvae_rows(some, *encoding, **options))
+    return compact_dataset(pairs, lambda some: cvae_rows(some, *encoding, **options))
 
 
 class CvaeCollator:
@@ -148,6 +168,6 @@ class CvaeCollator:
             "response_length": round_up(
                 max(sum(label != IGNORED for label in row["labels"]) for row in rows), self.multiple
             ),
-            "attribute": torch.tensor([row["attribute"] for row in rows]),
-            "aspect": torch.tensor([row["aspect"] for row in rows]),
+            "targets": torch.tensor([row["targets"] for row in rows]),
+            "classified": torch.tensor([row["classified"] for row in rows], dtype=torch.bool),
         }

@@ -192,6 +192,11 @@ def balanced(items: list[T], limit: int | None, label: Callable[[T], Hashable]) 
     return [items[position] for position in sorted(position for found in chosen for position in found)]
 
 
+def without_targets(dialogues: list[Dialogue], targets: list[dict[str, str]]) -> list[Dialogue]:
+    """Those that do not have all the aspects of one of the targets: what is left where combinations are held out."""
+    return [d for d in dialogues if not any(target.items() <= d.target.items() for target in targets)]
+
+
 def read_attribute_dialogues(
     schema: Schema, split: str, limit: int | None = None
 ) -> dict[str, list[Dialogue]]:

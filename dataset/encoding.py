@@ -62,7 +62,8 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
-def _marker_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def marker_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a mark, in which special tokens count; none of an empty one."""
     return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
 
@@ -165,7 +166,7 @@ def encode_for_decoder(
     eos = [tokenizer.eos_token_id]
     reply_end = template.turn_end if template.reply_end is None else template.reply_end
     begin, user, assistant, *ends = (
-        _marker_ids(tokenizer, mark)
+        marker_ids(tokenizer, mark)
         for mark in (
             template.start,
             template.user_prefix,

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from baselines.interface import Baseline, ChoosesAmongSamples, ReadsContexts
+from baselines.training import LATER
 from common.errors import InputError
 from common.peak_memory import PeakMemory
 from common.schema import Schema
@@ -87,7 +88,7 @@ class BaselineKind(Kind):
         for name in options:
             if name in OURS:
                 raise InputError(f"{name}: a grid says this for all models at once")
-        common, preset, loss, training = _preset(grid)
+        common, preset, loss, _, training = _preset(grid)
         fields = {
             field.name: field for field in dataclasses.fields(TrainingSetting) if field.name not in OURS
         }
@@ -109,11 +110,14 @@ class BaselineKind(Kind):
             )
         except InputError as error:
             raise InputError(str(error).removeprefix("baselines: ")) from None
+        kept = {  # those of earlier experiments are found again
+            name: value for name, value in found.items() if name not in LATER or value != fields[name].default
+        }
         return {
             "decoder": base_name(common.decoder),
             "limit": common.limit,
             **dataclasses.asdict(preset.template),
-            **found,
+            **kept,
         }
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
@@ -152,7 +156,7 @@ class BaselineKind(Kind):
 
         common, preset, *_ = _preset(grid)
         names = [field.name for field in dataclasses.fields(TrainingSetting)]
-        options = {name: model.options[name] for name in names if name not in OURS}
+        options = {name: model.options[name] for name in names if name not in OURS and name in model.options}
         decoder, template = common.decoder, preset.template
         if decoder == SCRATCH:
             if "scratch" not in shared:

@@ -50,7 +50,7 @@ class CvaeKind(Kind):
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
         """Bases, architecture, loss and training options, as `training.cvae` resolves them."""
-        common, model, loss, training = parsed(
+        common, model, loss, more, training = parsed(
             cvae.OPTIONS, "cvae", options, [*grid.words(grid.folder, "check"), "--seed", str(seed)]
         )
         bases = {
@@ -59,7 +59,7 @@ class CvaeKind(Kind):
             "decoder": base_name(common.decoder),
             "limit": common.limit,
         }
-        return bases | model.settings | loss.settings | compared_settings(training)
+        return bases | model.settings | loss.settings | more.settings | compared_settings(training)
 
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
         """A cell's options of `ControlArguments`, `DecodingArguments` and `Choice` over the preset's, checked against each other."""

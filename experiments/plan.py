@@ -16,6 +16,7 @@ from experiments.evaluators import trainings
 from experiments.grid import Grid
 from experiments.human import HumanKind
 from experiments.options import converted, crossed, parsed
+from experiments.self_trained import SelfTrainedKind
 from experiments.splits import OPTION, expanded
 from experiments.system import Kind, Model
 from generation import run
@@ -81,6 +82,7 @@ def kinds() -> dict[str, Kind]:
     """Every kind of model there is, by the name that a grid calls it."""
     return {
         "cvae": CvaeKind(),
+        "self_trained": SelfTrainedKind(),
         "human": HumanKind(),
         **{name: BaselineKind(method) for name, method in methods().items()},
     }

@@ -1,5 +1,6 @@
 """Work off a plan, in this process or in several: a row is on disk the moment its cell is measured."""
 
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -34,6 +35,8 @@ def results_of(plan: Plan) -> RowsFile:
     """The experiment's ``results.csv``, with the columns that the plan needs."""
     seconds, signs = [f"seconds_{name}" for name in SECONDS], [f"dev_{sign}" for sign in VITAL_SIGNS]
     split = UNSEEN if any(cell.held_out for cell in plan.cells) else ()
+    used = {cell.model.kind for cell in plan.cells}
+    own = [name for kind in sorted(used) for name in kinds()[kind].columns]
     columns = [
         *CELL,
         *plan.swept,
@@ -43,6 +46,7 @@ def results_of(plan: Plan) -> RowsFile:
         *COST,
         *signs,
         *SAMPLER,
+        *own,
         *RECORD,
     ]
     return RowsFile(plan.grid.folder / "results.csv", columns)
@@ -89,7 +93,16 @@ class Runner:
         self.began = time.monotonic()
         for outcome in self._outcomes(units(self.missing)):
             self._note(outcome)
+        if not self.plan.grid.keep_models:
+            self._clear()
         return self.failed
+
+    def _clear(self) -> None:
+        """Delete what models had in common."""
+        known, models = kinds(), self.plan.grid.folder / "models"
+        for cell in self.missing:
+            if folder := known[cell.model.kind].common_folder(cell.model):
+                shutil.rmtree(models / folder, ignore_errors=True)
 
     def _outcomes(self, parts: list[list[Cell]]) -> Iterator[CellOutcome]:
         if self.jobs is None and self.workers == 1:

@@ -51,6 +51,7 @@ class TrainedSystem(ABC):
         memory: the most megabytes held while it was trained, see `common.peak_memory`; None where nothing was.
         signs: vital signs of its training on dev.
         hash: of its weights, where they lie on disk.
+        notes: what else its rows say, by the names in `Kind.columns`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class TrainedSystem(ABC):
         memory: float | None = None,
     ):
         self.seconds, self.signs, self.hash, self.memory = seconds, signs or {}, hash, memory
+        self.notes: dict[str, float | str | None] = {}
 
     @abstractmethod
     def write(self, requests: list[Request], options: dict) -> Written:
@@ -73,10 +75,16 @@ class Kind(ABC):
     Attributes:
         section: of the grid, with options for all models of the kind; None: there is none.
         shares: whether models of one seed share what they train, so that one process had better have them all.
+        columns: that rows of this kind have besides.
     """
 
     section: str | None = None
     shares: bool = False
+    columns: tuple[str, ...] = ()
+
+    def common_folder(self, model: Model) -> str | None:
+        """What a model shares with others in the experiment's ``models/``, kept until the last cell; None: nothing."""
+        return None
 
     def sees_combinations(self, options: dict) -> bool:
         """Whether such a model learns from targets with several aspects, so that held-out ones are to be kept from it.

@@ -141,6 +141,7 @@ class Worker:
             | self._cost(written, system)
             | {f"dev_{sign}": value for sign, value in system.signs.items()}
             | written.sampler
+            | system.notes
             | texts
             | {"warnings": "; ".join(doubts), "date": _now()}
             | self.provenance

@@ -116,7 +116,7 @@ class ReplyGenerator:
             )
         start = prior.sample(noise)
         make_energy = ENERGIES[control.energy](Wanted(self.model.heads, targets, weights, prior))
-        return Problem(start, prior, make_energy, targets, keys)
+        return Problem(start, prior, make_energy, targets, keys, weights, self.model.flow)
 
     def latents(
         self,

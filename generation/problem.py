@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from model.energy import EnergyOf
+from model.flow import VelocityField
 from model.gaussian import Gaussian
 from model.sampler import PSEUDO_TIME, SamplerSettings, follow
 
@@ -23,6 +24,8 @@ class Problem:
         make_energy: rows [n] -> the `Energy` of those requests.
         targets: aspect index per attribute, [B, K], -1 where none is named.
         keys: what seeds each request's noise.
+        weights: [K], the strength dials; None where nobody set them.
+        flow: the flow-matching prior of the CVAE; None where it has none.
     """
 
     start: torch.Tensor
@@ -30,6 +33,8 @@ class Problem:
     make_energy: EnergyOf
     targets: torch.Tensor
     keys: list[tuple[str, str]]
+    weights: torch.Tensor | None = None
+    flow: VelocityField | None = None
 
     def trajectory(self, settings: SamplerSettings, points: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The latents' trajectories through the ODE, to be looked at, whatever solver found their ends.

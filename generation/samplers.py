@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from common.errors import InputError
 from generation.problem import Problem
 from model.energy import Energy
+from model.flow import sample_flow
 from model.langevin import sample_langevin
 from model.noise import generators
 from model.sampler import Sample, sample_ode
@@ -36,6 +38,23 @@ def langevin(problem: Problem, control: ControlArguments) -> Sample:
     return sample_langevin(problem.start, problem.prior, _energy(problem), sources, steps, size)
 
 
+def flow(problem: Problem, control: ControlArguments) -> Sample:
+    """The flow-matching prior's velocity field from each start (`model.flow`), for CVAEs trained with --flow_width."""
+    if problem.flow is None or problem.weights is None:
+        raise InputError(
+            "--algorithm flow: this CVAE has no flow-matching prior; train one with --flow_width"
+        )
+    return sample_flow(
+        problem.flow,
+        problem.start,
+        problem.prior,
+        problem.targets,
+        problem.weights,
+        _energy(problem),
+        control.tolerance,
+    )
+
+
 @torch.no_grad()
 def none(problem: Problem, control: ControlArguments) -> Sample:
     """The start itself: no control."""
@@ -48,4 +67,4 @@ def _energy(problem: Problem) -> Energy:
     return problem.make_energy(torch.arange(len(problem.keys), device=problem.start.device))
 
 
-SAMPLERS: dict[str, Sampler] = {"ode": ode, "langevin": langevin, "none": none}
+SAMPLERS: dict[str, Sampler] = {"ode": ode, "langevin": langevin, "flow": flow, "none": none}

@@ -23,6 +23,7 @@ class MiracleConfig(PreTrainedConfig):
         encoder_length, decoder_length: longest inputs in tokens.
         lexical_embedding: that linear term goes through the decoder's own output embedding: [D, H] weights instead of [D, V].
         lora_rank, lora_alpha: of the adapters on frozen bases (`model.adapters`); rank 0: none, all weights are trained and saved.
+        flow_width: of the hidden layers of the flow-matching prior (`model.flow`); 0: there is none.
         bases: with adapters, what they stand on: ``{"encoder": record, "decoder": record}``, see `model.bases.BaseRecord`.
     """
 
@@ -49,6 +50,7 @@ class MiracleConfig(PreTrainedConfig):
         lora_rank: int = 0,
         lora_alpha: float = 0.0,
         bases: dict[str, dict] | None = None,
+        flow_width: int = 0,
         **kwargs,
     ):
         if prior not in PRIORS:
@@ -72,6 +74,7 @@ class MiracleConfig(PreTrainedConfig):
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.bases = bases or {}
+        self.flow_width = flow_width
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict:

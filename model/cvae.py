@@ -16,10 +16,11 @@ from model.checkpointing import checkpoint_layers
 from model.config import MiracleConfig
 from model.decoder import LatentDecoder
 from model.encoder import MeanEncoder, encoder_weights
+from model.flow import VelocityField
 from model.gaussian import Gaussian, gaussian_from_parameters
 from model.heads import LatentHeads
 from model.losses import LossInputs, LossWeights, weighted_sum
-from model.prior import LatentPrior, of_attribute
+from model.prior import LatentPrior, of_targets
 
 
 class MiracleModel(PreTrainedModel):
@@ -40,6 +41,9 @@ class MiracleModel(PreTrainedModel):
         self.prior = LatentPrior(hidden, config.latent_size, len(aspects), shared=config.prior == "shared")
         self.posterior = nn.Linear(hidden, 2 * config.latent_size)
         self.heads = LatentHeads(config.latent_size, aspects, config.head_width, config.head_layers)
+        self.flow = (
+            VelocityField(config.latent_size, aspects, config.flow_width) if config.flow_width else None
+        )
         self.decoder = LatentDecoder(
             config.decoder,
             config.latent_size,
@@ -192,9 +196,9 @@ class MiracleModel(PreTrainedModel):
         decoder_ids: torch.Tensor,
         decoder_mask: torch.Tensor,
         labels: torch.Tensor,
-        attribute: torch.Tensor,
-        aspect: torch.Tensor,
+        targets: torch.Tensor,
         weights: LossWeights,
+        classified: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
         response_length: int | None = None,
         rows: int | None = None,
@@ -203,7 +207,8 @@ class MiracleModel(PreTrainedModel):
 
         Args:
             context_*, posterior_*, decoder_*, labels: [B, T] each with its own T; see `dataset.batching.CvaeCollator`.
-            attribute, aspect: [B], which attribute an example is labelled for, and its aspect.
+            targets: [B, K] aspect indices, -1 where an example is not labelled for an attribute.
+            classified: bool [B], the examples that the latent heads learn from; None: all.
             weights: see `LossWeights`.
             noise: standard normal [B, D] for the posterior sample; drawn where None.
             response_length: all labels lie in that many last columns, so that the vocabulary's logits, the largest
@@ -212,7 +217,7 @@ class MiracleModel(PreTrainedModel):
                 with the others; None: all.
         """
         priors = self.encode_prior(context_ids, context_mask)
-        prior = of_attribute(priors, attribute)
+        prior = of_targets(priors, targets, weights.prior_combination)
         posterior = self.encode_posterior(posterior_ids, posterior_mask, posterior_types)
         z = posterior.sample(torch.randn_like(posterior.mean) if noise is None else noise)
 
@@ -227,8 +232,9 @@ class MiracleModel(PreTrainedModel):
             posterior=posterior,
             z=z,
             logits=[logits.float() for logits in self.heads(z)],
-            attribute=attribute,
-            aspect=aspect,
+            targets=targets,
+            classified=classified,
+            flow=self.flow,
             free_bits=weights.free_bits,
         )
         return given if rows is None else given.first(rows)

@@ -7,6 +7,7 @@ Means are taken over all processes, with gradients: every process computes the s
 the gradients of the copies, and the averaging of distributed data parallel divides that sum by their number.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed
 from torch.nn import functional as F
 
+from model.flow import VelocityField, flow_loss
 from model.gaussian import Gaussian, kl_per_dimension
 
 
@@ -94,41 +96,56 @@ def kl_loss(posterior: Gaussian, prior: Gaussian, free_bits: float) -> tuple[tor
     """Sum over dimensions of max(free_bits, batch mean of KL_d), and the same without free bits; nats per example.
 
     Args:
-        posterior, prior: [B, D]; the prior is that of each example's own attribute.
+        posterior, prior: [B, D]; the prior is that of each example's own target (`model.prior.of_targets`).
     """
     per_dimension = mean_over_processes(kl_per_dimension(posterior, prior))  # [D]
     return per_dimension.clamp_min(free_bits).sum(), per_dimension.sum()
 
 
+def mean_over_examples(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Mean of the values [B] over the examples counted (bool [B]) in all processes; 0 where there are none."""
+    weights = counted.to(values.dtype)
+    count = sum_over_processes(weights.sum())
+    return sum_over_processes((values * weights).sum()) / count.clamp_min(1.0)
+
+
 def classification_loss(
-    logits: list[torch.Tensor], attribute: torch.Tensor, aspect: torch.Tensor
+    logits: list[torch.Tensor], targets: torch.Tensor, counted: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of the latent head of each example's own attribute (L_C of the paper), and that head's accuracy.
+    """Cross-entropy of the latent heads of each example's own attributes (L_C of the paper), and those heads' accuracy.
+
+    The paper's examples name one attribute each; of one that names several the cross-entropies add up, as the energy does.
 
     Args:
         logits: per attribute, [B, aspects].
-        attribute, aspect: [B].
+        targets: [B, K] aspect indices, -1 where an attribute is not named.
+        counted: bool [B], the examples that the heads learn from; None: all.
+
+    Returns:
+        Nats per example, and the mean over examples of the share of their named aspects that the heads predict.
     """
     losses, correct = torch.zeros_like(logits[0][:, 0]), torch.zeros_like(logits[0][:, 0])
-    for k, scores in enumerate(logits):
-        own = attribute == k
-        target = torch.where(own, aspect, torch.full_like(aspect, -1))
+    for scores, target in zip(logits, targets.unbind(1)):
         losses = losses + F.cross_entropy(scores, target, ignore_index=-1, reduction="none")
-        correct = correct + (own & (scores.argmax(-1) == aspect)).to(correct.dtype)
-    return mean_over_processes(losses), mean_over_processes(correct.detach())
+        correct = correct + ((target >= 0) & (scores.argmax(-1) == target)).to(correct.dtype)
+    correct = correct / (targets >= 0).sum(1).clamp_min(1)
+    if counted is None:
+        return mean_over_processes(losses), mean_over_processes(correct.detach())
+    return mean_over_examples(losses, counted), mean_over_examples(correct.detach(), counted)
 
 
-def distance_loss(z: torch.Tensor, attribute: torch.Tensor, n_attributes: int) -> torch.Tensor:
+def distance_loss(z: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean squared distance between the attributes' batch means, over the pairs of attributes present (L_D).
 
     It pulls the attributes' regions together, so that one point can have an aspect of each. 0 where fewer than two
-    attributes are present. Nothing is remembered from step to step; the published code keeps the last batch's means.
+    attributes are present. An example that names several attributes is a point of each of their regions. Nothing is
+    remembered from step to step; the published code keeps the last batch's means.
 
     Args:
         z: posterior samples, [B, D].
-        attribute: [B].
+        targets: [B, K] aspect indices, -1 where an attribute is not named.
     """
-    member = F.one_hot(attribute, n_attributes).to(z.dtype)  # [B, K]
+    member = (targets >= 0).to(z.dtype)  # [B, K]
     counts = sum_over_processes(member.sum(0))
     means = sum_over_processes(member.T @ z) / counts.clamp_min(1.0).unsqueeze(1)  # [K, D]
     squared = (means.unsqueeze(0) - means.unsqueeze(1)).pow(2).mean(-1)  # [K, K]
@@ -147,11 +164,13 @@ class LossInputs:
         attention_mask: [B, T], of the decoder's input.
         reads_context: whether the columns are all that the decoder reads, the context's included, because their term has a
             weight; otherwise they are the last, which hold all responses.
-        prior, posterior: [B, D]; the prior is that of each example's own attribute.
+        prior, posterior: [B, D]; the prior is that of each example's own target.
         z: the posterior's sample, [B, D].
         logits: of the latent heads on z, per attribute, [B, aspects].
-        attribute, aspect: [B], which attribute an example is labelled for, and its aspect.
+        targets: [B, K] aspect indices, -1 where an example is not labelled for an attribute.
+        classified: bool [B], the examples that the latent heads learn from; None: all.
         free_bits: nats per dimension that the KL term does not push below.
+        flow: the flow-matching prior; None: there is none.
     """
 
     token_losses: torch.Tensor
@@ -162,9 +181,10 @@ class LossInputs:
     posterior: Gaussian
     z: torch.Tensor
     logits: list[torch.Tensor]
-    attribute: torch.Tensor
-    aspect: torch.Tensor
+    targets: torch.Tensor
+    classified: torch.Tensor | None
     free_bits: float
+    flow: VelocityField | None = None
 
     @property
     def differentiable(self) -> list[torch.Tensor]:
@@ -175,34 +195,28 @@ class LossInputs:
     def replace(self, tensors: list[torch.Tensor]) -> "LossInputs":
         """The same with others for `differentiable`."""
         losses, *gaussians, z = tensors[:6]
-        return LossInputs(
-            losses,
-            self.labels,
-            self.attention_mask,
-            self.reads_context,
-            Gaussian(*gaussians[:2]),
-            Gaussian(*gaussians[2:]),
-            z,
-            tensors[6:],
-            self.attribute,
-            self.aspect,
-            self.free_bits,
+        return dataclasses.replace(
+            self,
+            token_losses=losses,
+            prior=Gaussian(*gaussians[:2]),
+            posterior=Gaussian(*gaussians[2:]),
+            z=z,
+            logits=tensors[6:],
         )
 
     def first(self, rows: int) -> "LossInputs":
         """Of the first so many examples."""
-        return LossInputs(
-            self.token_losses[:rows],
-            self.labels[:rows],
-            self.attention_mask[:rows],
-            self.reads_context,
-            Gaussian(self.prior.mean[:rows], self.prior.logvar[:rows]),
-            Gaussian(self.posterior.mean[:rows], self.posterior.logvar[:rows]),
-            self.z[:rows],
-            [logits[:rows] for logits in self.logits],
-            self.attribute[:rows],
-            self.aspect[:rows],
-            self.free_bits,
+        return dataclasses.replace(
+            self,
+            token_losses=self.token_losses[:rows],
+            labels=self.labels[:rows],
+            attention_mask=self.attention_mask[:rows],
+            prior=Gaussian(self.prior.mean[:rows], self.prior.logvar[:rows]),
+            posterior=Gaussian(self.posterior.mean[:rows], self.posterior.logvar[:rows]),
+            z=self.z[:rows],
+            logits=[logits[:rows] for logits in self.logits],
+            targets=self.targets[:rows],
+            classified=None if self.classified is None else self.classified[:rows],
         )
 
 
@@ -233,14 +247,14 @@ def _kl(given: LossInputs) -> dict[str, torch.Tensor]:
 
 
 def _classification(given: LossInputs) -> dict[str, torch.Tensor]:
-    """In nats per example; beside it, the share of posterior samples whose own latent head is right."""
-    loss, accuracy = classification_loss(given.logits, given.attribute, given.aspect)
+    """In nats per example; beside it, the share of aspects that the latent heads predict from posterior samples."""
+    loss, accuracy = classification_loss(given.logits, given.targets, given.classified)
     return {"classification": loss, "head_accuracy": accuracy}
 
 
 def _distance(given: LossInputs) -> dict[str, torch.Tensor]:
     """In squared units of z."""
-    return {"distance": distance_loss(given.z, given.attribute, len(given.logits))}
+    return {"distance": distance_loss(given.z, given.targets)}
 
 
 def _context(given: LossInputs) -> dict[str, torch.Tensor]:
@@ -250,12 +264,21 @@ def _context(given: LossInputs) -> dict[str, torch.Tensor]:
     return {"context": context_loss(given.token_losses, given.attention_mask, given.labels)}
 
 
+def _flow(given: LossInputs) -> dict[str, torch.Tensor]:
+    """In squared units of u per dimension; its gradient is the velocity field's alone. 0 where there is none."""
+    if given.flow is None:
+        return {"flow": given.token_losses.new_zeros(())}
+    u = (given.z - given.prior.mean) / given.prior.std
+    return {"flow": mean_over_processes(flow_loss(given.flow, u, given.targets))}
+
+
 TERMS: dict[str, LossTerm] = {
     "reconstruction": _reconstruction,
     "kl": _kl,
     "classification": _classification,
     "distance": _distance,
     "context": _context,
+    "flow": _flow,
 }
 Weight = float | torch.Tensor
 
@@ -265,15 +288,16 @@ class LossWeights:
 
     Args:
         free_bits: see `LossInputs`.
+        prior_combination: how the priors of an example's attributes become one where it names several (`model.prior.combine`).
 
     Raises:
         ValueError: for a name that no term has.
     """
 
-    def __init__(self, free_bits: float = 0.0, **weights: Weight):
+    def __init__(self, free_bits: float = 0.0, *, prior_combination: str = "average", **weights: Weight):
         if unknown := sorted(set(weights) - set(TERMS)):
             raise ValueError(f"no such term of the loss: {', '.join(unknown)}; there are {', '.join(TERMS)}")
-        self.free_bits = free_bits
+        self.free_bits, self.prior_combination = free_bits, prior_combination
         self.weights: dict[str, Weight] = {"reconstruction": 1.0, **weights}
 
     def __getitem__(self, name: str) -> Weight:
@@ -281,7 +305,9 @@ class LossWeights:
 
     def replace(self, **weights: Weight) -> "LossWeights":
         """The same with other weights for some terms."""
-        return LossWeights(self.free_bits, **(self.weights | weights))
+        return LossWeights(
+            self.free_bits, prior_combination=self.prior_combination, **(self.weights | weights)
+        )
 
 
 def weighted_sum(given: LossInputs, weights: LossWeights) -> dict[str, torch.Tensor]:

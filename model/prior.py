@@ -30,6 +30,23 @@ def of_attribute(priors: Gaussian, attribute: torch.Tensor) -> Gaussian:
     return Gaussian(priors.mean[rows, attribute], priors.logvar[rows, attribute])
 
 
+def of_targets(priors: Gaussian, targets: torch.Tensor, combination: str) -> Gaussian:
+    """The prior of each example's own target: its attribute's where it names one, their combination where it names several.
+
+    Args:
+        priors: [B, K, D].
+        targets: [B, K] aspect indices, -1 where an attribute is not named; every row names one or more.
+        combination: see `combine`.
+
+    Returns:
+        [B, D].
+    """
+    named = targets >= 0
+    own, several = of_attribute(priors, named.long().argmax(1)), combine(priors, named, combination)
+    alone = named.sum(1, keepdim=True) == 1
+    return Gaussian(*(torch.where(alone, one, all_) for one, all_ in zip(own, several)))
+
+
 def combine(priors: Gaussian, named: torch.Tensor, combination: str) -> Gaussian:
     """One prior from those of the attributes that a target names.
 

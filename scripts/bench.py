@@ -126,6 +126,14 @@ def build(size: Size, device: torch.device, use_context: bool) -> MiracleModel:
         return MiracleModel(config)
 
 
+def one_each(batch: int, device: torch.device) -> torch.Tensor:
+    """Targets [B, K] that name one attribute each, in turn."""
+    targets = torch.full((batch, len(ATTRIBUTES)), -1, device=device)
+    rows = torch.arange(batch, device=device)
+    targets[rows, rows % len(ATTRIBUTES)] = rows % 2
+    return targets
+
+
 def example_batch(size: Size, batch: int, use_context: bool, device: torch.device) -> dict[str, torch.Tensor]:
     """Random ids of fixed lengths, as `dataset.batching.CvaeCollator` makes them."""
     source = torch.Generator().manual_seed(0)
@@ -144,7 +152,7 @@ def example_batch(size: Size, batch: int, use_context: bool, device: torch.devic
     return {
         "context_ids": context, "context_mask": torch.ones_like(context), "posterior_ids": posterior, "posterior_mask": torch.ones_like(posterior),
         "posterior_types": torch.zeros_like(posterior), "decoder_ids": decoder, "decoder_mask": torch.ones_like(decoder), "labels": labels,
-        "attribute": torch.arange(batch, device=device) % len(ATTRIBUTES), "aspect": torch.arange(batch, device=device) % 2, "response_length": REPLY,
+        "targets": one_each(batch, device), "classified": torch.ones(batch, dtype=torch.bool, device=device), "response_length": REPLY,
     }  # fmt: skip
 
 

@@ -132,7 +132,9 @@ def example_batch(decoder: str, rows: int, device: torch.device) -> dict[str, to
     labels[:, :CONTEXT] = -100
     own = torch.arange(rows, device=device)
     batch |= {"posterior_types": torch.zeros_like(texts[1]), "labels": labels, "response_length": REPLY}
-    return batch | {"attribute": own % len(ATTRIBUTES), "aspect": own % 2}
+    targets = torch.full((rows, len(ATTRIBUTES)), -1, device=device)
+    targets[own, own % len(ATTRIBUTES)] = own % 2
+    return batch | {"targets": targets}
 
 
 def setup_of(decoder: str, rank: int) -> Setup:

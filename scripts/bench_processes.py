@@ -156,7 +156,9 @@ def batch_of(size: str, rows: int, device: torch.device) -> dict[str, torch.Tens
     }
     own = torch.arange(rows, device=device)
     batch |= {"posterior_types": torch.zeros_like(posterior), "labels": labels, "response_length": REPLY}
-    return batch | {"attribute": own % len(ATTRIBUTES), "aspect": own % 2}
+    targets = torch.full((rows, len(ATTRIBUTES)), -1, device=device)
+    targets[own, own % len(ATTRIBUTES)] = own % 2
+    return batch | {"targets": targets}
 
 
 class TrainingSteps:
@@ -262,7 +264,7 @@ def _write(model: MiracleModel, size: str, device: torch.device, replies: int, b
         rows = batch_of(size, min(batch, replies - begin), device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             priors = model.encode_prior(rows["context_ids"], rows["context_mask"])
-        number = torch.arange(len(rows["attribute"]), device=device)
+        number = torch.arange(len(rows["targets"]), device=device)
         targets = torch.stack([(number >> k) & 1 for k in range(len(ATTRIBUTES))], dim=1)
         prior = combine(Gaussian(priors.mean.float(), priors.logvar.float()), targets >= 0, "average")
         weights, stacked = torch.full((len(ATTRIBUTES),), 10.0, device=device), model.heads.stacked()

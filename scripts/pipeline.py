@@ -13,8 +13,7 @@ import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
-from common.errors import InputError  # noqa: E402
-from common.options import parse_arguments  # noqa: E402
+from common.options import options_by_stage, parse_arguments  # noqa: E402
 
 STAGES = ("classifier", "nli", "cvae", "generation")
 TRAINING_STAGES = STAGES[:3]
@@ -31,33 +30,12 @@ COMMON_OPTIONS = (
     "--overwrite",
     "--seed",
 )
+SHARED = dict.fromkeys(COMMON_OPTIONS, STAGES) | dict.fromkeys(TRAINING_OPTIONS, TRAINING_STAGES)
 
 
 def split_options(argv: list[str]) -> dict[str, list[str]]:
-    """The command line by stage: common options to all, ``--stage.option value`` to one.
-
-    Raises:
-        InputError: for an option that names no stage and is none of the common ones.
-    """
-    options: dict[str, list[str]] = {stage: [] for stage in STAGES}
-    destinations = list(STAGES)
-    for word in argv:
-        if word.startswith("--"):
-            stage, dot, _name = word[2:].split("=")[0].partition(".")
-            if dot and stage in STAGES:
-                destinations = [stage]
-                word = "--" + word[2:].removeprefix(stage + ".")
-            elif word.split("=")[0] in COMMON_OPTIONS:
-                destinations = list(STAGES)
-            elif word.split("=")[0] in TRAINING_OPTIONS:
-                destinations = list(TRAINING_STAGES)
-            else:
-                raise InputError(
-                    f"unknown option {word}; options for all stages are {', '.join(COMMON_OPTIONS)}, others name their stage: --cvae.{word[2:]}"
-                )
-        for stage in destinations:
-            options[stage].append(word)
-    return options
+    """The command line by stage, as `common.options.options_by_stage`."""
+    return options_by_stage(argv, STAGES, SHARED)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -188,9 +188,9 @@ def batch(encoder_tokenizer, decoder_tokenizer):
         (TEXTS[0], TEXTS[5], TEXTS[3]),
     ]
     responses = [TEXTS[1], TEXTS[4], TEXTS[5], "Yes, bread.", TEXTS[2]]
-    labels = [(0, 0), (1, 1), (2, 2), (0, 1), (1, 0)]
-    triples = [(*label, Dialogue("0", c, r, {})) for label, c, r in zip(labels, contexts, responses)]
-    rows = cvae_rows(triples, encoder_tokenizer, decoder_tokenizer, SCRATCH_TEMPLATE, 64, 64, True)
+    targets = [[0, -1, -1], [-1, 1, -1], [-1, -1, 2], [1, -1, -1], [-1, 0, -1]]
+    pairs = [(target, True, Dialogue("0", c, r, {})) for target, c, r in zip(targets, contexts, responses)]
+    rows = cvae_rows(pairs, encoder_tokenizer, decoder_tokenizer, SCRATCH_TEMPLATE, 64, 64, True)
     return CvaeCollator(encoder_tokenizer.pad_token_id, decoder_tokenizer.pad_token_id)(rows)
 
 

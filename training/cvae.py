@@ -11,13 +11,13 @@ from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments,
 
 from common.devices import memory_used
 from common.errors import InputError
-from common.options import CommonArguments, at_least, within
+from common.options import CommonArguments, at_least, read_names, within
 from common.processes import by_first, several
 from common.provenance import relative
-from common.schema import Schema, load_schema
+from common.schema import Schema, load_schema, target_name
 from dataset.batching import CvaeCollator, cvae_dataset
 from dataset.chat_template import UnreadableTemplate, template_of
-from dataset.dialogues import Dialogue, read_attribute_dialogues
+from dataset.dialogues import Dialogue, balanced, read_attribute_dialogues, read_dialogues, without_targets
 from dataset.encoding import SHORTEST, DialogueTemplate, ended
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer
 from generation.control_weights import read_weights
@@ -30,6 +30,7 @@ from model.config import PRIORS, MiracleConfig
 from model.cvae import MiracleModel
 from model.decoder import positions_limit
 from model.losses import LossWeights
+from model.prior import COMBINATIONS
 from model.quantised import hold_in_4bit
 from model.schedule import KL_SCHEDULES
 from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
@@ -93,6 +94,12 @@ class ModelArguments:
         default=CONFIG.lora_alpha,
         metadata={"help": "their scale is lora_alpha / lora_rank; 0: twice the rank"},
     )
+    flow_width: int = field(
+        default=CONFIG.flow_width,
+        metadata={
+            "help": "width of a flow-matching prior, which --algorithm flow samples from (model/flow.py); 0: none"
+        },
+    )
     load_4bit: bool = field(
         default=False,
         metadata={
@@ -137,7 +144,7 @@ class ModelArguments:
             self,
             "latent_size n_prefix head_width scratch_encoder_layers scratch_decoder_layers scratch_width scratch_heads scratch_vocab_size",
         )
-        at_least(0, self, "head_layers lora_rank lora_alpha encoder_layers")
+        at_least(0, self, "head_layers lora_rank lora_alpha encoder_layers flow_width")
         if self.encoder_layers and self.lora_rank:
             raise InputError(
                 "--encoder_layers leaves layers of a base out; adapters (--lora_rank) stand on whole ones"
@@ -152,9 +159,8 @@ class ModelArguments:
 
     @property
     def settings(self) -> dict:
-        """What decides a training; without 4 bits the same as before there were any, so that those trainings count."""
-        settings = dataclasses.asdict(self)
-        return settings if self.load_4bit else {k: v for k, v in settings.items() if k != "load_4bit"}
+        """What decides a training; an option that came later is left out at its default, so that earlier trainings count."""
+        return without_defaults(self, "flow_width", "load_4bit")
 
     @property
     def template(self) -> DialogueTemplate:
@@ -207,11 +213,22 @@ class LossArguments:
         default=0.0,
         metadata={"help": "weight of language modelling on the context's tokens, for decoders from scratch"},
     )
+    flow_weight: float = field(
+        default=1.0,
+        metadata={"help": "weight of the flow-matching prior's error, where there is one"},
+    )
     term_weights: dict[str, float] = field(
         default_factory=dict,
         metadata={
             "help": "weights of further terms of the loss, term=number,..., see TERMS in model/losses.py",
             "read": read_term_weights,
+        },
+    )
+    prior_combination: str = field(
+        default="average",
+        metadata={
+            "help": "how the priors of a dialogue's attributes become one where it is labelled for several",
+            "choices": COMBINATIONS,
         },
     )
     new_learning_rate: float = field(
@@ -241,7 +258,7 @@ class LossArguments:
     )
 
     def __post_init__(self):
-        for name in ("kl_weight", "free_bits", "classification_weight", "distance_weight", "context_weight"):
+        for name in ("free_bits", *(f"{term}_weight" for term in self._named)):
             within(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "of 0 or more")
         if options := sorted({"reconstruction", *self._named} & set(self.term_weights)):
             raise InputError(f"term_weights: {options[0]} is no further term; it has a weight of its own")
@@ -262,21 +279,93 @@ class LossArguments:
             "classification": self.classification_weight,
             "distance": self.distance_weight,
             "context": self.context_weight,
+            "flow": self.flow_weight,
         }
 
     @property
     def weights(self) -> LossWeights:
         """Of all terms, by name; the KL's after its ramp."""
-        return LossWeights(self.free_bits, **self._named, **self.term_weights)
+        return LossWeights(
+            self.free_bits,
+            prior_combination=self.prior_combination,
+            **self._named,
+            **self.term_weights,
+        )
 
     @property
     def settings(self) -> dict:
-        """What decides a training; without further terms the same as before there were any, so that those trainings count."""
-        settings = dataclasses.asdict(self)
+        """What decides a training; an option that came later is left out at its default, so that earlier trainings count."""
+        settings = without_defaults(self, "term_weights", "prior_combination", "flow_weight")
         settings.pop("shared_graphs")  # how a step is computed, not what it is
         if self.context_weight:
             settings["context_first_token"] = "left out"  # it counted where there was padding before it
-        return settings if self.term_weights else {k: v for k, v in settings.items() if k != "term_weights"}
+        return settings
+
+
+@dataclass(frozen=True)
+class FurtherArguments:
+    """What is trained on beside the schema's dialogues, and what is left out."""
+
+    further: str | None = field(
+        default=None,
+        metadata={
+            "help": "dialogue file to train on beside the schema's, whose tags may name several attributes (training.self_training writes one)"
+        },
+    )
+    real_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "least share of the schema's own dialogues in what is trained on; further ones over that are left out, the same number of every target. 0: none are"
+        },
+    )
+    classify_further: bool = field(
+        default=True, metadata={"help": "the latent heads learn from the further dialogues too"}
+    )
+    held_out: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "combinations of aspects that are never trained on, lyrical+optimistic+critical,...: dialogues with all those labels are left out",
+            "read": read_names,
+        },
+    )
+
+    def __post_init__(self):
+        within("real_share", self.real_share, 0 <= self.real_share <= 1, "from 0 to 1")
+
+    @property
+    def settings(self) -> dict:
+        """What decides a training; nothing where there are no further dialogues and nothing is held out."""
+        return without_defaults(self, *(f.name for f in dataclasses.fields(self)))
+
+
+def without_defaults(options: object, *names: str) -> dict:
+    """The options of a dataclass, those of the names left out that have their defaults."""
+    plain = type(options)()
+    return {
+        name: value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in names or value != getattr(plain, name)
+    }
+
+
+def further_dialogues(
+    options: FurtherArguments, schema: Schema, real: int
+) -> tuple[list[Dialogue], list[Dialogue]]:
+    """The dialogues of `FurtherArguments.further`, those that are trained on and all of them, without what is held out.
+
+    Args:
+        real: the number of the schema's own dialogues.
+
+    Raises:
+        InputError: for a mistake in the file, or a combination that the schema does not have.
+    """
+    held_out = schema.held_out(options.held_out)
+    if options.further is None:
+        return [], []
+    found = read_dialogues(Path(options.further), schema, labelled=True)
+    kept = without_targets(found, held_out)
+    most = math.floor(real * (1 / options.real_share - 1) + 1e-9) if options.real_share else len(kept)
+    return balanced(kept, most, lambda dialogue: target_name(dialogue.target)) if most else [], kept
 
 
 def scratch_decoder(options: ModelArguments, texts: list[str]) -> tuple[GPT2Config, PreTrainedTokenizerBase]:
@@ -377,6 +466,7 @@ def continued(
     source = load_cvae(folder)
     config = copy.deepcopy(source.config)
     config.attributes, config.token_dropout = schema.aspects, options.token_dropout
+    config.flow_width = options.flow_width or config.flow_width
     model = MiracleModel(config)
     model.load_state_dict(inherited(source, model), strict=False)
     return model, *tokenizers_of(folder, source.config)
@@ -399,8 +489,12 @@ def in_4bit(model: MiracleModel, arguments: TrainingArguments) -> None:
 def inherited(source: MiracleModel, model: MiracleModel) -> dict[str, torch.Tensor]:
     """The weights that a model takes over from one with other attributes; an attribute is the same where its aspects are, too."""
     weights, own = source.state_dict(), model.state_dict()
-    taken = {name: value for name, value in weights.items() if not name.startswith(("heads.", "prior."))}
+    taken = {
+        name: value for name, value in weights.items() if not name.startswith(("heads.", "prior.", "flow."))
+    }
     before, now = (list(m.config.attributes.items()) for m in (source, model))
+    if before == now and source.config.flow_width == model.config.flow_width:  # a field is of all attributes
+        taken |= {name: value for name, value in weights.items() if name.startswith("flow.")}
     pairs = [(before.index(attribute), number) for number, attribute in enumerate(now) if attribute in before]
     for old, new in pairs:
         taken |= {
@@ -461,13 +555,29 @@ def data_record(
     ]
 
 
-OPTIONS = (CommonArguments, ModelArguments, LossArguments, TrainingArguments)
+def further_record(options: FurtherArguments, dialogues: list[Dialogue]) -> list[dict]:
+    """As `data_record`, of what is trained on besides."""
+    if options.further is None:
+        return []
+    named = {"attribute": "several", "split": "train", "file": relative(options.further)}
+    return [named | {"dialogues": len(dialogues)}]
+
+
+OPTIONS = (CommonArguments, ModelArguments, LossArguments, FurtherArguments, TrainingArguments)
 
 
 def train(
-    common: CommonArguments, options: ModelArguments, loss: LossArguments, training: TrainingArguments
+    common: CommonArguments,
+    options: ModelArguments,
+    loss: LossArguments,
+    more: FurtherArguments,
+    training: TrainingArguments,
+    record: dict | None = None,
 ) -> None:
     """Train into ``outs/<run>/cvae``, unless that is done.
+
+    Args:
+        record: what ``stage.json`` is to say besides.
 
     Raises:
         InputError: for data, options or a base that cannot be used.
@@ -480,20 +590,25 @@ def train(
         "the base decoder": common.decoder,
     }
     settings = {"schema": schema.aspects, "limit": common.limit}
-    settings |= options.settings | loss.settings | compared_settings(training)
+    settings |= options.settings | loss.settings | more.settings | compared_settings(training)
     names = {key: relative_name(getattr(common, key)) for key in ("encoder", "decoder")}
     if options.start_from:
         names["start_from"] = relative(options.start_from)
         reads["the model to start from"] = run_parts(Path(options.start_from))[1]
-    compared = {name: value for name, value in settings.items() if name != "start_from"}  # by its content
+    if more.further:
+        names["further"] = relative(more.further)
+        reads["the further dialogues"] = Path(more.further)
+    compared = {
+        name: value for name, value in settings.items() if name not in ("start_from", "further")
+    }  # they count by their content
     stage = Stage(
         name="cvae",
         folder=common.run_folder / "cvae",
         inputs=Inputs.of(VERSION, compared, reads),
-        record={"settings": settings | names},
+        record={"settings": settings | names} | (record or {}),
     )
     with stage.exclusive():
-        _train(stage, schema, common, options, loss, training)
+        _train(stage, schema, common, options, loss, more, training)
 
 
 def _train(
@@ -502,6 +617,7 @@ def _train(
     common: CommonArguments,
     options: ModelArguments,
     loss: LossArguments,
+    more: FurtherArguments,
     training: TrainingArguments,
 ) -> None:
     if (record := by_first(stage.finished)) and not common.overwrite:
@@ -510,14 +626,22 @@ def _train(
     train_rows, dev_rows = (
         read_attribute_dialogues(schema, split, common.limit) for split in ("train", "dev")
     )
+    train_rows = {
+        name: without_targets(rows, schema.held_out(more.held_out)) for name, rows in train_rows.items()
+    }
+    real = sum(map(len, train_rows.values()))
+    further, all_further = further_dialogues(more, schema, real)
     stage.record.update(
-        data=data_record(schema, train_rows, dev_rows),
+        data=data_record(schema, train_rows, dev_rows) + further_record(more, further),
         descriptions={a.name: a.descriptions for a in schema.attributes if a.descriptions},
     )
     arguments = resolved_arguments(training, stage, loss.precision, label_names=["labels"])
     set_seed(training.seed)
     model, encoder_tokenizer, decoder_tokenizer = build(
-        common, options, schema, [d for ds in train_rows.values() for d in ds]
+        common,
+        options,
+        schema,
+        [d for ds in train_rows.values() for d in ds],  # a tokenizer of its own reads these alone
     )
     if arguments.bf16 and model.config.lora_rank and arguments.device.type == "cuda":
         model.freeze_in(torch.bfloat16)
@@ -540,7 +664,9 @@ def _train(
     trainer = CvaeTrainer(
         model=model,
         args=arguments,
-        train_dataset=cvae_dataset(train_rows, schema, *how),
+        train_dataset=cvae_dataset(
+            train_rows, schema, *how, further=further, classify_further=more.classify_further
+        ),
         eval_dataset=cvae_dataset(dev_rows, schema, *how),
         data_collator=CvaeCollator(
             encoder_tokenizer.pad_token_id,
@@ -574,6 +700,11 @@ def _train(
         f"cvae: {millions:.1f} M parameters{adapters}, {len(trainer.train_dataset)} training dialogues{shared}",
         flush=True,
     )
+    if more.further:
+        print(
+            f"cvae: {len(further)} of {len(all_further)} further dialogues beside {real} of the schema's",
+            flush=True,
+        )
     seconds = run_trainer(trainer, stage)
     memory = memory_used()
     held = f", {memory['held']:.1f} GB" if memory else ""

@@ -9,8 +9,15 @@ from transformers import TrainingArguments
 from common import processes
 from dataset.sharing import without_rows
 from model.cvae import MiracleModel
-from model.losses import LossInputs, LossWeights, mean_over_processes, sum_over_processes, weighted_sum
-from model.prior import of_attribute
+from model.losses import (
+    LossInputs,
+    LossWeights,
+    classification_loss,
+    mean_over_processes,
+    sum_over_processes,
+    weighted_sum,
+)
+from model.prior import of_targets
 from model.schedule import kl_weight
 from training.recorded_step import GraphedStep
 from training.shared_step import SharedStep
@@ -162,10 +169,10 @@ class CvaeTrainer(StageTrainer):
             batch = self._prepare_inputs(batch)
             size = self._rows_of_all(batch)
             noise = self._own_rows(torch.randn(2, size, model.config.latent_size, generator=generator))
-            noise = noise.to(batch["attribute"].device)
+            noise = noise.to(batch["targets"].device)
             with self.accelerator.autocast():  # the unwrapped model has none of its own
                 terms = model(**batch, weights=weights, noise=noise[0])
-                signs = self._vital_signs(model, batch, noise)
+                signs = self._vital_signs(model, batch, noise, weights.prior_combination)
             values = torch.stack([value.float() for value in (*terms.values(), *signs)]) * size
             total, count = values if total is None else total + values, count + size
         model.train(training)
@@ -187,9 +194,7 @@ class CvaeTrainer(StageTrainer):
     @staticmethod
     def _rows_of_all(batch: dict[str, torch.Tensor]) -> int:
         """How many examples a batch has in all processes together."""
-        own = torch.tensor(
-            float(batch.get("rows", len(batch["attribute"]))), device=batch["attribute"].device
-        )
+        own = torch.tensor(float(batch.get("rows", len(batch["targets"]))), device=batch["targets"].device)
         return int(sum_over_processes(own))
 
     @staticmethod
@@ -200,16 +205,16 @@ class CvaeTrainer(StageTrainer):
 
     @staticmethod
     def _vital_signs(
-        model: MiracleModel, batch: dict[str, torch.Tensor], noise: torch.Tensor
+        model: MiracleModel, batch: dict[str, torch.Tensor], noise: torch.Tensor, combination: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        attribute, aspect = batch["attribute"], batch["aspect"]
-        prior = of_attribute(model.encode_prior(batch["context_ids"], batch["context_mask"]), attribute)
+        targets = batch["targets"]
+        priors = model.encode_prior(batch["context_ids"], batch["context_mask"])
+        prior = of_targets(priors, targets, combination)
         posterior = model.encode_posterior(
             batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"]
         )
-        correct = torch.zeros_like(attribute, dtype=torch.float)
-        for k, logits in enumerate(model.heads(prior.sample(noise[1]))):
-            correct += (attribute == k) & (logits.argmax(-1) == aspect)
-        rows = batch.get("rows", len(attribute))
+        rows = batch.get("rows", len(targets))
+        logits = [scores.float()[:rows] for scores in model.heads(prior.sample(noise[1]))]
+        _, correct = classification_loss(logits, targets[:rows])
         squares = posterior.sample(noise[0]).pow(2).mean(1)
-        return mean_over_processes(correct[:rows]), mean_over_processes(squares[:rows]).sqrt()
+        return correct, mean_over_processes(squares[:rows]).sqrt()

@@ -39,8 +39,11 @@ def test_classifier_batch():
 
 
 def test_cvae_batch_token_by_token(word_tokenizer):
-    triples = [(0, 1, Dialogue("0", ("a b",), "c", {})), (2, 0, Dialogue("1", ("d",), "e f g", {}))]
-    rows = cvae_rows(triples, word_tokenizer, word_tokenizer, DialogueTemplate(), 32, 32, True)
+    pairs = [
+        ([1, -1, -1], True, Dialogue("0", ("a b",), "c", {})),
+        ([-1, 1, 0], True, Dialogue("1", ("d",), "e f g", {})),
+    ]
+    rows = cvae_rows(pairs, word_tokenizer, word_tokenizer, DialogueTemplate(), 32, 32, True)
     batch = CvaeCollator(word_tokenizer.pad_token_id, word_tokenizer.eos_token_id)(rows)
     words = {
         key: [" ".join(word_tokenizer.convert_ids_to_tokens(row)) for row in batch[key]]
@@ -62,12 +65,15 @@ def test_cvae_batch_token_by_token(word_tokenizer):
     c, eos, *efg = word_tokenizer.convert_tokens_to_ids(["c", "<|endoftext|>", "e", "f", "g"])
     assert batch["labels"].tolist() == [[IGNORED] * 4 + [c, eos], [IGNORED] * 2 + efg + [eos]]
     assert batch["response_length"] == 4
-    assert batch["attribute"].tolist() == [0, 2] and batch["aspect"].tolist() == [1, 0]
+    assert batch["targets"].tolist() == [[1, -1, -1], [-1, 1, 0]] and batch["classified"].tolist() == [
+        True,
+        True,
+    ]
 
 
 def test_prior_encoder_never_sees_the_response(word_tokenizer):
     rows = cvae_rows(
-        [(0, 0, Dialogue("0", ("a",), "z", {}))],
+        [([0], True, Dialogue("0", ("a",), "z", {}))],
         word_tokenizer,
         word_tokenizer,
         DialogueTemplate(),
@@ -86,19 +92,29 @@ def test_training_set_holds_every_attribute_by_number(three, encoder_tokenizer, 
     dataset = cvae_dataset(
         dialogues, three, encoder_tokenizer, decoder_tokenizer, SCRATCH_TEMPLATE, 64, 64, use_context=True
     )
-    assert list(zip(dataset["attribute"], dataset["aspect"])) == [
-        (0, 0),
-        (0, 1),
-        (1, 0),
-        (1, 1),
-        (2, 0),
-        (2, 1),
-        (2, 2),
+    assert list(dataset["targets"]) == [
+        [0, -1, -1],
+        [1, -1, -1],
+        [-1, 0, -1],
+        [-1, 1, -1],
+        [-1, -1, 0],
+        [-1, -1, 1],
+        [-1, -1, 2],
     ]
     assert dataset["length"] == [
         len(p) + len(d) for p, d in zip(dataset["posterior_ids"], dataset["decoder_ids"])
     ]
     assert "calm" in decoder_tokenizer.decode(dataset[4]["decoder_ids"])
+
+
+def test_a_dialogue_has_all_labels_that_its_tag_names(three, encoder_tokenizer, decoder_tokenizer):
+    """Also in an attribute's file; of further dialogues it can be said that the heads do not learn from them."""
+    both = Dialogue("0", ("Is it?",), "It is.", {"style": "lyrical", "mood": "sad"})
+    dialogues = {"style": [both], "attitude": [], "mood": []}
+    how = (encoder_tokenizer, decoder_tokenizer, SCRATCH_TEMPLATE, 64, 64, True)
+    dataset = cvae_dataset(dialogues, three, *how, further=[both, both], classify_further=False)
+    assert list(dataset["targets"]) == [[1, -1, 2]] * 3
+    assert list(dataset["classified"]) == [True, False, False]
 
 
 def test_collator_gives_what_the_model_takes(batch):

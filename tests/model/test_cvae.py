@@ -10,16 +10,16 @@ from model.energy import aspect_energy
 from model.gaussian import kl_per_dimension
 from model.losses import TERMS, LossWeights
 from model.noise import generators, normal
-from model.prior import combine, of_attribute
+from model.prior import combine, of_attribute, of_targets
 from model.sampler import SamplerSettings, sample_ode
 
 WEIGHTS = LossWeights(kl=0.5, classification=2.0, distance=0.1, free_bits=0.05)
 NOISE = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 
 
-def terms_of(model, batch):
+def terms_of(model, batch, weights=WEIGHTS):
     with torch.no_grad():
-        return model(**batch, weights=WEIGHTS, noise=NOISE)
+        return model(**batch, weights=weights, noise=NOISE)
 
 
 def test_loss_is_the_weighted_sum_of_its_terms(make_miracle, batch):
@@ -58,7 +58,7 @@ def test_terms_are_those_of_the_parts(make_miracle, batch):
     terms = terms_of(model, batch)
     with torch.no_grad():
         prior = of_attribute(
-            model.encode_prior(batch["context_ids"], batch["context_mask"]), batch["attribute"]
+            model.encode_prior(batch["context_ids"], batch["context_mask"]), batch["targets"].argmax(1)
         )
         posterior = model.encode_posterior(
             batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"]
@@ -69,7 +69,7 @@ def test_terms_are_those_of_the_parts(make_miracle, batch):
     own = torch.stack(
         [
             torch.log_softmax(model.heads(z)[k][i], -1)[a]
-            for i, (k, a) in enumerate(zip(batch["attribute"], batch["aspect"]))
+            for i, (k, a) in enumerate(zip(batch["targets"].argmax(1), batch["targets"].amax(1)))
         ]
     )
     torch.testing.assert_close(terms["classification"], -own.mean().detach())
@@ -110,7 +110,7 @@ def test_loss_does_not_depend_on_padding(make_miracle, batch):
         )  # the decoder's columns are padded on the left
         wider[key] = (
             torch.nn.functional.pad(value, sides, value=fill.get(key, 0))
-            if torch.is_tensor(value) and value.dim() == 2
+            if torch.is_tensor(value) and value.dim() == 2 and key != "targets"
             else value
         )
     torch.testing.assert_close(terms_of(model, wider), terms_of(model, batch), atol=1e-5, rtol=1e-5)
@@ -272,9 +272,31 @@ def test_prior_heads_follow_the_setting(make_miracle, batch):
         MiracleConfig(prior="standard")
 
 
+def test_an_example_of_several_labels_is_held_against_their_combined_prior(make_miracle, batch):
+    """And a batch whose examples name one each gives, to the bit, what it gives beside such an example."""
+    model = make_miracle()
+    targets = batch["targets"].clone()
+    targets[1] = torch.tensor([1, 0, 2])
+    for combination in ("average", "product"):
+        weights = LossWeights(prior_combination=combination, kl=1.0)
+        several = terms_of(model, batch | {"targets": targets}, weights)
+        with torch.no_grad():
+            priors = model.encode_prior(batch["context_ids"], batch["context_mask"])
+            own = of_targets(priors, batch["targets"], combination)
+            together = combine(priors, targets >= 0, combination)
+            prior = of_targets(priors, targets, combination)
+            posterior = model.encode_posterior(
+                batch["posterior_ids"], batch["posterior_mask"], batch["posterior_types"]
+            )
+        assert torch.equal(own.mean, of_attribute(priors, batch["targets"].argmax(1)).mean)
+        torch.testing.assert_close((prior.mean[1], prior.logvar[1]), (together.mean[1], together.logvar[1]))
+        assert torch.equal(prior.mean[[0, 2, 3, 4]], own.mean[[0, 2, 3, 4]])
+        torch.testing.assert_close(several["kl_unclamped"], kl_per_dimension(posterior, prior).sum(1).mean())
+
+
 def test_one_attribute_with_three_aspects(make_miracle, batch):
     model = make_miracle(attributes={"mood": ["calm", "angry", "sad"]})
-    terms = terms_of(model, batch | {"attribute": torch.zeros(5, dtype=torch.long)})
+    terms = terms_of(model, batch | {"targets": torch.tensor([[0], [1], [2], [1], [0]])})
     assert terms["distance"] == 0 and torch.isfinite(terms["loss"])
 
 

@@ -38,7 +38,7 @@ def trained(
         terms = model.train()(
             **batch,
             weights=LossWeights(0.05, kl=kl, classification=1.0, distance=0.1),
-            noise=noise.expand(batch["aspect"].shape[0], -1),
+            noise=noise.expand(batch["targets"].shape[0], -1),
         )
         return terms["loss"], torch.stack([term.detach() for term in terms.values()])
 

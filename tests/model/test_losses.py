@@ -126,46 +126,73 @@ def test_kl_goes_from_posterior_to_prior():
 def test_classification_reads_the_head_of_each_examples_own_attribute():
     sure = torch.tensor([[0.0, 3.0], [0.0, 3.0], [9.0, 0.0], [3.0, 0.0]])
     three_way = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 3.0], [0.0, 9.0, 0.0]])
-    attribute, aspect = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 0, 2, 2])
-    loss, accuracy = classification_loss([sure, three_way], attribute, aspect)
+    targets = torch.tensor([[1, -1], [0, -1], [-1, 2], [-1, 2]])
+    loss, accuracy = classification_loss([sure, three_way], targets)
     right, wrong = math.log(1 + math.exp(-3)), 3 + math.log(1 + math.exp(-3))
     right3, wrong3 = math.log(1 + 2 * math.exp(-3)), 9 + math.log(1 + 2 * math.exp(-9))
     torch.testing.assert_close(loss, torch.tensor((right + wrong + right3 + wrong3) / 4))
     assert accuracy == 0.5 and not accuracy.requires_grad
 
 
+def of_attributes(n_attributes, *attributes):
+    """Targets that name the first aspect of one attribute each."""
+    targets = torch.full((len(attributes), n_attributes), -1)
+    targets[torch.arange(len(attributes)), list(attributes)] = 0
+    return targets
+
+
+def test_classification_adds_up_the_heads_of_several_labels_and_leaves_out_what_does_not_count():
+    """Three examples: both attributes named, the second alone, and one that the heads do not learn from."""
+    first = torch.tensor([[0.0, 3.0], [0.0, 0.0], [0.0, 9.0]], requires_grad=True)
+    second = torch.tensor([[9.0, 0.0], [0.0, 2.0], [0.0, 9.0]])
+    targets, counted = torch.tensor([[1, 1], [-1, 1], [0, 0]]), torch.tensor([True, True, False])
+    loss, accuracy = classification_loss([first, second], targets, counted)
+    both, one = math.log(1 + math.exp(-3)) + 9 + math.log(1 + math.exp(-9)), math.log(1 + math.exp(-2))
+    torch.testing.assert_close(loss, torch.tensor((both + one) / 2))
+    torch.testing.assert_close(accuracy, torch.tensor((0.5 + 1.0) / 2))
+    loss.backward()
+    assert first.grad[0].abs().sum() > 0 and first.grad[1:].abs().sum() == 0
+    nothing, _ = classification_loss([first, second], targets, torch.zeros(3, dtype=torch.bool))
+    assert nothing == 0
+
+
+def test_an_example_of_several_attributes_is_a_point_of_each():
+    z = torch.tensor([[0.0], [6.0], [3.0]])  # means (0 + 3) / 2 and (6 + 3) / 2
+    torch.testing.assert_close(distance_loss(z, torch.tensor([[0, -1], [-1, 1], [1, 0]])), torch.tensor(9.0))
+
+
 def test_distance_of_one_attribute_is_zero():
-    assert distance_loss(torch.randn(4, 3), torch.tensor([1, 1, 1, 1]), 3) == 0
+    assert distance_loss(torch.randn(4, 3), of_attributes(3, 1, 1, 1, 1)) == 0
 
 
 def test_distance_of_two_attributes_by_hand():
     z = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # means (2, 0) and (0, 4): (4 + 16) / 2 dimensions
-    torch.testing.assert_close(distance_loss(z, torch.tensor([0, 0, 2]), 3), torch.tensor(10.0))
+    torch.testing.assert_close(distance_loss(z, of_attributes(3, 0, 0, 2)), torch.tensor(10.0))
 
 
 def test_distance_of_three_attributes_is_the_mean_over_pairs():
     z = torch.tensor([[0.0], [1.0], [3.0], [3.0]])  # 1, 9 and 4
-    torch.testing.assert_close(distance_loss(z, torch.tensor([0, 1, 2, 2]), 4), torch.tensor(14 / 3))
+    torch.testing.assert_close(distance_loss(z, of_attributes(4, 0, 1, 2, 2)), torch.tensor(14 / 3))
 
 
 def test_distance_pulls_attributes_together():
     z = torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    distance_loss(z, torch.tensor([0, 1]), 2).backward()
+    distance_loss(z, of_attributes(2, 0, 1)).backward()
     assert z.grad[0] > 0 > z.grad[1]
 
 
 def total_loss(weight, rows, ids):
     """All terms of the loss on some of `rows`, with the one parameter `weight` in each of them."""
-    x, labels, attribute, aspect = (rows[key][ids] for key in ("x", "labels", "attribute", "aspect"))
+    x, labels, targets, counted = (rows[key][ids] for key in ("x", "labels", "targets", "counted"))
     z = x[:, 0] * weight
     posterior, prior = Gaussian(z, 0.3 * z), Gaussian(0.5 * x[:, 1] * weight, -0.1 * z)
     kl = kl_loss(posterior, prior, free_bits=0.6)
-    classification = classification_loss([z[:, :2], z[:, 2:5]], attribute, aspect)
+    classification = classification_loss([z[:, :2], z[:, 2:5]], targets, counted)
     terms = [
         reconstruction_loss(x * weight, labels),
         *kl,
         *classification,
-        distance_loss(z, attribute, 3),
+        distance_loss(z, targets),
         mean_over_processes(z).sum(),
     ]
     return torch.stack([term.detach() for term in terms]), terms[0] + kl[0] + 2 * classification[
@@ -180,8 +207,10 @@ def some_rows():
     return {
         "x": torch.randn(8, 4, 6, generator=generator),
         "labels": labels,
-        "attribute": torch.tensor([0, 0, 0, 1, 1, 0, 1, 1]),  # and the first none of attribute 1
-        "aspect": torch.tensor([0, 1, 1, 2, 0, 0, 1, 2]),
+        "targets": torch.tensor(  # and the first none of attribute 1
+            [[0, -1], [1, -1], [1, -1], [-1, 2], [1, 0], [0, -1], [-1, 1], [0, 2]]
+        ),
+        "counted": torch.tensor([False, False, False, True, False, True, True, True]),  # and it none of these
     }
 
 

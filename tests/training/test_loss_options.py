@@ -20,6 +20,7 @@ def test_weights_by_name():
         "classification": 3.0,
         "distance": 0.4,
         "context": 0.5,
+        "flow": 1.0,
     }
     assert loss.weights.free_bits == loss.free_bits
 
