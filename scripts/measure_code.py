@@ -22,7 +22,16 @@ FLOORS = (
     ("training",),
     ("miracle", "baselines"),
     ("experiments", "playground", "pretraining", "server"),
-    ("scripts", "train_cvae", "train_classifier", "train_nli", "gen_cvae", "make_data_chatgpt", "chat", "serve"),
+    (
+        "scripts",
+        "train_cvae",
+        "train_classifier",
+        "train_nli",
+        "gen_cvae",
+        "make_data_chatgpt",
+        "chat",
+        "serve",
+    ),
 )
 ALONE = {"model", "dataset"}  # of one floor, and yet neither imports the other
 
