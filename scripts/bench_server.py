@@ -89,13 +89,14 @@ def with_locust(address: str, clients: int, seconds: float, candidates: int) -> 
         command = [
             sys.executable, "-m", "locust", "-f", str(ROOT / "scripts" / "server_load.py"), "--headless", "--only-summary",
             "--host", address, "-u", str(clients), "-r", str(clients), "-t", f"{seconds:g}s", "--stop-timeout", str(FINISH_SECONDS),
-            "--json-file", str(Path(folder) / "found.json"), "--exit-code-on-error", "0",
+            "--json-file", str(Path(folder) / "found"), "--exit-code-on-error", "0",
         ]  # fmt: skip
         environment = os.environ | {"BENCH_CANDIDATES": str(candidates), "PYTHONPATH": str(ROOT)}
-        subprocess.run(
-            command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        stats = json.loads((Path(folder) / "found.json").read_text())
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        record = Path(folder) / "found.json"  # the ending is locust's own
+        if not record.is_file():
+            raise InputError(f"locust failed: {done.stderr.strip()[-300:]}")
+        stats = json.loads(record.read_text())
     found: list[float] = []
     for entry in stats:
         for milliseconds, count in entry["response_times"].items():

@@ -66,7 +66,7 @@ def write(batch: RowBatch, waiting: list[DecodingRow], every: int, at_once: int)
     ("kind", "settings"),
     [
         ("gpt2", [rules()]),
-        ("llama", [rules(decoding="greedy", no_repeat_ngram_size=2)]),
+        pytest.param("llama", [rules(decoding="greedy", no_repeat_ngram_size=2)], marks=pytest.mark.slow),
         (
             "gpt2",
             [
@@ -113,6 +113,7 @@ def test_rows_end_at_the_end_of_sequence_token_and_at_their_length():
     assert other.ended == "stop" and other.written == []
 
 
+@pytest.mark.slow
 def test_the_cache_grows_and_keeps_what_it_has(decoder_of):
     """Rows with longer prompts than any before join while others are under way."""
     decoder, rows = decoder_of("gpt2"), rows_of(10, [rules()], longest=(9,))
