@@ -122,7 +122,7 @@ def cvae_dataset(
     own = (dialogue for attribute in schema.attributes for dialogue in dialogues[attribute.name])
     rows = cvae_rows(labelled(own), *encoding, **options)
     if further:
-        rows += cvae_rows(labelled(further), *encoding, classified=classify_further, **options)
+        rows += cvae_rows(labelled(further), *encoding, **options | {"classified": classify_further})
     return Dataset.from_list(rows)
 
 
