@@ -50,7 +50,8 @@ def test_the_grids_of_control_have_every_method_with_three_seeds(name):
 def test_the_grid_of_dev_changes_one_thing_at_a_time_and_reads_no_test_file():
     work = planned("control_dev")
     assert work.grid.contexts.startswith("dev:") and work.grid.seeds == (0,)
-    trained = {cell.model.name: cell.model for cell in work.cells if cell.model.kind == "self_trained"}
+    ours = [cell.model for cell in work.cells if cell.model.kind == "self_trained"]
+    trained = {model.name: model for model in reversed(ours)}  # one that stands under two names by its first
     base = next(m for m in trained.values() if m.label == "self-trained")
     for model in trained.values():
         changed = [
@@ -92,7 +93,7 @@ def test_options_that_cannot_be_are_refused(options, said):
 def test_a_grid_s_mistake_names_the_model(grid_file):  # noqa: F811
     path = grid_file({"mine": {"kind": "self_trained", "writing": {"weight": 3}}})
     with pytest.raises(
-        InputError, match=r"grid.yaml: models.mine.writing.weight: no such option; there are "
+        InputError, match=r"grid.yaml: models.mine: writing.weight: no such option; there are "
     ):
         main([str(path), "--dry-run"])
 
@@ -112,7 +113,7 @@ def test_a_self_trained_cvae_is_measured_and_what_models_share_goes_last(grid_fi
         last = record["rounds"][-1]
         assert last["written"] == 14 and "lyrical+optimistic+critical" not in last["by_target"]
         assert float(row["self_accepted"]) == last["accepted"] / 14
-        assert float(row["seconds_training"]) > last["seconds"] > 0
+        assert float(row["seconds_training"]) >= last["seconds"]
         assert 0 <= float(row["reused_real"]) <= 1 and 0 <= float(row["reused_written"]) <= 1
         assert record["options"]["teacher"].startswith("teacher-")
     assert not [p for p in (tmp_path / "experiments" / "grid" / "models").iterdir() if p.is_dir()]
