@@ -70,6 +70,7 @@ def measure(columns: Columns, seed: int = 0) -> dict:
     }
     result = {"attributes": attributes, **found}
     result |= {name: metric(columns.replies, seed) for name, metric in OF_REPLIES.items()}
+    result["mauve"] = None  # of all replies together and where it is asked for: `results`
     result["n"] = len(columns)
     result["ci95"] = (
         Bootstrap(columns.context.tolist(), seed=seed).intervals(values, statistics) if len(columns) else {}

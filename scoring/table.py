@@ -24,7 +24,7 @@ INTERVALS = ("accuracy_mean", "accuracy_joint", "probability_mean", "nli", "ppl"
 
 def columns_of(results: dict) -> list[str]:
     """The columns that these results fill: MAUVE only where it was asked for."""
-    return [key for key in COLUMNS if key != "mauve" or "mauve" in results["overall"]]
+    return [key for key in COLUMNS if key != "mauve" or results["overall"].get("mauve") is not None]
 
 
 def headings(results: dict, attributes: list[str]) -> tuple[list[str], list[str]]:

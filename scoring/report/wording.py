@@ -55,8 +55,8 @@ def metric_rows(columns: list[dict | None], evaluators: dict[str, dict]) -> list
     known, rows = [m for m in columns if m], []
     attributes = list(dict.fromkeys(name for m in known for name in m.get("attributes", {})))
     for key, metric in METRICS.items():
-        if not any(key in m for m in known):
-            continue
+        if not any(key in m for m in known) or (key == "mauve" and all(m.get(key) is None for m in known)):
+            continue  # MAUVE is there where it was asked for
         own_accuracy = own_accuracy_of(key, attributes, evaluators) if metric.by_evaluators else ""
         rows.append(Row(key, metric.title, arrow(key), own_accuracy, [cell(m, key) for m in columns]))
         if key == "accuracy_mean" and len(attributes) > 1:
