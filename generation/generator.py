@@ -102,6 +102,7 @@ class ReplyGenerator:
             Gaussian(priors.mean[rows], priors.logvar[rows]), targets >= 0, control.prior_combination
         )
         keys = [request.key for request in requests]
+        dials: list[float] | list[list[float]]
         if own is None:
             dials = [*by_attribute(control.weights, self.names).values()]
             sources = generators(control.seed, keys, "prior")

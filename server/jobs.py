@@ -52,7 +52,7 @@ Listener = Callable[[Event], None]
 
 
 @dataclass(eq=False)
-class Writing:
+class PendingReply:
     """One reply of a job, with its candidates.
 
     Attributes:
@@ -97,7 +97,7 @@ class Job:
     target: dict[str, str]
     weights: dict[str, float]
     decoding: DecodingArguments
-    writings: list[Writing]
+    writings: list[PendingReply]
     listener: Listener
     stops: tuple[str, ...] = ()
     stream: bool = False
@@ -120,7 +120,7 @@ class Job:
 
 def writings_of(
     turns: tuple[str, ...], target: dict[str, str], control: ControlArguments, n: int
-) -> list[Writing]:
+) -> list[PendingReply]:
     """The replies of a request, with consecutive seeds, as `Miracle.reply` has them."""
     found = []
     for index in range(n):
@@ -128,7 +128,7 @@ def writings_of(
         requests = [
             Request("\n".join(turns), turns, target, candidate=number) for number in range(own.candidates)
         ]
-        found.append(Writing(index, own, requests))
+        found.append(PendingReply(index, own, requests))
     return found
 
 

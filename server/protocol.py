@@ -165,7 +165,7 @@ def _said(error: ValidationError) -> tuple[str, int, str | None]:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class PastTurns:
     """What a request's messages say.
 
     Attributes:
@@ -179,7 +179,7 @@ class Conversation:
 
 def conversation_of(
     messages: list[Message], context_of_system: Callable[[str], str], most_turns: int
-) -> Conversation:
+) -> PastTurns:
     """Messages as turns, user first and last.
 
     Neighbouring messages of one role are one turn. What a system message says besides dials is read as context: it stands
@@ -219,7 +219,7 @@ def conversation_of(
             param="messages",
         )
     kept = turns[-(most_turns - 1 + most_turns % 2) :]
-    return Conversation(tuple(text for _, text in kept), len(turns) - len(kept))
+    return PastTurns(tuple(text for _, text in kept), len(turns) - len(kept))
 
 
 def finite(number: float | None) -> float | None:

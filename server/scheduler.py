@@ -24,7 +24,7 @@ from generation.requests import Request
 from miracle import Miracle, Reply
 from model.noise import generator
 from server.errors import Refused
-from server.jobs import Added, Failed, Finished, Job, Writing, joined
+from server.jobs import Added, Failed, Finished, Job, PendingReply, joined
 from server.metrics import Metrics
 from server.slots import DecodingRow, RowBatch
 from server.text import GrowingText
@@ -62,7 +62,9 @@ class Scheduler:
         self._closing = False
         self._calls: list[tuple[Callable[[], Any], Future]] = []
         self._running: list[Job] = []
-        self._written: list[tuple[Job, Writing, int]] = []  # not scored yet, with the step at which it ended
+        self._written: list[
+            tuple[Job, PendingReply, int]
+        ] = []  # not scored yet, with the step at which it ended
         self._steps = 0
         self._last_end = time.monotonic()
         self._batches: dict[str, RowBatch] = {}  # by precision, which in practice is one
@@ -225,7 +227,7 @@ class Scheduler:
             self._fail(job, error)
 
     def _prepare(self, jobs: list[Job]) -> None:
-        groups: dict[object, list[tuple[Job, Writing]]] = {}
+        groups: dict[object, list[tuple[Job, PendingReply]]] = {}
         for job in jobs:
             for writing in job.writings:
                 control = writing.control
@@ -328,7 +330,7 @@ class Scheduler:
                 ]
                 self._written.append((job, writing, self._steps))
 
-    def _due(self) -> list[tuple[Job, Writing]]:
+    def _due(self) -> list[tuple[Job, PendingReply]]:
         """Replies that are chosen and scored now: together, as that is cheaper, unless one has waited for some steps."""
         if not self._written:
             return []
@@ -338,7 +340,7 @@ class Scheduler:
         due, self._written = [(job, writing) for job, writing, _ in self._written], []
         return due
 
-    def _finish(self, due: list[tuple[Job, Writing]]) -> None:
+    def _finish(self, due: list[tuple[Job, PendingReply]]) -> None:
         due = [(job, writing) for job, writing in due if not job.cancelled]
         if not due:
             return
@@ -366,9 +368,9 @@ class Scheduler:
         seconds, self._last_end = min(now - self._last_end, 60.0), now
         self._line.seconds_per_job += SMOOTHING * (seconds - self._line.seconds_per_job)
 
-    def _choose(self, due: list[tuple[Job, Writing]]) -> None:
+    def _choose(self, due: list[tuple[Job, PendingReply]]) -> None:
         """Which candidate of each reply is kept."""
-        groups: dict[object, list[tuple[Job, Writing]]] = {}
+        groups: dict[object, list[tuple[Job, PendingReply]]] = {}
         for job, writing in due:
             if len(writing.requests) > 1:
                 control = writing.control
@@ -393,7 +395,7 @@ class Scheduler:
                 writing.kept = part.best(end - begin, writing.control.fluency, writing.control.relevance)[0]
                 begin = end
 
-    def _replies(self, due: list[tuple[Job, Writing]]) -> list[Reply]:
+    def _replies(self, due: list[tuple[Job, PendingReply]]) -> list[Reply]:
         """The replies with the evaluators' numbers."""
         rows = [{"context": list(job.turns), "response": writing.texts[writing.kept]} for job, writing in due]
         scored = [row for (job, _), row in zip(due, rows) if job.scored]
@@ -402,7 +404,7 @@ class Scheduler:
         now = time.monotonic()
         return [self._reply(job, writing, row, now - job.came) for (job, writing), row in zip(due, rows)]
 
-    def _reply(self, job: Job, writing: Writing, row: dict, seconds: float) -> Reply:
+    def _reply(self, job: Job, writing: PendingReply, row: dict, seconds: float) -> Reply:
         sample, kept = writing.sample, writing.kept
         assert sample is not None
         cut = self.model.generator.cuts([job.turns], job.decoding)[0]
@@ -419,7 +421,7 @@ class Scheduler:
         self.metrics.rows.set(self.rows)
 
 
-def uniforms_of(writing: Writing, place: int, how: DecodingArguments) -> list[float] | None:
+def uniforms_of(writing: PendingReply, place: int, how: DecodingArguments) -> list[float] | None:
     """The randomness of a candidate's tokens, as `ReplyGenerator.decode` draws it; None where nothing is sampled."""
     if how.decoding != "top_p":
         return None
