@@ -126,7 +126,7 @@ def of_model(
 ) -> dict[str, float | int | None]:  # fmt: skip
     """The guard's numbers of a CVAE: one candidate to each dev request, with control.
 
-    They are kept in ``<place>/dev.json``, the scored replies beside it in ``dev.jsonl``, and found again for the same CVAE,
+    They are kept in ``<place>/dev.json``, the scored replies beside it in ``round-<number>-dev.jsonl``, and found again for the same CVAE,
     requests, options and evaluators.
 
     Returns:
@@ -158,7 +158,7 @@ def of_model(
         "replies": len(replies),
         **evaluation.numbers(rows),
     }
-    write_jsonl(place / "dev.jsonl", rows)
+    write_jsonl(place / f"{place.name}-dev.jsonl", rows)
     write_json(place / "dev.json", {"fingerprint": key, "numbers": numbers})
     return numbers
 
