@@ -505,7 +505,11 @@ def test_an_empty_reply_is_the_last_choice(fudge):
 def test_cells_that_only_choose_differently_share_their_samples(name, setting, shared, monkeypatch):
     """And their scores: neither what the guides predict nor a likelihood is found twice, or before a cell asks for it."""
     method, asked, how = once_trained(name, setting, shared), requests(*BOTH), replace(HOW, decoding="top_p")
-    system, options, done = Trained(method, 3, 1.0), asdict(how) | {"strength": 1.0, "n": 4}, []
+    system, options, done = (
+        Trained(method, 3, 1.0, 0.0, torch.device("cpu")),
+        asdict(how) | {"strength": 1.0, "n": 4},
+        [],
+    )
     for owner, work in (
         (LanguageModel, "write"),
         (LanguageModel, "candidate_scores"),
@@ -553,7 +557,7 @@ def test_a_grid_s_weights_of_the_choice_are_checked(name, wrong):
 
 def test_a_method_that_does_not_choose_is_asked_for_its_replies(plain):
     asked = requests(*BOTH)
-    written = Trained(plain, 3, 1.0).write(asked, asdict(HOW) | {"strength": 1.0})
+    written = Trained(plain, 3, 1.0, 0.0, torch.device("cpu")).write(asked, asdict(HOW) | {"strength": 1.0})
     assert written.replies == plain.write(asked, HOW, 1.0, 3) and set(written.seconds) == {"decoding"}
 
 

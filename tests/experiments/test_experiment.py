@@ -452,7 +452,7 @@ OURS = {"kind": "cvae"}
         (
             {"m": {"kind": "miracle"}},
             {},
-            "models.m.kind: expected one of cvae, human, parrot, found 'miracle'",
+            "models.m.kind: expected one of cvae, self_trained, human, parrot, found 'miracle'",
         ),
         ({"m": OURS | {"latentsize": 8}}, {}, "models.m.latentsize: no such option of cvae"),
         ({"m": OURS | {"latent_size": "big"}}, {}, "models.m.latent_size: invalid int value: 'big'"),

@@ -8,8 +8,6 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from miracle import Miracle
-
 QUESTION = "My bread did not rise. What shall I do?"
 
 
@@ -95,6 +93,8 @@ def running(service):
 @pytest.fixture(scope="session")
 def served_model(tiny_run):
     """The run, with one candidate and short replies unless a request says otherwise."""
+    from miracle import Miracle
+
     model = Miracle.from_run(tiny_run, "cpu")
     model.control = replace(model.control, candidates=1)
     model.decoding = replace(model.decoding, max_new_tokens=12)
