@@ -218,6 +218,7 @@ def chat_run(base, tmp_path_factory):
     return outs / "chat"
 
 
+@pytest.mark.slow
 def test_a_run_of_adapters_is_a_run_like_any_other(chat_run, base):
     from miracle import Miracle
     from model.bases import weights_hash
@@ -295,6 +296,7 @@ def test_without_a_run_the_last_one_is_taken_else_the_released_model(tmp_path, m
     assert default_run(tmp_path) == tmp_path / "new"
 
 
+@pytest.mark.slow
 def test_a_compact_run_takes_its_tokenizers_from_the_bases(chat_run, tmp_path):
     from miracle import Miracle
     from scripts.share import main
@@ -316,6 +318,7 @@ def test_a_compact_run_takes_its_tokenizers_from_the_bases(chat_run, tmp_path):
         main([str(chat_run), "--folder", str(tmp_path / "small"), "--compact"])
 
 
+@pytest.mark.slow
 def test_a_merged_run_says_the_same_without_its_bases(chat_run, tmp_path):
     from miracle import Miracle
     from scripts.merge import main
@@ -334,6 +337,7 @@ def test_a_merged_run_says_the_same_without_its_bases(chat_run, tmp_path):
         main([str(tmp_path / "whole"), str(tmp_path / "again")])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_with_attributes_of_its_own(chat_run, base, tmp_path):
     from safetensors.torch import load_file
 
