@@ -658,7 +658,9 @@ def _train(
         options.decoder_length,
         options.use_context,
     )
-    graphs = loss.graphs and can_record(arguments) and (loss.shared_graphs or not several())
+    # a flow's weights would need gradients between the two graphs
+    shared_graphs = loss.shared_graphs and model.flow is None
+    graphs = loss.graphs and can_record(arguments) and (shared_graphs or not several())
     if not graphs and several() and arguments.device.type == "cuda" and loss.graphs:
         print(NOT_RECORDED, flush=True)
     trainer = CvaeTrainer(
