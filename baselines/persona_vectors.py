@@ -14,8 +14,8 @@ import torch
 
 from baselines.language_model import training_rows
 from baselines.prompting import Instructed, instructed
-from baselines.steering import SteeredDecoder, directions, mean_states
-from baselines.training import TrainingSetting, all_aspects
+from baselines.steering import SteeredDecoder, added, directions, mean_states
+from baselines.training import TrainingSetting
 from common.errors import InputError
 from common.schema import Schema
 from dataset.dialogues import Dialogue, every_nth
@@ -99,14 +99,6 @@ class PersonaVectors:
         Args:
             layer: at whose output to add, from 0; None: the one in the middle.
         """
-        n_layers = len(self.vectors)
-        layer = (n_layers - 1) // 2 if layer is None else layer
-        if not 0 <= layer < n_layers:
-            raise InputError(f"persona vectors: layer must be from 0 to {n_layers - 1}, found {layer}")
-        member = [
-            [float(aspect in request.target.values()) for aspect in all_aspects(self.schema)]
-            for request in requests
-        ]
-        vectors = strength * torch.tensor(member, device=self.model.device) @ self.vectors[layer]
+        layer, vectors = added(self, requests, strength, layer)
         fronts = [self.base.front({})] * len(requests)
         return self.base.write(requests, how, seed, fronts, lambda lm: SteeredDecoder(lm, layer, vectors))

@@ -5,6 +5,8 @@ attribute's other aspects (difference of means: Turner et al., 2023; Rimsky et a
 after the user's turn, as here). The vectors of several aspects add up. Nothing is trained but the language model.
 """
 
+from typing import Protocol
+
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -101,6 +103,36 @@ def directions(means: torch.Tensor, schema: Schema) -> torch.Tensor:
     return torch.cat(found, dim=1)
 
 
+class Steered(Protocol):
+    """What has vectors of aspects, [layers, aspects, H]."""
+
+    name: str
+    model: LanguageModel
+    vectors: torch.Tensor
+    schema: Schema
+
+
+def added(
+    method: Steered, requests: list[Request], strength: float, layer: int | None
+) -> tuple[int, torch.Tensor]:
+    """At which layer's output to add, the one in the middle for None, and what to add for each request, [B, H].
+
+    Raises:
+        InputError: for a layer that the model does not have.
+    """
+    n_layers = len(method.vectors)
+    layer = (n_layers - 1) // 2 if layer is None else layer
+    if not 0 <= layer < n_layers:
+        raise InputError(
+            f"{method.name.replace('_', ' ')}: layer must be from 0 to {n_layers - 1}, found {layer}"
+        )
+    member = [
+        [float(aspect in request.target.values()) for aspect in all_aspects(method.schema)]
+        for request in requests
+    ]
+    return layer, strength * torch.tensor(member, device=method.model.device) @ method.vectors[layer]
+
+
 class Steering:
     """The uncontrolled language model with aspects' directions added."""
 
@@ -135,13 +167,5 @@ class Steering:
         Args:
             layer: at whose output to add, from 0; None: the one in the middle.
         """
-        n_layers = len(self.vectors)
-        layer = (n_layers - 1) // 2 if layer is None else layer
-        if not 0 <= layer < n_layers:
-            raise InputError(f"steering: layer must be from 0 to {n_layers - 1}, found {layer}")
-        member = [
-            [float(aspect in request.target.values()) for aspect in all_aspects(self.schema)]
-            for request in requests
-        ]
-        vectors = strength * torch.tensor(member, device=self.model.device) @ self.vectors[layer]
+        layer, vectors = added(self, requests, strength, layer)
         return self.model.write(requests, how, seed, lambda lm: SteeredDecoder(lm, layer, vectors))
