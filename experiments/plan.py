@@ -130,13 +130,13 @@ def plan(grid: Grid, schema: Schema) -> Plan:
 
 def _check_mauve(grid: Grid, schema: Schema, common: CommonArguments, what: run.GenerationArguments) -> None:
     """Raises `InputError` where MAUVE cannot be measured: no package, no language model, or nobody's replies."""
-    check_package()
     name = common.decoder if what.ppl_model == "decoder" else what.ppl_model
     if name in (None, SCRATCH):
         raise grid.mistake(
             "mauve", "stands on the model of perplexity, and there is none; set generation: {ppl_model: ...}"
         )
     labelled(grid, schema)
+    check_package()
 
 
 def _keyed(options: dict) -> dict:
