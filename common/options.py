@@ -196,7 +196,7 @@ def _check_preset(parser: HfArgumentParser, preset: str, option: str, value: obj
             parser._check_value(action, parser._get_value(action, str(one)))
         except (InputError, argparse.ArgumentError) as error:
             reason = getattr(error, "message", None) or str(error)
-            raise InputError(f"preset {preset!r}: {option}: {reason}, found {one!r:.60}") from None
+            raise InputError(f"preset {preset!r}: {option}: {reason:.200}, found {one!r:.60}") from None
 
 
 def options_by_stage(

@@ -180,7 +180,7 @@ def write_replies(
         cvae: the hash of its weights as they were trained.
     """
     parts = Parts(path, request_hash(generator, folder, requests, control, how, cvae))
-    chunks = chunks_of(requests, control)
+    chunks = chunks_of(requests, control, how)
     if parts:
         print(
             f"self-training: going on behind {sum(map(len, chunks[: len(parts)]))} of {len(requests)} replies",

@@ -110,7 +110,7 @@ def test_every_command_cleans_up_and_says_which_signal_it_was(number, status, sa
         tmp_path,
     )
     process.send_signal(number)
-    out, error = process.communicate(timeout=10)
+    out, error = process.communicate(timeout=60)
     assert (process.returncode, out, error) == (status, "cleaned\n", said)
 
 
