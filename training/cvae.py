@@ -39,7 +39,7 @@ from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
 
 VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
 
-NOT_RECORDED = "cvae: with several processes steps are not recorded as CUDA graphs; on small models that can cost half of the speed (docs/performance.md); --shared_graphs records them"
+NOT_RECORDED = "cvae: with several processes steps are not recorded as CUDA graphs; small models train more slowly so; --shared_graphs true records them"
 
 CONFIG = MiracleConfig()  # the owner of the defaults
 
