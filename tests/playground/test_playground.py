@@ -322,9 +322,10 @@ def test_everyone_sees_their_place_in_the_queue(page, open_chromium):
             lambda: page.all("#chat .under-way") and page.one("#chat .under-way").text not in ("", "waiting…")
         )
         other.one("#chat-send").click()
-        place = other.until(lambda: other.all("#chat-question .meta-text"))[0]
-        other.until(lambda: place.text.startswith("queue: 1/1"))
-        assert place.is_displayed() and other.one("#chat .under-way").text == "waiting…"
+        # the page draws the place anew whenever it changes, so it is looked up each time
+        places = lambda: other.all("#chat-question .meta-text")  # noqa: E731
+        other.until(lambda: any(place.is_displayed() and place.text.startswith("queue: 1/1") for place in places()))
+        assert other.one("#chat .under-way").text == "waiting…"
         page.one("#stop").click()
         other.until(lambda: other.all("#chat .facts"))
         other.until(lambda: not other.all("#chat-question .meta-text"))
