@@ -196,6 +196,8 @@ def test_files_pass_the_checker_and_train_a_classifier(server, topics, tmp_path,
         "r",
         "--num_train_epochs",
         "1",
+        "--min_steps",
+        "0",
     ]
     assert train_classifier.main(arguments) == 0
     assert (tmp_path / "outs" / "r" / "classifier" / "languagestyle" / "model.safetensors").is_file()

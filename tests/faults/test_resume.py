@@ -15,7 +15,7 @@ from training.stage import ReadableLog
 pytestmark = pytest.mark.slow  # whole trainings and commands
 
 ROOT = Path(__file__).resolve().parents[2]
-EVALUATOR = "--scratch_layers 1 --scratch_width 16 --scratch_heads 2 --scratch_vocab_size 200 --scratch_dropout 0.2 --max_length 24"
+EVALUATOR = "--scratch_layers 1 --scratch_width 16 --scratch_heads 2 --scratch_vocab_size 200 --scratch_dropout 0.2 --max_length 24 --min_steps 0"
 CVAE = (
     "--scratch_encoder_layers 1 --scratch_decoder_layers 1 --scratch_width 16 --scratch_heads 2 --scratch_vocab_size 300"
     " --scratch_dropout 0.2 --token_dropout 0.3 --latent_size 4 --n_prefix 2 --encoder_length 24 --decoder_length 24"

@@ -324,7 +324,9 @@ def test_everyone_sees_their_place_in_the_queue(page, open_chromium):
         other.one("#chat-send").click()
         # the page draws the place anew whenever it changes, so it is looked up each time
         places = lambda: other.all("#chat-question .meta-text")  # noqa: E731
-        other.until(lambda: any(place.is_displayed() and place.text.startswith("queue: 1/1") for place in places()))
+        other.until(
+            lambda: any(place.is_displayed() and place.text.startswith("queue: 1/1") for place in places())
+        )
         assert other.one("#chat .under-way").text == "waiting…"
         page.one("#stop").click()
         other.until(lambda: other.all("#chat .facts"))

@@ -184,7 +184,7 @@ def test_an_encoder_is_trained_on_its_three_tasks_and_only_it_is_kept(tmp_path):
         with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
             file.write("".join(json.dumps({"turns": turns}) + "\n" for turns in some))
     out = tmp_path / "out" / "encoder"
-    small = ["--width", "64", "--layers", "1", "--vocabulary", "600", "--batch", "16", "--steps", "8"]
+    small = ["--width", "64", "--layers", "1", "--vocabulary", "600", "--batch", "16", "--steps", "2"]
     words = ["--text", str(tmp_path), "--out", str(out), "--teacher", f"{BASE}/encoder", "--device", "cpu"]
     assert encoder.main([*words, *small, "--workers", "1", "--corpus-times", "0"]) == 0
     last = json.loads((out / "training.json").read_text())["history"][-1]

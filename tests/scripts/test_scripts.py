@@ -29,6 +29,7 @@ from training import cvae as cvae_stage
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--limit", "6"]
 ONE_EPOCH = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
+ONE_EPOCH += ["--classifier.min_steps", "0", "--nli.min_steps", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -610,6 +611,8 @@ def test_report_to_goes_to_the_trainings_and_is_off_by_default(monkeypatch, tmp_
         *QUICK,
         "--num_train_epochs",
         "1",
+        "--min_steps",
+        "0",
         "--outs",
         str(tmp_path),
         "--run",
@@ -730,7 +733,18 @@ def test_one_class_gives_no_dev_accuracy_and_a_warning_with_every_number(tmp_pat
     schema.write_text(
         "ATTRIBUTES = [dict(name='colour', aspects=['red', 'green'], dialogues='dialogue.jsonl', dev_dialogues='dev.jsonl')]\n"
     )
-    words = ["--outs", str(tmp_path), "--run", "r", "--schema", str(schema), "--num_train_epochs", "1"]
+    words = [
+        "--outs",
+        str(tmp_path),
+        "--run",
+        "r",
+        "--schema",
+        str(schema),
+        "--num_train_epochs",
+        "1",
+        "--min_steps",
+        "0",
+    ]
     assert train_classifier.main(words) == 0 and train_classifier.main(words) == 0
     out = capsys.readouterr().out
     assert (
