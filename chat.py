@@ -14,6 +14,7 @@ import sys  # noqa: E402
 import textwrap  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 from common.errors import InputError  # noqa: E402
 from common.jsonl import write_json  # noqa: E402
@@ -21,7 +22,9 @@ from common.provenance import relative  # noqa: E402
 from common.schema import target_name  # noqa: E402
 from generation.sharing import default_run  # noqa: E402
 from miracle import Miracle, Reply  # noqa: E402
-from server.client import RemoteMiracle  # noqa: E402
+
+if TYPE_CHECKING:
+    from server.client import RemoteMiracle
 
 HELP = """\
 /ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out
@@ -43,7 +46,7 @@ class Chat:
         write: takes each line of output.
     """
 
-    def __init__(self, model: Miracle | RemoteMiracle, write: Callable[[str], None] = print):
+    def __init__(self, model: "Miracle | RemoteMiracle", write: Callable[[str], None] = print):
         self.model, self.write = model, write
         self.target: dict[str, str] = {}
         self.factors: dict[str, float] = {}
@@ -280,11 +283,13 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def loaded(options: argparse.Namespace) -> tuple[Miracle | RemoteMiracle, str]:
+def loaded(options: argparse.Namespace) -> "tuple[Miracle | RemoteMiracle, str]":
     """What replies, and what it is called; raises `InputError`."""
     if options.server:
         if options.run or options.device:
             raise InputError("--server talks to what is loaded there; leave the run and --device out")
+        from server.client import RemoteMiracle  # the OpenAI client takes half a second to import
+
         return RemoteMiracle(options.server), options.server
     run = options.run or default_run()
     return Miracle.from_run(run, options.device), relative(run)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 
 from generation.generator import ReplyGenerator
 from generation.options import ControlArguments
@@ -33,6 +32,8 @@ def trace(
         contexts[i * len(contexts) // min(CONTEXTS, len(contexts))]
         for i in range(min(CONTEXTS, len(contexts)))
     }
+    from sklearn.decomposition import PCA  # takes a second to import, and most commands draw nothing
+
     chosen = [request for request in requests if request.context in kept]
     problem = generator.problem(chosen, control, batch_size)
     path, energies = problem.trajectory(control.sampler, POINTS)

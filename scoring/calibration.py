@@ -1,7 +1,6 @@
 """How far a classifier's probabilities can be taken at their word, and what it confuses with what."""
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 BINS = 10
 
@@ -16,6 +15,9 @@ def dev_report(probabilities: np.ndarray, labels: list[int], names: list[str]) -
     Returns:
         ``{"confusion": {"labels": names, "counts": true x predicted}, "calibration": {"ece", "bins"}}``.
     """
+    # here, because it takes a second to import, which generation and the chat need not wait
+    from sklearn.metrics import confusion_matrix
+
     counts = confusion_matrix(labels, probabilities.argmax(axis=1), labels=list(range(len(names))))
     return {
         "confusion": {"labels": names, "counts": counts.tolist()},
