@@ -10,6 +10,7 @@ from common import processes
 from common.errors import InputError
 from common.interruption import ending_at_sigterm
 from common.network import hub_mistake
+from common.option_errors import option_mistake
 from common.system_errors import print_anything, system_mistake
 
 
@@ -76,7 +77,7 @@ def run_main(main: Callable[[list[str] | None], int]) -> None:
 def message_for(error: BaseException) -> str | None:
     """What to print for an error in place of its traceback; None where the traceback is needed."""
     if not is_user_error(error):
-        return hub_mistake(error) or system_mistake(error)
+        return hub_mistake(error) or system_mistake(error) or option_mistake(error)
     mistake = (
         None if isinstance(error, InputError) else hub_mistake(error)
     )  # a base that is not found, for what reason

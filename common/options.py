@@ -3,9 +3,10 @@
 import argparse
 import dataclasses
 import inspect
+import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,7 +163,12 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     parser.set_defaults(**values)
     try:
         *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
-    except (TypeError, OverflowError) as error:  # of values that only the dataclasses look at
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        ImportError,
+    ) as error:  # of values that only the dataclasses look at
         raise InputError(f"preset {name!r} or an option: {' '.join(str(error).split()):.200}") from error
     if remaining:
         raise InputError(f"unknown option {' '.join(remaining)} (see --help)")
@@ -259,14 +265,25 @@ def at_least(least: int, options: object, names: str) -> None:
 
 
 def check_training(training: "TrainingArguments") -> None:
-    """Raises `InputError` for values with which nothing can be trained."""
-    expected = {"learning_rate": (training.learning_rate > 0, "over 0")}
-    if training.max_steps <= 0:
-        expected["num_train_epochs"] = (training.num_train_epochs > 0, "over 0")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        expected[name] = (getattr(training, name) >= 1, "of at least 1")
-    for name, (right, what) in expected.items():
-        within(f"--{name}", getattr(training, name), right, what)
+    """Raises `InputError` for values with which nothing can be trained, or would be sent away before it is whole."""
+    if training.push_to_hub:
+        raise InputError(
+            "--push_to_hub: checkpoints are not sent away; python -m scripts.share makes a folder that can be uploaded"
+        )
+    over = "learning_rate" if training.max_steps > 0 else "learning_rate num_train_epochs"
+    ranges: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+        (over, lambda value: 0 < value < math.inf, "over 0"),
+        ("weight_decay adam_epsilon max_grad_norm", lambda value: 0 <= value < math.inf, "of 0 or more"),
+        ("adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "of 0 or more and less than 1"),
+        ("per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps", lambda value: value >= 1, "of at least 1"),
+        ("save_steps", lambda value: value > 0, "over 0"),
+        ("dataloader_num_workers", lambda value: value >= 0, "of 0 or more"),
+        ("seed data_seed", lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
+    )  # fmt: skip
+    for names, right, what in ranges:
+        for name in names.split():
+            if (value := getattr(training, name)) is not None:
+                within(f"--{name}", value, right(value), what)
 
 
 def _preset_schema(schema: str, preset: str) -> str:

@@ -6,8 +6,8 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -205,6 +205,11 @@ def resolved_arguments(
         )  # read by transformers' callback when the trainer is made
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    for name in ("fsdp", "deepspeed"):
+        if getattr(training, name, None):
+            raise InputError(
+                f"--{name}: a model cannot be shared out among processes; every process holds all of it, and --lora_rank 16, --load_4bit true or --optim adamw_bnb_8bit make it small"
+            )
     on_cpu = training.device.type == "cpu"
     if precision == "fp16" and on_cpu:
         raise InputError("--precision fp16 needs a GPU; a CPU has fp32 and bf16")
@@ -250,6 +255,17 @@ class ReadableLog(TrainerCallback):
             print(line, flush=True)
 
 
+@contextmanager
+def known_metric() -> Iterator[None]:
+    """`transformers` looks for the metric that chooses the best checkpoint only when there is one to choose."""
+    try:
+        yield
+    except KeyError as error:
+        if "metric_for_best_model" not in str(error):
+            raise
+        raise InputError(str(error.args[0])) from error
+
+
 def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = ()) -> float:
     """Train, from the last checkpoint where there is one; returns the seconds it took."""
     for callback in (ProgressCallback, PrinterCallback):
@@ -269,6 +285,7 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
     with (
         enough_memory(f"{stage.name}: out of memory at --per_device_train_batch_size {size}; {advice}"),
         stopping_at_signals(trainer, stage.name),
+        known_metric(),
     ):
         trainer.train(resume_from_checkpoint=checkpoint)
     return time.monotonic() - started
