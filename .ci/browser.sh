@@ -8,4 +8,4 @@ if ! command -v chromium > /dev/null || ! command -v chromedriver > /dev/null; t
     $SUDO apt-get update -qq
     DEBIAN_FRONTEND=noninteractive $SUDO apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-dejavu-core > /dev/null
 fi
-"$PYTHON" -c "import gradio, selenium, mkdocs" 2> /dev/null || "$PYTHON" -m pip install --quiet --requirement .ci/requirements.txt
+"$PYTHON" -c "import gradio, selenium, mkdocs, llm" 2> /dev/null || "$PYTHON" -m pip install --quiet --requirement .ci/requirements.txt

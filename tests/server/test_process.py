@@ -134,7 +134,8 @@ def test_chat_py_talks_to_a_server(live):
 @pytest.mark.slow
 def test_a_chat_front_end_from_the_package_index(live, tmp_path):
     """Simon Willison's ``llm``, which knows nothing of this server but an address and a model's name."""
-    if not (program := os.environ.get("LLM_PROGRAM") or shutil.which("llm")):
+    beside = Path(sys.executable).with_name("llm")
+    if not (program := str(beside) if beside.exists() else shutil.which("llm")):
         pytest.skip("no llm: pip install llm")
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"- model_id: mine\n  model_name: r:lyrical\n  api_base: {live.url}\n"
