@@ -94,7 +94,7 @@ def log_likelihoods(
         logits_of: (ids [b, T], mask [b, T], which of the rows these are, k) -> next-token logits [b, k, V] of the last k
             positions. Padding is on the left, so that all replies end in the last column.
     """
-    found, counts = torch.zeros(len(rows)), torch.ones(len(rows))
+    totals, counts = torch.zeros(len(rows)), torch.ones(len(rows))
     for chosen in _batches(rows, batch_size):
         batch = pad_inputs([rows[index] for index in chosen], pad_token_id, side="left")
         labels = pad([rows[index]["labels"] for index in chosen], IGNORED, side="left")
@@ -102,8 +102,8 @@ def log_likelihoods(
         logits = logits_of(batch["input_ids"], batch["attention_mask"], chosen, last)
         own = (labels[:, -last + 1 :] != IGNORED).to(logits.device)
         losses = token_losses(logits, batch["input_ids"][:, -last:].to(logits.device)) * own
-        found[chosen], counts[chosen] = -losses.sum(1).float().cpu(), own.sum(1).float().cpu()
-    return found, counts
+        totals[chosen], counts[chosen] = -losses.sum(1).float().cpu(), own.sum(1).float().cpu()
+    return totals, counts
 
 
 def _batches(rows: list[dict], batch_size: int) -> Iterator[list[int]]:

@@ -171,36 +171,36 @@ class ReplyGenerator:
         """All candidates for all requests, a request's behind one another; arguments as for `write`."""
         self.prompt_room(how)  # refuses what leaves no room, before anything is computed
         n, stopped = control.candidates, False
-        everything = (
+        candidates = (
             [dataclasses.replace(request, candidate=i) for request in requests for i in range(n)]
             if n > 1
             else requests
         )
 
-        def told(texts: dict[int, str]) -> bool:
+        def tell_firsts(texts: dict[int, str]) -> bool:
             nonlocal stopped
             firsts = {index // n: text for index, text in texts.items() if index % n == 0}
             stopped = stopped or (bool(firsts) and on_text is not None and not on_text(firsts))
             return not stopped
 
-        sample = timed(seconds, "latents", self.latents, everything, control, how.batch_size)
+        sample = timed(seconds, "latents", self.latents, candidates, control, how.batch_size)
         texts = timed(
             seconds,
             "decoding",
             self.decode,
-            everything,
+            candidates,
             sample,
             how,
             control.seed,
-            None if on_text is None else told,
+            None if on_text is None else tell_firsts,
         )
-        found = None
+        scores = None
         if n > 1 and not stopped:
             likelihoods = control.fluency > 0 or control.relevance > 0
-            found = timed(
-                seconds, "choosing", self.candidate_scores, everything, texts, sample, how, likelihoods
+            scores = timed(
+                seconds, "choosing", self.candidate_scores, candidates, texts, sample, how, likelihoods
             )
-        return Drafts(texts, sample, found)
+        return Drafts(texts, sample, scores)
 
     def candidate_scores(
         self,
@@ -252,7 +252,7 @@ class ReplyGenerator:
             self.encoder_tokenizer, [r.context for r in requests], replies, self.config.encoder_length
         )
         targets = self.target_indices(requests)
-        found = torch.full((len(rows),), -torch.inf)
+        log_probabilities = torch.full((len(rows),), -torch.inf)
         spoken = [index for index in range(len(rows)) if replies[index].strip()]
         for part in batches_by_length([rows[index] for index in spoken], batch_size):
             chosen = [spoken[number] for number in part]
@@ -275,8 +275,8 @@ class ReplyGenerator:
                     .squeeze(1)
                 )
                 total += torch.where(wanted >= 0, own, torch.zeros_like(own))
-            found[chosen] = total.cpu()
-        return found
+            log_probabilities[chosen] = total.cpu()
+        return log_probabilities
 
     def lengths(self, replies: list[str]) -> list[int]:
         """Tokens of each reply, as the decoder's tokenizer reads them."""

@@ -147,8 +147,8 @@ def _kept(parts: SharedParts, replies: int) -> KeptReplies:
 
 def numbers_of(sample: Sample) -> dict[str, list | None]:
     """A sample's numbers as JSON holds them."""
-    found = {name: getattr(sample, name) for name in NUMBERS}
-    return {name: None if values is None else values.tolist() for name, values in found.items()}
+    numbers = {name: getattr(sample, name) for name in NUMBERS}
+    return {name: None if values is None else values.tolist() for name, values in numbers.items()}
 
 
 def sample_of(numbers: list[dict[str, list | None]]) -> Sample:

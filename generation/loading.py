@@ -60,10 +60,10 @@ def tokenizers_of(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """The encoder's and the decoder's tokenizer of a checkpoint; raises `InputError` for one that is damaged."""
     tokenizers = []
-    for place, kind in ((folder / ENCODER_TOKENIZER, "encoder"), (folder, "decoder")):
-        if reason := damaged_file(place):
+    for tokenizer_folder, kind in ((folder / ENCODER_TOKENIZER, "encoder"), (folder, "decoder")):
+        if reason := damaged_file(tokenizer_folder):
             raise InputError(
-                f"{place}: the {kind}'s tokenizer cannot be loaded ({reason}); train it again: bash train_cvae.sh --overwrite"
+                f"{tokenizer_folder}: the {kind}'s tokenizer cannot be loaded ({reason}); train it again: bash train_cvae.sh --overwrite"
             )
-        tokenizers.append(tokenizer_beside(place, kind, config.bases.get(kind)))
+        tokenizers.append(tokenizer_beside(tokenizer_folder, kind, config.bases.get(kind)))
     return tokenizers[0], tokenizers[1]

@@ -169,14 +169,14 @@ def recorded_options(kind: type, record: dict) -> dict:
     Raises:
         InputError: naming the option, for recorded weights that are none.
     """
-    found = {f.name: record[f.name] for f in dataclasses.fields(kind) if f.name in record}
+    values = {f.name: record[f.name] for f in dataclasses.fields(kind) if f.name in record}
     for f in dataclasses.fields(kind):
-        if f.name in found and "read" in f.metadata:
+        if f.name in values and "read" in f.metadata:
             try:
-                found[f.name] = f.metadata["read"](found[f.name])
+                values[f.name] = f.metadata["read"](values[f.name])
             except InputError as error:
                 raise InputError(f"{f.name}: {error}") from None
-    return found
+    return values
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:

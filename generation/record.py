@@ -13,21 +13,21 @@ CUT_SHARE = 0.1  # of replies that end at the token limit
 
 def sampling_warnings(sample: Sample, tolerance: float) -> list[str]:
     """What the solver's own check says against the latents; empty where it holds or was not made."""
-    found = []
+    warnings = []
     if sample.converged is not None and not sample.converged.all():
         lost = float((~sample.converged).float().mean())
-        found.append(
+        warnings.append(
             f"sampler: the ODE could not be followed to its end in {lost:.1%} of replies (steps too small or too many); lower --weights or raise --tolerance"
         )
     if sample.latent_change is None or sample.energy_change is None:
-        return found
+        return warnings
     for name, change in (("latent", sample.latent_change), ("energy", sample.energy_change)):
         over = float((~(change <= tolerance)).float().mean())
         if over > 0:
-            found.append(
+            warnings.append(
                 f"sampler: halving the last step still changes the {name} by over {tolerance:.0%} in {over:.1%} of replies; raise --steps or --max-halvings"
             )
-    return found
+    return warnings
 
 
 def posterior_warnings(metrics: dict) -> list[str]:

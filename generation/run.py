@@ -156,8 +156,8 @@ def generate(
     if name == "none":
         control = dataclasses.replace(control, candidates=1)  # choosing is control too
     there = common.run_folder.is_dir()  # of a run that is not, the error says so, and nothing is made
-    place = common.run_folder / "generations" / name
-    with exclusive(place, f"{name} of {common.run}") if there else nullcontext():
+    replies = common.run_folder / "generations" / name
+    with exclusive(replies, f"{name} of {common.run}") if there else nullcontext():
         _generate(common, what, control, decoding, named)
 
 
@@ -185,9 +185,9 @@ def _generate(
         "attributes": schema.aspects,
         "ppl_model": _ppl_name(what, common),
     }
-    place = common.run_folder / "results" / f"{what.name}.json"
+    results_path = common.run_folder / "results" / f"{what.name}.json"
     if not named and not common.overwrite:
-        by_first(lambda: check_replaces_its_like(place, configuration))
+        by_first(lambda: check_replaces_its_like(results_path, configuration))
     requests = requests_for(read_dialogues(path, schema), schema, what.target, common.limit)
     device = choose_device(what.device)
     scorer = Scorer(common.run_folder, schema, device) if what.score else None
@@ -262,27 +262,27 @@ def _generate(
         run=run,
         seed=control.seed,
     )  # fmt: skip
-    write_json(place, record)
+    write_json(results_path, record)
     if replies_digest(generations) != before:  # an earlier decoding under this name wrote something else
         for old in ("latents", "sweep"):
-            place.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
+            results_path.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
     if what.trace and control.algorithm == "ode":
         kept = [
             dataclasses.replace(request, candidate=number)
             for request, number in zip(requests, written.candidates)
         ]
         latents = trace(generator, kept, control, decoding.batch_size)
-        write_json(place.with_name(f"{what.name}.latents.json"), latents | {"cvae": run["cvae"]})
+        write_json(results_path.with_name(f"{what.name}.latents.json"), latents | {"cvae": run["cvae"]})
     if weights:
         stamp = {"cvae": run["cvae"], "evaluators": scorer.hash}
         points = sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
-        write_json(place.with_name(f"{what.name}.sweep.json"), {"points": points, **stamp})
+        write_json(results_path.with_name(f"{what.name}.sweep.json"), {"points": points, **stamp})
     if what.name == "control":
         shutil.copyfile(generations, common.run_folder / "generations.jsonl")
-        shutil.copyfile(place, common.run_folder / "results.json")
+        shutil.copyfile(results_path, common.run_folder / "results.json")
     written.parts.remove()
     print(table(record), flush=True)
-    print(f"-> {place}", flush=True)
+    print(f"-> {results_path}", flush=True)
     if what.name == "control":
         from scoring.report.run_report import write_run_report  # brings Matplotlib
 
@@ -316,17 +316,17 @@ def name_of(what: GenerationArguments, control: ControlArguments) -> str:
     return name
 
 
-def check_replaces_its_like(place: Path, configuration: dict) -> None:
+def check_replaces_its_like(results_path: Path, configuration: dict) -> None:
     """Nobody loses results by an option: where there are results already, they must be of the same settings.
 
     Raises:
         InputError: naming what differs from the settings that ``results/<name>.json`` records.
     """
-    before = (read_json(place) or {}).get("run", {}).get("config", {}).get("generation", {})
+    before = (read_json(results_path) or {}).get("run", {}).get("config", {}).get("generation", {})
     try:
         before |= recorded_options(ControlArguments, before)
     except InputError as error:
-        raise InputError(f"{place}: run.config.generation.{error}") from None
+        raise InputError(f"{results_path}: run.config.generation.{error}") from None
     changed = [
         f"{key} {before[key]!s:.80}, now {configuration[key]!s:.80}"
         for key in COMPARED
@@ -335,7 +335,7 @@ def check_replaces_its_like(place: Path, configuration: dict) -> None:
     if changed:
         shown = "; ".join(changed[:3]) + (f"; {len(changed) - 3} more" if changed[3:] else "")
         raise InputError(
-            f"{place} was made with other options ({shown}); keep it with --name <another>, or replace it with --overwrite"
+            f"{results_path} was made with other options ({shown}); keep it with --name <another>, or replace it with --overwrite"
         )
 
 

@@ -60,7 +60,7 @@ def default_run(outs: Path = Path("outs")) -> Path:
 
 def has_evaluators(run: Path, names: list[str]) -> bool:
     """Whether a run has all evaluators of the attributes named; with some of them no reply can be scored."""
-    return all((run / place / "config.json").is_file() for place in evaluator_folders(names).values())
+    return all((run / folder / "config.json").is_file() for folder in evaluator_folders(names).values())
 
 
 def save_run(
@@ -100,12 +100,12 @@ def save_run(
 
     with appearing_whole(folder) as work:
         shutil.copytree(cvae, work / "cvae")
-        for place in evaluators:
-            shutil.copytree((run or cvae) / place, work / place)
+        for evaluator in evaluators:
+            shutil.copytree((run or cvae) / evaluator, work / evaluator)
         if run and results:
             shutil.copyfile(run / "results.json", work / "results.json")
         if compact:
-            for part in (work / "cvae", *(work / place for place in evaluators)):
+            for part in (work / "cvae", *(work / evaluator for evaluator in evaluators)):
                 make_compact(part)
         model_card(work, name or folder.resolve().name, license).save(work / "README.md")
     return folder
@@ -165,8 +165,8 @@ def push_run(
     Raises:
         InputError: as `save_run`, for a name that is not ``user/name``, and where the hub refuses or cannot be reached.
     """
-    with hub_errors(repo_id), tempfile.TemporaryDirectory() as place:
-        folder, api = save_run(source, Path(place) / "run", repo_id, license), HfApi(token=token)
+    with hub_errors(repo_id), tempfile.TemporaryDirectory() as scratch:
+        folder, api = save_run(source, Path(scratch) / "run", repo_id, license), HfApi(token=token)
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo_id,

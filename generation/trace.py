@@ -67,7 +67,7 @@ def _probabilities(
     generator: ReplyGenerator, path: torch.Tensor, targets: torch.Tensor
 ) -> dict[str, np.ndarray]:
     """By attribute, the heads' probability of the aspect asked for, [points + 1, B]; NaN where none is named."""
-    found = {}
+    by_attribute = {}
     for k, name in enumerate(generator.names):
         values = []
         for z in path:
@@ -76,8 +76,8 @@ def _probabilities(
             values.append(
                 torch.where(targets[:, k] >= 0, own, torch.full_like(own, float("nan"))).cpu().numpy()
             )
-        found[name] = np.stack(values)
-    return found
+        by_attribute[name] = np.stack(values)
+    return by_attribute
 
 
 def _band(values: np.ndarray) -> dict[str, list[float]]:

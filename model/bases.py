@@ -263,14 +263,14 @@ def record_of(
         tokenizer: what the model is trained with; None: nothing is recorded of it.
     """
     origin = Path(name).parent / "base.json"
-    found = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+    stored = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
     revision = None if Path(name).is_dir() else getattr(model.config, "_commit_hash", None)
     record = BaseRecord(
         shown,
         content_hash(model),
         revision,
-        found.get("name"),
-        found.get("source"),
+        stored.get("name"),
+        stored.get("source"),
         tokenizer_hash(tokenizer) if tokenizer else None,
     )
     if Path(name).is_dir() and not Path(name).resolve().is_relative_to(
@@ -336,8 +336,8 @@ def tokenizer_beside(folder: Path, kind: str, record: dict | None) -> PreTrained
         load_recorded(kind, record)
     place = _places[record["hash"]]
     tokenizer = load(place)
-    wanted, found = record.get("tokenizer"), tokenizer_hash(tokenizer)
-    if wanted not in (None, found):
+    wanted, actual = record.get("tokenizer"), tokenizer_hash(tokenizer)
+    if wanted not in (None, actual):
         remedy = (
             f"; fetch it anew: rm -r {shown_place(place)} && bash scripts/get_bases.sh {record['known']}"
             if record.get("known")
@@ -345,7 +345,7 @@ def tokenizer_beside(folder: Path, kind: str, record: dict | None) -> PreTrained
         )
         raise BaseNotFound(
             f"{folder}: trained with the tokenizer {wanted} of {record['name']}; the one in {place} has the same weights and is "
-            f"another tokenizer, {found} (it ends texts with {tokenizer.eos_token!r}){remedy}"
+            f"another tokenizer, {actual} (it ends texts with {tokenizer.eos_token!r}){remedy}"
         )
     return tokenizer
 

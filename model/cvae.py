@@ -85,10 +85,10 @@ class MiracleModel(PreTrainedModel):
         """
         config = config or MiracleConfig.from_pretrained(folder)
         if not config.lora_rank:
-            model, found = super().from_pretrained(
+            model, loading_info = super().from_pretrained(
                 folder, *args, config=config, output_loading_info=True, **options
             )
-            if missing := sorted(found["missing_keys"]):
+            if missing := sorted(loading_info["missing_keys"]):
                 raise ValueError(f"{folder}: {len(missing)} weights are missing ({missing[0]}, ...)")
             return model
         with no_init_weights():  # all of them are read

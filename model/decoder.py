@@ -39,23 +39,29 @@ COMPRESSED_CACHE_KEYS = (
 
 def check_plain_cache(config: PreTrainedConfig) -> None:
     """Raises `ValueError` naming what a decoder's cache has that a key/value prefix cannot be put into."""
-    found = sorted({kind for kind in getattr(config, "layer_types", None) or [] if kind != "full_attention"})
-    found += [key for key in COMPRESSED_CACHE_KEYS if getattr(config, key, None)]
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True) and not found:
-        found.append("sliding_window")
+    unsupported = sorted(
+        {kind for kind in getattr(config, "layer_types", None) or [] if kind != "full_attention"}
+    )
+    unsupported += [key for key in COMPRESSED_CACHE_KEYS if getattr(config, key, None)]
+    if (
+        getattr(config, "sliding_window", None)
+        and getattr(config, "use_sliding_window", True)
+        and not unsupported
+    ):
+        unsupported.append("sliding_window")
     if not hasattr(config, "num_attention_heads") or any(
         word in config.model_type for word in ("mamba", "rwkv", "jamba", "zamba")
     ):
-        found.append("recurrent state")
+        unsupported.append("recurrent state")
     if "local" in (getattr(config, "attention_layers", None) or []):
-        found.append("local attention")
+        unsupported.append("local attention")
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        found.append("attention in both directions")
+        unsupported.append("attention in both directions")
     if getattr(config, "is_encoder_decoder", False):
-        found.append("encoder-decoder")
-    if found:
+        unsupported.append("encoder-decoder")
+    if unsupported:
         raise ValueError(
-            f"decoder of type {config.model_type!r} keeps {', '.join(found)}; z enters as a key/value prefix, which needs "
+            f"decoder of type {config.model_type!r} keeps {', '.join(unsupported)}; z enters as a key/value prefix, which needs "
             "a causal LM with full attention and a plain key/value cache in every layer (GPT-2, LLaMA, Qwen2, ...)"
         )
 

@@ -122,6 +122,6 @@ def sample_flow(
         own = of_aspects[rows]
         return lambda time, u: field(u, time.expand(len(u), 1), own)
 
-    found = solve_rowwise(drift_of, (start - prior.mean) / prior.std, [1.0], tolerance)
-    z = prior.sample(found.states[-1])
-    return Sample(z, energy(start), energy(z), found.nfe, converged=found.converged)
+    solution = solve_rowwise(drift_of, (start - prior.mean) / prior.std, [1.0], tolerance)
+    z = prior.sample(solution.states[-1])
+    return Sample(z, energy(start), energy(z), solution.nfe, converged=solution.converged)

@@ -251,14 +251,18 @@ def _walk(
 
     whole = drift_of(torch.arange(rows.numel(), device=rows.device))
     with torch.no_grad():
-        found = solve_rowwise(
+        solution = solve_rowwise(
             drift_of,
             whole.to_coordinates(start[rows]),
             times,
             settings.tolerance,
             graphs=isinstance(whole.energy, EnergyWithGradient),
         )
-    return torch.stack([whole.to_latents(state) for state in found.states]), found.nfe, found.converged
+    return (
+        torch.stack([whole.to_latents(state) for state in solution.states]),
+        solution.nfe,
+        solution.converged,
+    )
 
 
 def _rowwise(

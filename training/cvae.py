@@ -362,8 +362,8 @@ def further_dialogues(
     held_out = schema.held_out(options.held_out)
     if options.further is None:
         return [], []
-    found = read_dialogues(Path(options.further), schema, labelled=True)
-    kept = without_targets(found, held_out)
+    dialogues = read_dialogues(Path(options.further), schema, labelled=True)
+    kept = without_targets(dialogues, held_out)
     most = math.floor(real * (1 / options.real_share - 1) + 1e-9) if options.real_share else len(kept)
     return balanced(kept, most, lambda dialogue: target_name(dialogue.target)) if most else [], kept
 

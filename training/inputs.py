@@ -109,19 +109,19 @@ class Inputs:
             return []
         if not isinstance(before, dict) or not all(isinstance(before.get(key), dict) for key in ("options", "contents")):  # fmt: skip
             return ["it was made by an earlier version, which kept no record of what it stands on"]
-        found = []
+        changes = []
         if before.get("code") != now["code"]:
-            found.append(f"the code of this stage is version {now['code']}, not {before.get('code')}")
+            changes.append(f"the code of this stage is version {now['code']}, not {before.get('code')}")
         for name in dict.fromkeys([*now["contents"], *before["contents"]]):
             if before["contents"].get(name) != now["contents"].get(name):
-                found.append(f"the content of {name} is another")
+                changes.append(f"the content of {name} is another")
         for name in dict.fromkeys([*now["options"], *before["options"]]):
             old, new = (part["options"].get(name, "the default") for part in (before, now))
             if old != new:
-                found.append(f"{name} was {old}, is {new}")
-        return found or ["the record of what it stands on is damaged"]
+                changes.append(f"{name} was {old}, is {new}")
+        return changes or ["the record of what it stands on is damaged"]
 
     def reasons(self, before: object, most: int = 4) -> str:
         """`differences` as one phrase."""
-        found = self.differences(before)
-        return "; ".join(found[:most]) + (f"; {len(found) - most} more" if found[most:] else "")
+        changes = self.differences(before)
+        return "; ".join(changes[:most]) + (f"; {len(changes) - most} more" if changes[most:] else "")

@@ -37,7 +37,7 @@ def evaluators_of(folders: list[Path | None], schema: Schema) -> Path | None:
         (
             folder
             for folder in folders
-            if folder is not None and all((folder / place / "config.json").is_file() for place in places)
+            if folder is not None and all((folder / name / "config.json").is_file() for name in places)
         ),
         None,
     )
@@ -121,12 +121,12 @@ def dev_requests(schema: Schema, contexts: int) -> list[Request]:
 
 
 def of_model(
-    place: Path, folder: Path, cvae: str | None, requests: list[Request], control: ControlArguments, how: DecodingArguments,
+    round_folder: Path, folder: Path, cvae: str | None, requests: list[Request], control: ControlArguments, how: DecodingArguments,
     real: set[str], written: set[str], evaluation: Evaluation, schema: Schema, device: torch.device,
 ) -> dict[str, float | int | None]:  # fmt: skip
     """The guard's numbers of a CVAE: one candidate to each dev request, with control.
 
-    They are kept in ``<place>/dev.json``, the scored replies beside it in ``round-<number>-dev.jsonl``, and found again for the same CVAE,
+    They are kept in ``<round_folder>/dev.json``, the scored replies beside it in ``round-<number>-dev.jsonl``, and found again for the same CVAE,
     requests, options and evaluators.
 
     Returns:
@@ -140,7 +140,7 @@ def of_model(
         "known": [sorted(real), sorted(written)],
     }
     key = fingerprint(settings, [])
-    before = read_json(place / "dev.json") or {}
+    before = read_json(round_folder / "dev.json") or {}
     if before.get("fingerprint") == key and isinstance(before.get("numbers"), dict):
         return before["numbers"]
     replies = generator.write(requests, control, how).texts
@@ -158,8 +158,8 @@ def of_model(
         "replies": len(replies),
         **evaluation.numbers(rows),
     }
-    write_jsonl(place / f"{place.name}-dev.jsonl", rows)
-    write_json(place / "dev.json", {"fingerprint": key, "numbers": numbers})
+    write_jsonl(round_folder / f"{round_folder.name}-dev.jsonl", rows)
+    write_json(round_folder / "dev.json", {"fingerprint": key, "numbers": numbers})
     return numbers
 
 

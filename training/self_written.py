@@ -65,15 +65,15 @@ class Acceptance:
 
     def accepted(self, written: list[SelfWritten]) -> list[SelfWritten]:
         """Those that are accepted, in order; of more than `copies` equal replies the first ones."""
-        found: list[SelfWritten] = []
+        replies: list[SelfWritten] = []
         counts: dict[str, int] = {}
         best = self._best(written)
         for number, one in enumerate(written):
             words = normalised(one.response)
             if number in best and self._good(one) and counts.get(words, 0) < self.copies:
                 counts[words] = counts.get(words, 0) + 1
-                found.append(one)
-        return found
+                replies.append(one)
+        return replies
 
     def _best(self, written: list[SelfWritten]) -> set[int]:
         """Positions of the most probable replies of every combination; of equal ones the first."""
@@ -107,12 +107,12 @@ def evaluation_contexts(schema: Schema) -> dict[Context, str]:
         InputError: for a mistake in one of the files.
     """
     files = [path for a in schema.attributes for path in (a.dev_dialogues, a.test_dialogues)] + [schema.test]
-    found: dict[Context, str] = {}
+    places_of: dict[Context, str] = {}
     for path in files:
         if path is not None and path.is_file():
             for where, context in _contexts_of(path, schema):
-                found.setdefault(_normalised(context), where)
-    return found
+                places_of.setdefault(_normalised(context), where)
+    return places_of
 
 
 def training_contexts(
@@ -255,13 +255,13 @@ def by_target(
     def of(some: list[SelfWritten], name: str) -> list[SelfWritten]:
         return [one for one in some if target_name(one.target) == name]
 
-    found: dict[str, dict[str, float | int | None]] = {}
+    by_combination: dict[str, dict[str, float | int | None]] = {}
     for name in map(target_name, targets):
         all_of, good = of(written, name), of(accepted, name)
-        found[name] = {
+        by_combination[name] = {
             "written": len(all_of),
             "accepted": len(good),
             "share": round(len(good) / len(all_of), 4) if all_of else None,
             "probability": round(sum(one.probability for one in all_of) / len(all_of), 4) if all_of else None,
         }
-    return found
+    return by_combination

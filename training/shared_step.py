@@ -59,19 +59,19 @@ class SharedStep:
             for parameter in self.parameters:
                 torch.distributed.broadcast(parameter.data, 0)  # all begin with the first one's weights
         self._place_gradients()
-        found = None if self.flat is None else self._recorded(batch)
-        if found is None:
+        graph = None if self.flat is None else self._recorded(batch)
+        if graph is None:
             given = self.forward(batch)
             logged, gradients = self._gradients(given, kl, scale)
             torch.autograd.backward(given.differentiable, gradients)
         else:
             for name, value in batch.items():
                 if isinstance(value, torch.Tensor):
-                    found.inputs[name].copy_(value, non_blocking=True)
-            found.forward()
-            logged, gradients = self._gradients(found.given, kl, scale)
-            torch._foreach_copy_(found.gradients, gradients)
-            found.backward()
+                    graph.inputs[name].copy_(value, non_blocking=True)
+            graph.forward()
+            logged, gradients = self._gradients(graph.given, kl, scale)
+            torch._foreach_copy_(graph.gradients, gradients)
+            graph.backward()
         if self.flat is None:
             self._lay_out()
         return logged
@@ -82,8 +82,8 @@ class SharedStep:
         """What is to be logged, and the gradients of what the loss is computed from."""
         leaves = [tensor.detach().requires_grad_() for tensor in given.differentiable]
         loss, logged = self.terms(given.replace(leaves), kl)
-        found = torch.autograd.grad(loss * scale, leaves, allow_unused=True)
-        gradients = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found)]
+        gradients_or_none = torch.autograd.grad(loss * scale, leaves, allow_unused=True)
+        gradients = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, gradients_or_none)]
         return logged.detach(), gradients
 
     def average(self) -> None:
@@ -122,13 +122,13 @@ class SharedStep:
         while len(self.graphs) >= MOST_SHAPES:
             self.graphs.popitem(last=False)
         torch.cuda.empty_cache()  # the graphs' memory is their own
-        found = self._record(batch)
-        if found is None:
+        graph = self._record(batch)
+        if graph is None:
             self.forget()
             self.records = False
         else:
-            self.graphs[shape] = found
-        return found
+            self.graphs[shape] = graph
+        return graph
 
     def _record(self, batch: Batch) -> _Recorded | None:
         inputs = {

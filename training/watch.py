@@ -81,11 +81,11 @@ class FiniteWatch(TrainerCallback):
         """The rows of a batch: numbers as lists, token ids as texts besides."""
         tensors = {key: value for key, value in batch.items() if torch.is_tensor(value) and value.dim()}
         size = min((len(value) for value in tensors.values()), default=0)
-        found = [{key: value[i].tolist() for key, value in tensors.items()} for i in range(size)]
+        rows = [{key: value[i].tolist() for key, value in tensors.items()} for i in range(size)]
         for key in tensors.keys() & self.tokenizers.keys():
-            for row in found:
+            for row in rows:
                 row[f"{key}_text"] = self.tokenizers[key].decode(row[key], skip_special_tokens=True)
-        return found
+        return rows
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Judge before anything is made of the step."""
