@@ -749,7 +749,7 @@ def test_a_hub_that_does_not_answer_costs_seconds(hub, tiny, tmp_path):
     begin = time.monotonic()
     status, _, err = finish(start(tiny, tmp_path / "bases", "hub", hub=hub))
     assert status == 2 and len(err) == 1 and "the hub cannot be reached for tiny/encoder" in err[0], err
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 60
 
 
 # --- the real ones ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ def test_a_block_that_is_freed_counts():
     before = held(device)
     with PeakMemory(device) as peak:
         block = np.ones(40_000_000)  # 320 MB, touched
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while peak.megabytes < before + 250 and time.monotonic() < deadline:
             time.sleep(0.01)
         del block

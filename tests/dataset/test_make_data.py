@@ -318,7 +318,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_goes_on_later(server, topics, tm
     while sum(chat.requests.values()) < 9:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     answers, sent = journal_of(tmp_path)
     assert (
         process.returncode == 1
@@ -763,7 +763,7 @@ def test_a_dead_port_is_one_line_at_once(server, topics, tmp_path, monkeypatch, 
         InputError, match=r"the server cannot be reached at http://127\.0\.0\.1:\d+/v1: .*refused"
     ):
         make_data_chatgpt.main(words(dead, tmp_path, topics(4), *batch))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ HOSTILE = {
 def test_a_line_is_refused_with_its_place(text, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes((json.dumps(ROW) + "\n" + text + "\n").encode("utf-8", "surrogatepass"))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError) as caught:
         list(read_jsonl(path))
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert (
         str(caught.value).startswith(f"{path}:2: ")
         and "\n" not in str(caught.value)
@@ -60,14 +60,14 @@ def test_what_json_can_say_with_escapes_is_read(tmp_path):
 def test_a_table_is_refused_too(text, suffix, tmp_path):
     path = tmp_path / f"rows.{suffix}"
     path.write_bytes((json.dumps(ROW) + "\n" + text + "\n").encode("utf-8", "surrogatepass"))
-    began = time.monotonic()
+    began = time.process_time()
     try:
         rows = list(rows_of(path)[1])
     except InputError as error:
         assert "\n" not in str(error)
     else:
         assert any(isinstance(row, InputError) for _, row in rows)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
 )
 def test_an_answer_of_a_model_is_read_or_refused_at_once(text):
     """White space took a time that grew with its cube."""
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(Malformed):
         dialogues_in(text)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.slow  # whole trainings and commands
 def test_a_megabyte_without_a_space_is_trained_on_at_once(train, capsys):
     """The vocabulary's training did not end in five minutes."""
     word = "".join(random.Random(0).choices("abcdefghij", k=1_000_000))
-    began = time.monotonic()
+    began = time.process_time()
     tokenizer = train([*TEXTS, word], 300)
     assert len(text_ids(tokenizer, [word])) == 1
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     assert (
         "a text has 1000000 characters without a space; the vocabulary is trained on pieces of 1000"
         in capsys.readouterr().out

@@ -186,11 +186,11 @@ MARKS = [
 @pytest.mark.parametrize("mark", MARKS)
 def test_the_time_for_an_answer_grows_with_its_length(mark):
     """Marks without a partner took a time that grew with the square of the length."""
-    began = time.monotonic()
+    began = time.process_time()
     for text in (mark * (LONGEST_ANSWER // len(mark)), mark * LONGEST_ANSWER):
         with pytest.raises((Malformed, Refusal)):
             read_answer(text, PERSONA, 1)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -246,10 +246,10 @@ def test_no_rows_at_all_is_a_mistake(limit):
 def test_yaml_that_is_no_file_of_options(content, said, tmp_path):
     path = tmp_path / "grid.yaml"
     path.write_bytes(content)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError, match=said) as caught:
         read_yaml(path)
-    assert time.monotonic() - began < 2 and "\n" not in str(caught.value)
+    assert time.process_time() - began < 2 and "\n" not in str(caught.value)
 
 
 def test_depth_is_measured_by_what_stands_in_one_another():
@@ -260,6 +260,6 @@ def test_depth_is_measured_by_what_stands_in_one_another():
 
 
 def test_a_reply_of_a_million_letters_is_measured_at_once():
-    began = time.monotonic()
+    began = time.process_time()
     has_repetition("x" * 1_000_000)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2

@@ -42,7 +42,7 @@ def test_one_process_is_no_group(tmp_path):
 def test_a_failure_ends_all_and_its_words_are_shown(capfd):
     code = ME + "if rank == 1: sys.exit(print('error: what it was', file=sys.stderr) or 2)\ntime.sleep(60)"
     before = time.monotonic()
-    assert launch(2, ["-c", code]) == 2 and time.monotonic() - before < 20
+    assert launch(2, ["-c", code]) == 2 and time.monotonic() - before < 50
     assert capfd.readouterr().err.splitlines() == ["process 1 of 2 said:", "error: what it was"]
 
 
@@ -61,7 +61,7 @@ def test_who_only_lost_another_is_not_the_cause(capfd):
 def test_processes_end_with_a_launcher_that_is_killed(tmp_path):
     code = f"from common.processes import end_with_launcher\nimport os, time\nend_with_launcher()\nopen({str(tmp_path)!r} + f'/{{os.getpid()}}', 'w')\ntime.sleep(60)"
     started = subprocess.Popen([sys.executable, "-m", "common.launch", "2", "-c", code], cwd=ROOT)
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < ends:
         time.sleep(0.05)
     pids = [int(path.name) for path in tmp_path.iterdir()]
