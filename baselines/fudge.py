@@ -6,6 +6,8 @@ the reply, as the paper takes them (section 3). The guides classify all k candid
 (`baselines.guides.Guide.candidates`), and nothing in it depends on the host, so that a step can be recorded.
 """
 
+from dataclasses import dataclass
+
 import torch
 from transformers import PreTrainedModel
 
@@ -35,33 +37,46 @@ class GuidedCache(StaticPrefixCache):
             cache.keep(rows)
 
 
-class GuidedDecoder(PlainDecoder):
-    """A language model whose candidates guides have their say about.
+@dataclass(frozen=True)
+class Guidance:
+    """What the guides say of every step's candidates.
 
-    Args:
+    Attributes:
         guides: one per attribute.
         start: what the guides read before a reply.
-        targets: [N, K] aspect indices, -1 where an attribute is not named; the decoder's rows are rows of it.
+        targets: [N, K] aspect indices, -1 where an attribute is not named; a decoder's rows are rows of it.
+        strength: what the guides' log-probabilities are multiplied by.
         candidates: how many tokens the guides classify.
     """
 
-    def __init__(
-        self,
-        lm: PreTrainedModel,
-        guides: list[Guide],
-        start: list[int],
-        targets: torch.Tensor,
-        strength: float,
-        candidates: int,
-    ):
+    guides: list[Guide]
+    start: list[int]
+    targets: torch.Tensor
+    strength: float
+    candidates: int
+
+    def of(self, logits: torch.Tensor, step: Step, cache: GuidedCache) -> torch.Tensor:
+        """Guided logits of the last position, [B, 1, V], from the language model's [B, V]; `cache` takes in what the guides read."""
+        scores, tokens = logits.topk(min(self.candidates, logits.shape[-1]))
+        batch, length, read = *step.ids.shape, step.ids
+        if cache.guides is None:  # of the prompt, the guides read the mark of the reply alone
+            read = torch.tensor(self.start, device=read.device).expand(batch, -1)
+            room = len(self.start) + cache.room - length
+            cache.guides = [guide.start_cache(batch, tokens.shape[1], room) for guide in self.guides]
+        for guide, past, target in zip(self.guides, cache.guides, self.targets[step.rows].unbind(1)):
+            opinions = guide.candidates(read, tokens, past)  # [B, k, aspects]
+            index = target.clamp_min(0).view(-1, 1, 1).expand(-1, tokens.shape[1], 1)
+            opinion = opinions.gather(2, index).squeeze(2)
+            scores = scores + self.strength * opinion * (target >= 0).unsqueeze(1)
+        return (logits - LEFT_OUT).scatter(1, tokens, scores).unsqueeze(1)
+
+
+class GuidedDecoder(PlainDecoder):
+    """A language model whose candidates guides have their say about."""
+
+    def __init__(self, lm: PreTrainedModel, guidance: Guidance):
         super().__init__(lm)
-        self.guides, self.start, self.targets, self.strength, self.k = (
-            guides,
-            start,
-            targets,
-            strength,
-            candidates,
-        )
+        self.guidance = guidance
 
     def start_cache(self, rows: torch.Tensor, room: int) -> GuidedCache:
         """As `PlainDecoder.start_cache`; the guides' caches come when it is known how much of the room is for the reply."""
@@ -77,21 +92,7 @@ class GuidedDecoder(PlainDecoder):
     ) -> torch.Tensor:
         """Guided logits of the last position, [B, 1, V]; arguments as for `PlainDecoder.call`."""
         logits = super().call(step, mask, position_ids, cache, logits_to_keep=1)[:, -1].float()
-        scores, tokens = logits.topk(min(self.k, logits.shape[-1]))
-        batch, length, read = *step.ids.shape, step.ids
-        if cache.guides is None:  # of the prompt, the guides read the mark of the reply alone
-            read = torch.tensor(self.start, device=read.device).expand(batch, -1)
-            cache.guides = [
-                guide.start_cache(batch, tokens.shape[1], len(self.start) + cache.room - length)
-                for guide in self.guides
-            ]
-        for guide, past, target in zip(self.guides, cache.guides, self.targets[step.rows].unbind(1)):
-            opinions = guide.candidates(read, tokens, past)  # [B, k, aspects]
-            opinion = opinions.gather(
-                2, target.clamp_min(0).view(-1, 1, 1).expand(-1, tokens.shape[1], 1)
-            ).squeeze(2)
-            scores = scores + self.strength * opinion * (target >= 0).unsqueeze(1)
-        return (logits - LEFT_OUT).scatter(1, tokens, scores).unsqueeze(1)
+        return self.guidance.of(logits, step, cache)
 
 
 class Fudge(Guided):
@@ -136,15 +137,22 @@ class Fudge(Guided):
             )
         if candidates < 1:
             raise InputError(f"fudge: candidates must be at least 1, found {candidates}")
-        targets = self.targets(requests)
-        named = (targets >= 0).any(0).nonzero().squeeze(1).tolist()
-        chosen = [precise(self.guides[index], how, self.model.device) for index in named]
-        row = encode_replies(self.model, [""])[0]
-        start = row["input_ids"][:-1]  # without the end of the empty reply
+        guidance = self.guidance(requests, how, strength, candidates)
 
         def decoder(lm: PreTrainedModel) -> GuidedDecoder:
-            return GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates)
+            return GuidedDecoder(lm, guidance)
 
         return [
             self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)
         ]
+
+    def guidance(
+        self, requests: list[Request], how: DecodingArguments, strength: float, candidates: int
+    ) -> Guidance:
+        """What the guides of the attributes that any request names are to say."""
+        targets = self.targets(requests)
+        named = (targets >= 0).any(0).nonzero().squeeze(1).tolist()
+        guides = [precise(self.guides[index], how, self.model.device) for index in named]
+        row = encode_replies(self.model, [""])[0]
+        start = row["input_ids"][:-1]  # without the end of the empty reply
+        return Guidance(guides, start, targets[:, named], strength, candidates)

@@ -107,8 +107,35 @@ class CvaeKind(Kind):
         return Cvae(models / model.name / "cvae", schema, device, model.seed)
 
 
+class CachingGenerator(ReplyGenerator):
+    """Encodes the contexts once for all cells, and writes once for cells that only choose differently among the same candidates."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.known: tuple[list, Gaussian] | None = None
+        self.written: tuple[tuple, Drafts, dict[str, float]] | None = None
+        self.memory = 0.0  # megabytes, the most held while `written` was
+
+    def drafts(self, requests, control, how, seconds, on_text=None) -> Drafts:
+        """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates, all scores included."""
+        alike = dataclasses.replace(control, fluency=1.0, relevance=1.0)  # so that all scores are found
+        if self.written is None or self.written[0] != (requests, alike, how):
+            spent: dict[str, float] = {}
+            self.written = (requests, alike, how), super().drafts(requests, alike, how, spent, on_text), spent
+        seconds |= self.written[2]
+        return self.written[1]
+
+    def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
+        """As `ReplyGenerator.priors`; the last contexts' priors are kept."""
+        if self.known is None or self.known[0] != contexts:
+            self.known = contexts, super().priors(contexts, batch_size)
+        return self.known[1]
+
+
 class Cvae(TrainedSystem):
     """A trained CVAE."""
+
+    generator_class = CachingGenerator
 
     def __init__(self, folder: Path, schema: Schema, device: torch.device, seed: int):
         record = read_json(folder / "stage.json")
@@ -116,7 +143,7 @@ class Cvae(TrainedSystem):
         memory = (read_json(folder.parent / MEMORY) or {}).get("training_megabytes")
         signs = {sign: metrics[sign] for sign in VITAL_SIGNS}
         super().__init__(record["seconds"], signs, metrics["hash"], memory)
-        self.seed, self.generator = seed, CachingGenerator(folder, device, schema)
+        self.seed, self.generator = seed, self.generator_class(folder, device, schema)
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """Latents, then text; raises `FloatingPointError` where the sampler's latents are not finite."""
@@ -169,31 +196,6 @@ class Cvae(TrainedSystem):
                 )
             )
         return dataclasses.replace(best, nfe=best.nfe * n)
-
-
-class CachingGenerator(ReplyGenerator):
-    """Encodes the contexts once for all cells, and writes once for cells that only choose differently among the same candidates."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.known: tuple[list, Gaussian] | None = None
-        self.written: tuple[tuple, Drafts, dict[str, float]] | None = None
-        self.memory = 0.0  # megabytes, the most held while `written` was
-
-    def drafts(self, requests, control, how, seconds, on_text=None) -> Drafts:
-        """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates, all scores included."""
-        alike = dataclasses.replace(control, fluency=1.0, relevance=1.0)  # so that all scores are found
-        if self.written is None or self.written[0] != (requests, alike, how):
-            spent: dict[str, float] = {}
-            self.written = (requests, alike, how), super().drafts(requests, alike, how, spent, on_text), spent
-        seconds |= self.written[2]
-        return self.written[1]
-
-    def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
-        """As `ReplyGenerator.priors`; the last contexts' priors are kept."""
-        if self.known is None or self.known[0] != contexts:
-            self.known = contexts, super().priors(contexts, batch_size)
-        return self.known[1]
 
 
 def arguments(options: dict) -> tuple[ControlArguments, DecodingArguments]:

@@ -14,6 +14,7 @@ from experiments.contexts import labelled, requests_of, split_of
 from experiments.cvae import CvaeKind, base_name
 from experiments.evaluators import trainings
 from experiments.grid import Grid
+from experiments.guided_cvae import GuidedCvaeKind
 from experiments.human import HumanKind
 from experiments.options import converted, crossed, parsed
 from experiments.self_trained import SelfTrainedKind
@@ -83,6 +84,7 @@ def kinds() -> dict[str, Kind]:
     return {
         "cvae": CvaeKind(),
         "self_trained": SelfTrainedKind(),
+        "guided_cvae": GuidedCvaeKind(),
         "human": HumanKind(),
         **{name: BaselineKind(method) for name, method in methods().items()},
     }
