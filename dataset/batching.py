@@ -1,7 +1,7 @@
 """Rows of token ids as padded tensors, and the training set that mixes all attributes."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,7 +98,7 @@ def cvae_rows(
 
 
 def cvae_dataset(
-    dialogues: dict[str, list[Dialogue]],
+    dialogues: Mapping[str, Iterable[Dialogue]],
     schema: Schema,
     *encoding,
     further: list[Dialogue] | None = None,

@@ -1,7 +1,7 @@
 """Token ids of many rows as Arrow columns of small integers, encoded some rows at a time: a million rows in under a gigabyte."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,6 +35,13 @@ def compact_dataset(items: Iterable[T], encode: Callable[[list[T]], list[dict]])
     whole = pa.concat_tables([table.cast(schema) for table in tables])
     # with no name given `datasets` pickles all rows to name them by their content, in several times their memory
     return Dataset(InMemoryTable(whole), fingerprint=secrets.token_hex(8))
+
+
+def released(items: list[T]) -> Iterator[T]:
+    """The items in their order, each let go of once the next is asked for; the list is empty in the end."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def _column(values: list) -> "pa.Array":

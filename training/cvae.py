@@ -17,6 +17,7 @@ from common.provenance import relative
 from common.schema import Schema, load_schema, target_name
 from dataset.batching import CvaeCollator, cvae_dataset
 from dataset.chat_template import UnreadableTemplate, template_of
+from dataset.compact import released
 from dataset.dialogues import Dialogue, balanced, read_attribute_dialogues, read_dialogues, without_targets
 from dataset.encoding import SHORTEST, DialogueTemplate, ended
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer
@@ -667,7 +668,11 @@ def _train(
         model=model,
         args=arguments,
         train_dataset=cvae_dataset(
-            train_rows, schema, *how, further=further, classify_further=more.classify_further
+            {name: released(rows) for name, rows in train_rows.items()},
+            schema,
+            *how,
+            further=further,
+            classify_further=more.classify_further,
         ),
         eval_dataset=cvae_dataset(dev_rows, schema, *how),
         data_collator=CvaeCollator(

@@ -3,7 +3,7 @@
 import pytest
 
 from dataset import compact
-from dataset.compact import compact_dataset
+from dataset.compact import compact_dataset, released
 
 
 def types_of(dataset) -> dict[str, str]:
@@ -41,6 +41,11 @@ def test_parts_of_different_types_are_joined(monkeypatch):
 def test_empty_lists_alone():
     rows = [{"ids": []}, {"ids": []}]
     assert list(compact_dataset(rows, lambda some: some)) == rows
+
+
+def test_items_are_let_go_of():
+    items = [*range(5)]
+    assert [(item, len(items)) for item in released(items)] == [(0, 4), (1, 3), (2, 2), (3, 1), (4, 0)]
 
 
 def test_rows_are_not_pickled_to_be_named(monkeypatch):

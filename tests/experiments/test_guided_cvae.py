@@ -38,7 +38,10 @@ def test_without_strength_it_writes_what_the_cvae_writes(grid_file, tmp_path):  
         {
             "ours": {"kind": "cvae", "generation": QUICK},
             "both": {"kind": "guided_cvae", "generation": QUICK | {"guide_strength": [0, 20]}},
-            "one by one": {"kind": "guided_cvae", "generation": QUICK | {"guide_strength": 20, "batch_size": 1}},
+            "one by one": {
+                "kind": "guided_cvae",
+                "generation": QUICK | {"guide_strength": 20, "batch_size": 1},
+            },
         },
         baseline={"epochs": 1, "guide_epochs": 1},
         keep_replies=True,
