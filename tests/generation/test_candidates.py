@@ -130,6 +130,7 @@ def test_a_run_without_control_does_not_choose(tiny_run):
     [
         (ControlArguments, {"candidates": 0}, "candidates: expected a number of at least 1, found 0"),
         (ControlArguments, {"fluency": -0.1}, "fluency: expected a number of 0 or more, found -0.1"),
+        (ControlArguments, {"fluency": 1e308}, "fluency: expected a number of at most 1e+30, found 1e+308"),
         (
             ControlArguments,
             {"relevance": float("inf")},
