@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import inspect
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -162,7 +163,14 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     parser.set_defaults(**values)
     try:
         *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
-    except (TypeError, OverflowError) as error:  # of values that only the dataclasses look at
+    except InputError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        ImportError,
+    ) as error:  # of values that only the dataclasses look at
         raise InputError(f"preset {name!r} or an option: {' '.join(str(error).split()):.200}") from error
     if remaining:
         raise InputError(f"unknown option {' '.join(remaining)} (see --help)")
@@ -260,9 +268,15 @@ def at_least(least: int, options: object, names: str) -> None:
 
 def check_training(training: "TrainingArguments") -> None:
     """Raises `InputError` for values with which nothing can be trained."""
-    expected = {"learning_rate": (training.learning_rate > 0, "over 0")}
+    expected = {
+        "learning_rate": (training.learning_rate > 0, "over 0"),
+        "seed": (0 <= training.seed < 2**32, "from 0 to 4294967295"),
+        "eval_accumulation_steps": (training.eval_accumulation_steps is None or training.eval_accumulation_steps >= 1, "of at least 1"),
+    }  # fmt: skip
     if training.max_steps <= 0:
-        expected["num_train_epochs"] = (training.num_train_epochs > 0, "over 0")
+        expected["num_train_epochs"] = (0 < training.num_train_epochs < math.inf, "over 0")
+    for name in ("weight_decay", "max_grad_norm", "dataloader_num_workers"):
+        expected[name] = (0 <= getattr(training, name) < math.inf, "of 0 or more")
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         expected[name] = (getattr(training, name) >= 1, "of at least 1")
     for name, (right, what) in expected.items():

@@ -250,6 +250,17 @@ class ReadableLog(TrainerCallback):
             print(line, flush=True)
 
 
+def check_optimizer(trainer) -> None:
+    """Raises `InputError` for what the optimizer or its schedule refuses, such as ``--adam_beta1 2``."""
+    try:
+        trainer.create_optimizer_and_scheduler(num_training_steps=1)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the optimizer or its schedule refuses an option: {' '.join(str(error).split()):.200}"
+        ) from error
+    trainer.optimizer = trainer.lr_scheduler = None  # made anew for the steps that there will be
+
+
 def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = ()) -> float:
     """Train, from the last checkpoint where there is one; returns the seconds it took."""
     for callback in (ProgressCallback, PrinterCallback):
@@ -258,6 +269,7 @@ def run_trainer(trainer, stage: Stage, extra_callbacks: list[TrainerCallback] = 
         trainer.add_callback(ProgressBars())
     for callback in (ReadableLog(stage.name), *extra_callbacks):
         trainer.add_callback(callback)
+    check_optimizer(trainer)
     started = time.monotonic()
     checkpoint = by_first(stage.last_checkpoint)
     if several():
