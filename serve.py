@@ -159,9 +159,11 @@ def main(argv: list[str] | None = None) -> int:
     from server.scheduler import Capacity
 
     folder = given.folder or (Path("outs") / given.run if given.run else default_run())
-    name, log = given.name or folder.resolve().name, Log(given.log)
-    check_name(name)
+    log = Log(given.log)
+    check_name(given.name or "")
     model = Miracle.from_run(folder, given.device)
+    name = given.name or folder.resolve().name
+    check_name(name)
     rows = given.rows or ROWS.get(model.generator.device.type, ROWS["cpu"])
     candidates = given.candidates or model.control.candidates
     if candidates > rows:
