@@ -126,6 +126,14 @@ def check(given: argparse.Namespace) -> None:
         raise InputError(f"--log {given.log}: there is no folder {given.log.parent}")
 
 
+def check_name(name: str) -> None:
+    """Raises `InputError` for a model's name that a request cannot say: dials follow a colon."""
+    if ":" in name or not name.isprintable():
+        raise InputError(
+            f"{name!r:.100} cannot be the model's name, which has no colon and no control characters; name another with --name"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Serve until a signal ends it; returns the exit status.
 
@@ -151,7 +159,11 @@ def main(argv: list[str] | None = None) -> int:
     from server.scheduler import Capacity
 
     folder = given.folder or (Path("outs") / given.run if given.run else default_run())
+    log = Log(given.log)
+    check_name(given.name or "")
     model = Miracle.from_run(folder, given.device)
+    name = given.name or folder.resolve().name
+    check_name(name)
     rows = given.rows or ROWS.get(model.generator.device.type, ROWS["cpu"])
     candidates = given.candidates or model.control.candidates
     if candidates > rows:
@@ -159,14 +171,14 @@ def main(argv: list[str] | None = None) -> int:
     model.warm_up()
     service = Served(
         model,
-        given.name or folder.resolve().name,
+        name,
         Capacity(rows, given.queue, given.queue_per_client),
         given.candidates,
         given.max_tokens,
         Bounds(body=given.max_body, request_seconds=given.timeout),
         keys,
-        LOOPBACK_NAMES if is_loopback(given.host) and not keys else None,
-        Log(given.log),
+        (*LOOPBACK_NAMES, given.host) if is_loopback(given.host) and not keys else None,
+        log,
     )
     serve(service, given.host, given.port, given.grace)
     return 0

@@ -22,6 +22,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
+def seed_of(text: str) -> int:
+    """A seed on the command line; argparse names the option where it is none."""
+    if (seed := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, found {seed}")
+    return seed
+
+
 def prepare_libraries() -> None:
     """Keep third-party chatter off the terminal; to be called before `transformers` or `datasets` is imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

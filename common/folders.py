@@ -6,6 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.errors import InputError
+
+
+def check_outside(folder: Path, source: Path) -> None:
+    """Raises `InputError` for a folder that a copy is to go to and that lies in what is copied."""
+    if Path(source).resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise InputError(
+            f"{folder} lies in {source}, which would be copied into itself; name a folder elsewhere"
+        )
+
 
 @contextmanager
 def appearing_whole(folder: Path) -> Iterator[Path]:

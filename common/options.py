@@ -163,6 +163,8 @@ def parse_arguments(types: tuple[type, ...], section: str, argv: list[str] | Non
     parser.set_defaults(**values)
     try:
         *parsed, remaining = parser.parse_args_into_dataclasses(args=argv, return_remaining_strings=True)
+    except InputError:
+        raise
     except (
         TypeError,
         ValueError,
@@ -275,7 +277,7 @@ def check_training(training: "TrainingArguments") -> None:
         (over, lambda value: 0 < value < math.inf, "over 0"),
         ("weight_decay adam_epsilon max_grad_norm", lambda value: 0 <= value < math.inf, "of 0 or more"),
         ("adam_beta1 adam_beta2", lambda value: 0 <= value < 1, "of 0 or more and less than 1"),
-        ("per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps", lambda value: value >= 1, "of at least 1"),
+        ("per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps eval_accumulation_steps", lambda value: value >= 1, "of at least 1"),
         ("save_steps", lambda value: value > 0, "over 0"),
         ("dataloader_num_workers", lambda value: value >= 0, "of 0 or more"),
         ("seed data_seed", lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),

@@ -189,7 +189,10 @@ def load_schema(path: str | Path | None = None) -> Schema:
 
     Raises `InputError` naming the file and the first `MOST_SAID` mistakes in it, joined by ``; ``.
     """
-    path = Path(path or ROOT / "schema.py").expanduser().resolve()
+    try:
+        path = Path(path or ROOT / "schema.py").expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # of links in a circle, of a user who is not there
+        raise InputError(f"{str(path)!a:.80} is no schema file ({error})") from None
     if not path.is_file():
         bundled = ROOT / path.name
         hint = (
@@ -204,7 +207,10 @@ def load_schema(path: str | Path | None = None) -> Schema:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may fail in any way; the reason is passed on in one line
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a user's file may fail in any way; the reason is passed on in one line
         raise InputError(
             f"{path}: cannot be read as Python ({type(error).__name__}: {error!s:.200})"
         ) from error

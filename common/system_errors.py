@@ -2,6 +2,7 @@
 
 import errno
 import re
+import shutil
 import sys
 
 REMEDIES = {
@@ -34,10 +35,26 @@ def system_mistake(error: BaseException) -> str | None:
         if isinstance(one, OSError) and one.errno in REMEDIES:
             path = one.filename2 or one.filename
             return f"{path}: {REMEDIES[one.errno]}" if path is not None else REMEDIES[one.errno]
+        if isinstance(one, shutil.Error):
+            return _not_copied(one)
+        if isinstance(one, RuntimeError) and str(one).startswith(
+            "Symlink loop"
+        ):  # pathlib's, until Python 3.13
+            return f"{one}: links that lead to themselves; delete them, or name another file"
         if FULL.search(str(one)):
             return f"a file could not be written: {REMEDIES[errno.ENOSPC]}"
         one = one.__cause__ or one.__context__
     return None
+
+
+def _not_copied(error: shutil.Error) -> str:
+    """The first of the files that a folder's copy lacks: a link to nothing, a pipe, one that may not be read."""
+    failed = error.args[0] if error.args else ""
+    if not isinstance(failed, list) or not failed:
+        return f"a file cannot be copied: {failed}"
+    source, _, reason = failed[0]
+    others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return f"{source} cannot be copied{others}: {reason}; mend or delete it"
 
 
 def print_anything() -> None:

@@ -12,6 +12,7 @@ from dataset.encoding import IGNORED
 from model.losses import token_losses
 
 LARGEST = 4096  # positions whose logits are computed at once: of a vocabulary of 50,000 they take 0.8 GB, several times over
+STRONGEST = 1e30  # weight of a score; what is much larger has no sum in 32 bits
 LogitsOf = Callable[[torch.Tensor, torch.Tensor, list[int], int], torch.Tensor]
 
 
@@ -45,9 +46,11 @@ class CandidateScores:
 
 
 def check_weights(**weights: object) -> None:
-    """Raises `InputError` for a named weight of the choice that is no finite number of 0 or more."""
+    """Raises `InputError` for a named weight of the choice that is no number from 0 to `STRONGEST`."""
     for name, weight in weights.items():
-        within(name, weight, isinstance(weight, (int, float)) and 0 <= weight < math.inf, "of 0 or more")
+        right = isinstance(weight, (int, float)) and 0 <= weight < math.inf
+        within(name, weight, right, "of 0 or more")
+        within(name, weight, weight <= STRONGEST, f"of at most {STRONGEST:g}")  # type: ignore[operator]
 
 
 def best_of(samples: list[list[str]], scores: CandidateScores, fluency: float, relevance: float) -> list[str]:

@@ -126,11 +126,19 @@ class ReplyGenerator:
         batch_size: int,
         own: list[ControlArguments] | None = None,
     ) -> Sample:
-        """Latents for all requests, in order; `own` as for `problem`."""
+        """Latents for all requests, in order; `own` as for `problem`.
+
+        Raises:
+            InputError: where a latent or its energy is not finite, as with a step or a weight that is far too large.
+        """
         problem = self.problem(requests, control, batch_size, own)
-        return dataclasses.replace(
-            SAMPLERS[control.algorithm](problem, control), reference=problem.prior.mean
-        )
+        sample = SAMPLERS[control.algorithm](problem, control)
+        lost = int((~(sample.z.isfinite().all(-1) & ~sample.energy.isnan())).sum())
+        if lost:
+            raise InputError(
+                f"{lost} of {len(requests)} latents are not finite: the weights{', or langevin_step_size,' if control.algorithm == 'langevin' else ''} are too large"
+            )
+        return dataclasses.replace(sample, reference=problem.prior.mean)
 
     def write(
         self,

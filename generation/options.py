@@ -1,13 +1,14 @@
 """The options of generation: how latents are found, how they become text, and how strong control is."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import torch
 
 from common.errors import InputError
 from common.options import at_least, meanings, within
-from generation.choosing import check_weights
+from generation.choosing import STRONGEST, check_weights
 from generation.control_weights import Weights, checked_weights, read_weights
 from generation.decoding import DECODINGS
 from generation.energies import ENERGIES
@@ -101,12 +102,19 @@ class ControlArguments:
 
     def __post_init__(self):
         at_least(1, self, "candidates langevin_steps")
+        within("seed", self.seed, -(2**63) <= self.seed < 2**64, "that fits into 64 bits")
         check_weights(fluency=self.fluency, relevance=self.relevance)
         try:
             checked_weights(self.weights)
         except InputError as error:
             raise InputError(f"weights: {error}") from None
-        within("langevin_step_size", self.langevin_step_size, self.langevin_step_size > 0, "over 0")
+        within(
+            "langevin_step_size", self.langevin_step_size, 0 < self.langevin_step_size < math.inf, "over 0"
+        )
+        try:
+            _ = self.sampler
+        except ValueError as error:  # the model knows no errors of ours
+            raise InputError(str(error)) from None
 
     @property
     def sampler(self) -> SamplerSettings:
@@ -157,9 +165,11 @@ class DecodingArguments:
 
     def __post_init__(self):
         within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
-        within("temperature", self.temperature, self.temperature > 0, "over 0")
+        within("temperature", self.temperature, 0 < self.temperature < math.inf, "over 0")
         at_least(1, self, "max_new_tokens repetition_penalty batch_size")
         at_least(0, self, "no_repeat_ngram_size guidance")
+        for name in ("repetition_penalty", "guidance"):
+            within(name, getattr(self, name), getattr(self, name) <= STRONGEST, f"of at most {STRONGEST:g}")
         within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "of 0 or more and less than 1")
 
 

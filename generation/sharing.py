@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
-from common.folders import appearing_whole
+from common.folders import appearing_whole, check_outside
 from common.jsonl import read_json, write_json
 from common.network import hub_mistake
 from common.options import ROOT
@@ -94,6 +94,8 @@ def save_run(
     for line in stale_parts(run, evaluator_folders(names)) if run and results else []:
         print(f"warning: {line}", file=sys.stderr, flush=True)
     evaluators = evaluator_folders(names).values() if run and has_evaluators(run, names) else []
+    for copied in (cvae, *((run or cvae) / place for place in evaluators)):
+        check_outside(folder, copied)
     from scoring.report.card import (
         model_card,  # late: brings libraries of the scores, which cost seconds and no reply needs
     )

@@ -6,6 +6,7 @@ import torch
 
 UNWRITTEN = -1  # in a reply's tokens: nothing there (yet)
 FEW = (32, 256)  # tokens that are tried before all are sorted
+SMALLEST = 1e-30  # temperature and top_p that count; in 32 bits a smaller one becomes 0
 IMPLAUSIBLE = 1e4  # taken from logits; their order stays, for where everything plausible is banned
 
 
@@ -23,6 +24,7 @@ def nucleus_choice(
     Returns:
         Token ids, [B].
     """
+    top_p, temperature = max(top_p, SMALLEST), max(temperature, SMALLEST)
     probabilities, order = _largest(torch.softmax(logits.float() / temperature, dim=-1), top_p)
     cumulative = probabilities.cumsum(-1)
     kept = torch.where(

@@ -1,6 +1,7 @@
 """A reply under way: written by a thread, read by the page, ended by Stop."""
 
 import json
+import logging
 import queue
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from miracle import Miracle, Reply
 from playground.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class Ticket:
@@ -93,10 +96,13 @@ def context_of(turns: list[dict], remember: bool) -> list[str]:
 
 
 class Log:
-    """Questions and replies as JSON Lines, where a file was asked for."""
+    """Questions and replies as JSON Lines, where a file was asked for; one that cannot be written is said once."""
 
     def __init__(self, path: Path | None):
-        self._path, self._lock = path, threading.Lock()
+        """Raises `OSError` for a file that cannot be written."""
+        if path is not None:
+            path.open("a", encoding="utf-8").close()
+        self._path, self._lock, self._failed = path, threading.Lock(), False
 
     def __call__(self, tab: str, run: str, replies: list[Reply]) -> None:
         """Append; does nothing without a file."""
@@ -116,5 +122,12 @@ class Log:
             }
             for r in replies
         ]
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        try:
+            with self._lock, self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+            self._failed = False
+        except OSError as error:  # a reply that is written is not lost for want of a log
+            if not self._failed:
+                logger.error("replies are not logged: %s: %s", self._path, error.strerror)
+            self._failed = True

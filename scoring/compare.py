@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.entry import Parser, run_main
+from common.entry import Parser, run_main, seed_of
 from common.errors import InputError
 from common.jsonl import read_json
 from common.schema import Schema, load_schema
@@ -283,7 +283,7 @@ def parser() -> argparse.ArgumentParser:
         help="write the table as LaTeX (booktabs) to this file, with the warnings as comments",
     )
     options.add_argument("--html", type=Path, help="write a self-contained report to this file")
-    options.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    options.add_argument("--seed", type=seed_of, default=0, help="of the resamples (default: 0)")
     return options
 
 

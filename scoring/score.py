@@ -5,7 +5,7 @@ the evaluators of --run and kept there as generations/NAME.jsonl and results/NAM
 up from the scores that it holds already. Rows are read, scored and written a few thousand at a time.
 """
 
-from common.entry import Parser, prepare_libraries, quiet_transformers, run_main
+from common.entry import Parser, prepare_libraries, quiet_transformers, run_main, seed_of
 
 prepare_libraries()
 
@@ -224,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--device", help="cpu, cuda or mps (default: CUDA, MPS or CPU, in that order)")
     options.add_argument(
-        "--seed", type=int, default=0, help="of intervals and self-BLEU's sample (default: 0)"
+        "--seed", type=seed_of, default=0, help="of intervals and self-BLEU's sample (default: 0)"
     )
     options.add_argument(
         "--mauve",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.entry import Parser, run_main
 from common.errors import InputError
-from common.folders import appearing_whole
+from common.folders import appearing_whole, check_outside
 from common.jsonl import read_json
 from common.locks import exclusive
 from generation.loading import load_cvae
@@ -32,6 +32,7 @@ def merge(source: Path, folder: Path) -> Path:
     run, cvae = run_parts(source)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} holds something already; name a new folder")
+    check_outside(folder, run or cvae)
     if not read_json(cvae / "config.json").get("lora_rank"):
         raise InputError(f"{cvae} is whole already: it has no adapters")
     model = load_cvae(cvae)

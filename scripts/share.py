@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Save or upload; returns the exit status."""
     options = parser().parse_args(argv)
-    if options.to:
+    if options.to is not None:
         print(f"-> {push_run(options.run, options.to, options.private, license=options.license)}")
     else:
         with exclusive(options.folder, "sharing", "name another --folder"):

@@ -25,13 +25,12 @@ from server.errors import Refused
 from server.guards import Bounds, Guards
 from server.jobs import Added, Event, Failed, Finished, Job, writings_of
 from server.metrics import Metrics
-from server.protocol import ChatRequest, conversation_of, read_request
+from server.protocol import STRONGEST, ChatRequest, conversation_of, read_request
 from server.scheduler import Capacity, Scheduler
 
 logger = logging.getLogger(__name__)
 
 MOST_TURNS = 63  # of a conversation that the models look at; far more than a decoder's prompt has room for
-STRONGEST = 1e5  # weight
 KEEP_ALIVE = 10.0  # seconds without text after which a stream says that it is still there
 
 
@@ -131,6 +130,7 @@ def read_settings(service: Served, request: ChatRequest, client: str, inbox: Inb
         options["candidates"] = service.candidates
     options |= request.options() | {"seed": seed, "max_new_tokens": _tokens(service, request)}
     control, decoding = model.settings(_weights(model, dials, request), options)
+    service.capacity.check(n * control.candidates)  # before there is an object for each of them
     weights = model_weights(model, dials, request)
     return Job(
         client=f"{client}/{request.client[:200]}",
@@ -302,7 +302,11 @@ def _failure(error: Exception) -> Refused:
         return error
     if isinstance(error, InputError):
         return Refused(str(error))
-    return Refused("the reply could not be written; the server's log says why", 500, code="internal")
+    return _broken()
+
+
+def _broken() -> Refused:
+    return Refused("the request could not be answered; the server's log says why", 500, code="internal")
 
 
 async def json_body(request: Request) -> bytes:
@@ -310,6 +314,8 @@ async def json_body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refused("expected the header Content-Type: application/json", 415)
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise Refused("expected a body without Content-Encoding", 415)
     return await request.body()
 
 
@@ -389,7 +395,9 @@ def make_app(service: Served) -> Guards:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        return _refusal(Refused(str(error.detail), error.status_code))
+        refusal = _refusal(Refused(str(error.detail), error.status_code))
+        refusal.headers.update(error.headers or {})  # which methods are allowed
+        return refusal
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
@@ -398,6 +406,10 @@ def make_app(service: Served) -> Guards:
     @app.exception_handler(InputError)
     async def mistake(_: Request, error: InputError) -> Response:
         return _refusal(Refused(str(error)))
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        return _refusal(_broken())  # uvicorn logs the error
 
     @app.exception_handler(ClientGone)
     async def left(_: Request, error: ClientGone) -> Response:

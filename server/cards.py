@@ -16,6 +16,7 @@ from server.dials import Dials
 READ = ("description", "personality", "scenario", "first_mes", "mes_example")
 LONGEST = 20_000  # characters of a card that are read
 MOST_TEXTS = 64  # sentences that the classifiers read
+LONGEST_NAME = 200  # characters of the name, which stands wherever the card says {{char}}
 LEAST = 0.2  # a dial under this factor is left out
 SENTENCE = re.compile(r"(?<=[.!?…])\s+|\n+")
 MARK = re.compile(r"<[^<>]{0,200}>|\*|\{\{[^{}]{0,200}\}\}")
@@ -67,9 +68,14 @@ def plain(text: str, name: str) -> str:
     return MARK.sub(" ", text)
 
 
+def name_of(data: dict) -> str:
+    """The character's name; empty where the card has none."""
+    return " ".join(data.get("name", "").split())[:LONGEST_NAME]
+
+
 def sentences(data: dict) -> list[str]:
     """What the classifiers read of a card: its sentences, each once, those of all fields in turn."""
-    name = " ".join(data.get("name", "").split()) or "the character"
+    name = name_of(data) or "the character"
     fields = []
     for key in READ:
         parts = SENTENCE.split(plain(data.get(key, "")[:LONGEST], name))
@@ -106,7 +112,7 @@ def dials_of_card(card: object, model: Miracle) -> CardDials:
         if factor >= LEAST:
             dials |= Dials({attribute.name: attribute.aspects[best]}, {attribute.name: factor})
     unread = sorted(key for key, value in data.items() if value and key not in (*READ, "name"))
-    name = " ".join(data.get("name", "").split())[:200]
+    name = name_of(data)
     greeting = " ".join(plain(data.get("first_mes", "")[:LONGEST], name or "the character").split())
     read = [key for key in READ if data.get(key, "").strip()]
     return CardDials(name, dials, probabilities, len(texts), read, unread, greeting)

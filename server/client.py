@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from openai import APIConnectionError, APIStatusError, OpenAI, OpenAIError
 
@@ -15,6 +16,17 @@ from common.secrets import keep_secret
 from miracle import Context, Miracle, Reply, Target, schema_of, turns_of
 
 KEY = "MIRACLE_API_KEY"
+
+
+def check_address(url: str) -> None:
+    """Raises `InputError` for a URL that cannot name a server."""
+    try:
+        host = urlsplit(url).hostname or ""
+        host.encode("idna")
+    except (ValueError, UnicodeError):
+        raise InputError(
+            f"--server {url!r:.100}: this is no address; expected one like http://127.0.0.1:8000"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,9 @@ class RemoteMiracle:
         """
         key = key or os.environ.get(KEY, "").partition(",")[0]
         keep_secret(key)
+        if not key.isascii():
+            raise InputError("the server's key has characters beyond ASCII, which no header can carry")
+        check_address(url)
         base = url.rstrip("/").removesuffix("/v1") + "/v1"
         self.url = url
         try:
@@ -115,8 +130,14 @@ class RemoteMiracle:
                 return [self._streamed(turns, asked, arguments, on_text)]
             found = self._client.chat.completions.create(**arguments)
             return [_reply(turns, choice.message.content or "", choice) for choice in found.choices]
+        except InputError:
+            raise
         except OpenAIError as error:
             raise InputError(f"the server says: {_reason(error)}") from None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # JSON of another shape, or none
+            raise InputError(
+                f"the server's answer is no completion ({type(error).__name__}: {error!s:.100})"
+            ) from error
 
     def all_combinations(
         self,

@@ -1,6 +1,7 @@
 """What stands in front of every request: keys, host names, sizes, times, and the end of the server."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from server.metrics import Metrics
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 OPEN = ("/health",)  # needs no key
+UNREAD_BYTES, UNREAD_SECONDS = 8 * 2**20, 2.0  # of a refused body that are read all the same
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict]]
 Send = Callable[[dict], Awaitable[None]]
@@ -66,7 +68,11 @@ class Guards:
         sender = _Sender(send, self.bounds.stall_seconds)
         self.under_way += 1
         try:
-            self._check(scope)
+            try:
+                self._check(scope)
+            except Refused:
+                await _discard(receive)
+                raise
             body = await self._body(scope, receive)
             await self.app(scope, _replayed(body, receive), sender)
         except Refused as error:
@@ -88,7 +94,7 @@ class Guards:
         if self.hosts is not None:
             host = headers.get(b"host", b"").decode("latin-1")
             name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
-            if name not in self.hosts:
+            if name.lower() not in self.hosts:
                 raise Refused(f"the Host header must be one of {', '.join(self.hosts)}", 421)
         if scope["path"] in OPEN:
             return
@@ -110,6 +116,7 @@ class Guards:
         limit = self.bounds.body
         large = Refused(f"the body has more than {limit} bytes", 413, code="too_large")
         if length.isdigit() and int(length[:20]) > limit:
+            await _discard(receive)
             raise large
         parts: list[bytes] = []
         try:
@@ -121,10 +128,12 @@ class Guards:
                         raise Stalled
                     part = message.get("body", b"")
                     size += len(part)
+                    more = message.get("more_body", False)
                     if size > limit:
+                        if more:
+                            await _discard(receive)
                         raise large
                     parts.append(part)
-                    more = message.get("more_body", False)
         except TimeoutError:
             raise Refused(
                 f"the body did not arrive within {self.bounds.body_seconds:g} s", 408, code="too_slow"
@@ -133,6 +142,16 @@ class Guards:
 
 
 PATHS = ("/v1/chat/completions", "/v1/models", "/v1/cards", "/health", "/metrics")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read what a refused client still sends, for a while: a connection that is closed before is reset, and the answer lost."""
+    size, more = 0, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(UNREAD_SECONDS):
+            while more and size < UNREAD_BYTES:
+                message = await receive()
+                size, more = size + len(message.get("body", b"")), message.get("more_body", False)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import Refused
 
+STRONGEST = 1e5  # weight
 MOST_CHOICES, MOST_STOPS, LONGEST_STOP = 128, 4, 200
 # Fields of OpenAI's that this service does not have, with the values that ask for nothing and are let through.
 UNSUPPORTED: dict[str, tuple] = {
@@ -28,6 +29,9 @@ class Spoken(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
+Empty = Annotated[list, Field(max_length=0)] | None  # a field of OpenAI's that says nothing
+
+
 class TextPart(Spoken):
     """A part of a message."""
 
@@ -42,6 +46,10 @@ class Message(Spoken):
     content: str | list[TextPart] | None = None
     name: str | None = None
     refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Empty = None
+    tool_calls: Empty = None
 
     @property
     def text(self) -> str:
@@ -80,8 +88,8 @@ class ChatRequest(Spoken):
     weights: float | dict[str, float] | None = None
     candidates: int | None = Field(None, ge=1)
     start: Literal["mean", "sample"] | None = None
-    fluency: float | None = Field(None, ge=0)
-    relevance: float | None = Field(None, ge=0)
+    fluency: float | None = Field(None, ge=0, le=STRONGEST)
+    relevance: float | None = Field(None, ge=0, le=STRONGEST)
     guidance: float | None = Field(None, ge=0, le=10)
     plausibility: float | None = Field(None, ge=0, lt=1)
     no_repeat_ngram_size: int | None = Field(None, ge=0, le=100)
@@ -152,16 +160,19 @@ def read_body(kind: type[Body], body: bytes) -> Body:
 
 
 def _said(error: ValidationError) -> tuple[str, int, str | None]:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    nearest = max(
+        found, key=lambda one: len(one["loc"])
+    )  # of several types that were tried the one that fits best
     param = ""
-    for part in first["loc"]:
+    for part in nearest["loc"]:
         if str(part).startswith(("list[", "dict[")) or part in (
             "str",
             "float",
         ):  # which of several types was tried
             continue
         param += f"[{part}]" if isinstance(part, int) else ("." if param else "") + str(part)[:80]
-    return f"{param or 'body'}: {first['msg'][:200]}", 400, param[:200] or None
+    return f"{param or 'body'}: {nearest['msg'][:200]}", 400, param[:200] or None
 
 
 @dataclass(frozen=True)
@@ -200,7 +211,8 @@ def conversation_of(
         if message.role in ("system", "developer"):
             text = " ".join(context_of_system(message.text).split())
         elif not text and message.role == "user":
-            raise Refused("expected a text that is not empty", param=f"messages[{number}].content")
+            param = f"messages[{number}].content"
+            raise Refused(f"{param}: expected a text that is not empty", param=param)
         if not text:
             continue
         if message.role in ("system", "developer") or (message.role == "assistant" and not turns):

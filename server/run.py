@@ -1,15 +1,39 @@
 """The process: uvicorn around the application, and how it ends in order."""
 
+import json
 import socket
 import time
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.errors import InputError
 from server.app import Served, make_app
+from server.errors import Refused
 from server.guards import Guards
 
 LINGER = 5  # seconds for connections to close once everything is answered
+
+
+class Protocol(H11Protocol):
+    """HTTP whose own refusals, of what is no request, have OpenAI's shape too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse, and close the connection."""
+        body = json.dumps(Refused(msg).body).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
 
 class DrainingServer(uvicorn.Server):
@@ -47,11 +71,21 @@ def listen(host: str, port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # the last: of a name with an empty part
         made.close()
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{host} port {port} cannot be used: {reason}; name another with --port") from None
     return made
+
+
+def configured(guards: Guards, **changes: object) -> uvicorn.Config:
+    """uvicorn's settings."""
+    settings: dict = {
+        "log_level": "warning", "access_log": False, "server_header": False, "date_header": False, "proxy_headers": False,
+        "timeout_graceful_shutdown": LINGER, "timeout_keep_alive": 30, "http": Protocol,
+        "h11_max_incomplete_event_size": 32 * 1024, "limit_concurrency": None, "ws": "none", "lifespan": "on",
+    }  # fmt: skip
+    return uvicorn.Config(guards, **settings | changes)
 
 
 def serve(service: Served, host: str, port: int, grace: float) -> None:
@@ -61,11 +95,6 @@ def serve(service: Served, host: str, port: int, grace: float) -> None:
         InputError: where the address cannot be used.
     """
     made, guards = listen(host, port), make_app(service)
-    config = uvicorn.Config(
-        guards, log_level="warning", access_log=False, server_header=False, date_header=False, proxy_headers=False,
-        timeout_graceful_shutdown=LINGER, timeout_keep_alive=30, h11_max_incomplete_event_size=32 * 1024,
-        limit_concurrency=None, ws="none", lifespan="on",
-    )  # fmt: skip
     shown = f"[{host}]" if ":" in host else host
     print(f"{service.name}: http://{shown}:{made.getsockname()[1]}/v1  (Ctrl-C ends it)", flush=True)
-    DrainingServer(config, guards, grace).run(sockets=[made])
+    DrainingServer(configured(guards), guards, grace).run(sockets=[made])

@@ -51,6 +51,14 @@ class Capacity:
     waiting: int = 256
     waiting_per_client: int = 64
 
+    def check(self, rows: int) -> None:
+        """Raises `Refused` with 400 for more rows of one job than are ever written together."""
+        if rows > self.rows:
+            raise Refused(
+                f"n times candidates is over {self.rows}, the most that this server writes together",
+                param="n",
+            )
+
 
 class Scheduler:
     """Writes the jobs' replies; every method may be called from any thread."""
@@ -104,11 +112,7 @@ class Scheduler:
         Raises:
             Refused: with 429 where the queue is full, with 400 for more rows than are ever written together.
         """
-        if job.size > self.capacity.rows:
-            raise Refused(
-                f"n times candidates is {job.size}; this server writes at most {self.capacity.rows} together",
-                param="n",
-            )
+        self.capacity.check(job.size)
         with self._changed:
             if self._closing:
                 raise Refused("the server is ending", 503, code="ending", retry_after=5)

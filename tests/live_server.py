@@ -68,15 +68,11 @@ class Live:
 @contextlib.contextmanager
 def running(service):
     """A `Live` server of a `Served`."""
-    import uvicorn
-
     from server.app import make_app
-    from server.run import DrainingServer, listen
+    from server.run import DrainingServer, configured, listen
 
     listening, guards = listen("127.0.0.1", 0), make_app(service)
-    config = uvicorn.Config(
-        guards, log_level="error", access_log=False, ws="none", timeout_graceful_shutdown=2
-    )
+    config = configured(guards, log_level="critical", timeout_graceful_shutdown=2)
     server = DrainingServer(config, guards, 5.0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

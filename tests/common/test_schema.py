@@ -146,6 +146,12 @@ def test_schema_files_that_cannot_be_used_are_named(tmp_path):
         load_schema(tmp_path / "nowhere.py")
     with pytest.raises(InputError, match=r"my_schema.py: cannot be read as Python \(SyntaxError"):
         load_schema(write_schema(tmp_path, "ATTRIBUTES = ["))
+    with pytest.raises(InputError, match=r"my_schema.py: cannot be read as Python \(SystemExit: 0"):
+        load_schema(write_schema(tmp_path, "raise SystemExit(0)"))
+    (tmp_path / "circle.py").symlink_to("circle.py")
+    for path in (tmp_path / "circle.py", "~nobody-of-this-name/schema.py"):
+        with pytest.raises(InputError, match="is no schema file|schema not found"):
+            load_schema(path)
     with pytest.raises(
         InputError, match="my_schema.py: ATTRIBUTES must be a list of at least one attribute, found None"
     ):

@@ -1,8 +1,10 @@
 """Errors of the system and damaged checkpoints: one line each, with the file, what is wrong and what to run."""
 
 import errno
+import importlib
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -184,6 +186,27 @@ def test_a_full_disk_is_known_by_what_libraries_say_of_it(text):
             raise ValueError("cannot save") from error
     except ValueError as error:
         assert "the disk is full; make room, and the same command goes on" in system_mistake(error)
+
+
+def test_a_folder_with_a_link_to_nothing_and_links_in_a_circle_are_one_line(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "stage.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(shutil.Error) as copying:
+        shutil.copytree(source, tmp_path / "copy")
+    assert message_for(copying.value).startswith(f"{source / 'stage.json'} cannot be copied: ")
+    (tmp_path / "circle").symlink_to("circle")
+    try:
+        (tmp_path / "circle").resolve()
+    except (RuntimeError, OSError) as error:  # until Python 3.13
+        assert str(tmp_path / "circle") in message_for(error)
+
+
+@pytest.mark.parametrize("module", ["compare", "score"])
+def test_a_seed_under_0_is_named(module):
+    command = importlib.import_module(f"scoring.{module}")
+    with pytest.raises(InputError, match="--seed: expected a whole number of 0 or more, found -1"):
+        command.main(["a", "b", "--seed", "-1"][module == "score" :])
 
 
 def test_mistakes_of_ours_keep_their_traceback():

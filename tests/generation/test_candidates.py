@@ -130,6 +130,7 @@ def test_a_run_without_control_does_not_choose(tiny_run):
     [
         (ControlArguments, {"candidates": 0}, "candidates: expected a number of at least 1, found 0"),
         (ControlArguments, {"fluency": -0.1}, "fluency: expected a number of 0 or more, found -0.1"),
+        (ControlArguments, {"fluency": 1e308}, "fluency: expected a number of at most 1e+30, found 1e+308"),
         (
             ControlArguments,
             {"relevance": float("inf")},
@@ -159,6 +160,23 @@ def test_a_run_without_control_does_not_choose(tiny_run):
             DecodingArguments,
             {"repetition_penalty": 0.5},
             "repetition_penalty: expected a number of at least 1, found 0.5",
+        ),
+        (ControlArguments, {"seed": 2**64}, "seed: expected a number that fits into 64 bits"),
+        (ControlArguments, {"tolerance": float("nan")}, "tolerance must lie between 0 and 1, got nan"),
+        (ControlArguments, {"steps": 0}, "steps must be at least 1"),
+        (ControlArguments, {"grading": 0.0}, "grading must be over 0"),
+        (ControlArguments, {"max_halvings": -1}, "steps must be at least 1 and max_halvings at least 0"),
+        (ControlArguments, {"langevin_step_size": float("inf")}, "langevin_step_size: "),
+        (
+            DecodingArguments,
+            {"temperature": float("inf")},
+            "temperature: expected a number over 0, found inf",
+        ),
+        (DecodingArguments, {"guidance": float("inf")}, "guidance: expected a number of at most 1e+30"),
+        (
+            DecodingArguments,
+            {"repetition_penalty": 1e300},
+            "repetition_penalty: expected a number of at most",
         ),
         (DecodingArguments, {"no_repeat_ngram_size": -3}, "no_repeat_ngram_size: "),
         (DecodingArguments, {"batch_size": 0}, "batch_size: "),

@@ -247,6 +247,11 @@ def test_nucleus_by_hand(top_p, uniform, token):
     assert nucleus_choice(LOGITS, torch.tensor([uniform]), top_p, 1.0).tolist() == [token]
 
 
+@pytest.mark.parametrize(("top_p", "temperature"), [(5e-324, 1.0), (1.0, 5e-324), (5e-324, 5e-324)])
+def test_numbers_under_those_of_32_bits_keep_the_likeliest_token(top_p, temperature):
+    assert nucleus_choice(LOGITS, torch.tensor([0.9]), top_p, temperature).tolist() == [1]
+
+
 def test_temperature_divides_the_logits():
     flat = torch.tensor([0.15, 0.5, 0.05, 0.3]).sqrt()  # temperature 2
     flat = flat / flat.sum()

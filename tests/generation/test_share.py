@@ -234,6 +234,10 @@ def test_the_command_line_and_its_mistakes(tiny_run, tmp_path, hub, capsys):
         None,
         True,
     )
+    with pytest.raises(InputError, match="copied into itself"):
+        main([str(tiny_run), "--folder", str(tiny_run / "cvae" / "shared")])
+    with pytest.raises(InputError, match="expected user/name"):
+        main([str(tiny_run), "--to", ""])
     with pytest.raises(InputError, match="holds something already"):
         main([str(tiny_run), "--folder", str(tmp_path / "out")])
     with pytest.raises(InputError, match="no trained CVAE"):

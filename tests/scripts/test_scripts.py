@@ -522,6 +522,26 @@ def test_paper_without_network_says_what_it_tried_and_how_to_get_it(tmp_path):
             ["--cvae.learning_rate", "0"],
             "--learning_rate: expected a number over 0, found 0.0",
         ),
+        (train_nli.main, ["--seed", "-1"], "--seed: expected a number from 0 to 4294967295, found -1"),
+        (
+            train_nli.main,
+            ["--num_train_epochs", "inf"],
+            "--num_train_epochs: expected a number over 0, found inf",
+        ),
+        (
+            train_nli.main,
+            ["--max_grad_norm", "nan"],
+            "--max_grad_norm: expected a number of 0 or more, found nan",
+        ),
+        (
+            train_nli.main,
+            ["--eval_accumulation_steps", "0"],
+            "--eval_accumulation_steps: expected a number of at least 1",
+        ),
+        (train_nli.main, ["--warmup_steps", "-5"], "an option: .*warmup_steps"),
+        (train_nli.main, ["--lr_scheduler_kwargs", "{"], "an option: "),
+        (train_nli.main, ["--fsdp", "x"], "an option: "),
+        (gen_cvae.main, ["--tolerance", "nan"], "tolerance must lie between 0 and 1, got nan"),
         (train_cvae.main, ["--latent_size", "0"], "latent_size: expected a number of at least 1, found 0"),
         (
             train_cvae.main,

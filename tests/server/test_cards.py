@@ -63,6 +63,11 @@ def test_a_card_of_version_1_is_flat(three):
     assert sentences({"description": "Same text. Same text. Other text."}) == ["Same text.", "Other text."]
 
 
+def test_a_long_name_is_not_repeated_whole_for_every_macro():
+    card = {"name": "n" * 200_000, "description": "{{char}} <BOT> " * 2000}
+    assert max(map(len, sentences(card))) < 1_000_000
+
+
 def test_macros_are_names_or_nothing():
     assert plain("{{CHAR}} and {{ user }} <b>bold</b> {{setvar::x::1}}", r"\1").split() == [
         r"\1",

@@ -17,6 +17,7 @@ import pytest
 import serve
 from common.errors import InputError
 from server.app import Served
+from server.run import listen
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOWLY = """
@@ -199,8 +200,52 @@ def test_a_port_that_is_taken_is_named(served_model):
             serve_it(Served(served_model, "r", Capacity(1)), "127.0.0.1", taken.getsockname()[1], 1.0)
 
 
+@pytest.mark.parametrize("name", ["a:b", "a\n", "a\udcff"])
+def test_a_name_that_no_request_can_say_is_refused(name):
+    with pytest.raises(InputError, match="cannot be the model's name"):
+        serve.check_name(name)
+
+
+def test_a_host_that_is_no_name_is_said_in_a_line():
+    with pytest.raises(InputError, match="cannot be used"):
+        listen("a..b", 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", b"null", b'{"choices": null}', b'{"choices": [5]}', b"data: {oops\n\n", b"data: [1]\n\n"],
+)
+def test_a_server_s_nonsense_is_one_line(answer, three, monkeypatch):
+    from openai import OpenAI
+    from openai._base_client import SyncHttpxClientWrapper
+
+    from server.client import RemoteMiracle
+
+    streams = answer.startswith(b"data")
+    kind = "text/event-stream" if streams else "application/json"
+    remote = RemoteMiracle.__new__(RemoteMiracle)
+    remote.schema, remote.weights, remote.name = three, {}, "r"
+    remote._client = OpenAI(base_url="http://127.0.0.1:1/v1", api_key="none", max_retries=0)
+
+    def send(client, request, **_):
+        import importlib
+
+        library = importlib.import_module(type(request).__module__.partition(".")[0])
+        return library.Response(200, content=answer, headers={"Content-Type": kind}, request=request)
+
+    monkeypatch.setattr(SyncHttpxClientWrapper, "send", send)
+    with pytest.raises(InputError, match="the server"):
+        remote.reply("Hello.", on_text=(lambda text: True) if streams else None)
+
+
 def test_a_wrong_address_is_said_in_a_line():
     from server.client import RemoteMiracle
+
+    for url in ("http://a..b:1", "http://[::1"):
+        with pytest.raises(InputError, match="this is no address"):
+            RemoteMiracle(url)
+    with pytest.raises(InputError, match="beyond ASCII"):
+        RemoteMiracle("http://127.0.0.1:1", key="ключ")
 
     with pytest.raises(InputError, match="bash serve.sh"):
         RemoteMiracle(f"http://127.0.0.1:{free_port()}", timeout=5)

@@ -24,7 +24,10 @@ def read(**fields):
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"), ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ({"stream_options": {"include_usage": True}}, "stream_options"), ({"target": 5}, "target"), ({"candidates": 0}, "candidates"),
-        ({"guidance": -1}, "guidance"), ({"model": 5}, "model"),
+        ({"guidance": -1}, "guidance"), ({"model": 5}, "model"), ({"fluency": 1e308}, "fluency"), ({"relevance": 1e308}, "relevance"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}]}, "messages[0].content[1].type"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"weights": {"attitude": None}}, "weights.attitude"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(fields, param):
@@ -51,6 +54,12 @@ def test_fields_that_ask_for_nothing_are_let_through():
         metadata={"a": "b"}, logit_bias={}, stop=None, n=None, temperature=None,
     )  # fmt: skip
     assert request.options() == {} and request.client == "me"
+
+
+def test_a_message_may_have_fields_that_say_nothing():
+    nothing = {"refusal": None, "audio": None, "function_call": None, "annotations": [], "tool_calls": None}
+    found = read(messages=[*HELLO, {"role": "assistant", "content": "Yes?"} | nothing, *HELLO])
+    assert [message.text for message in found.messages] == ["Hello.", "Yes?", "Hello."]
 
 
 def test_temperature_says_how_tokens_are_chosen():

@@ -269,6 +269,8 @@ def test_other_models_and_unknown_aspects_are_named(live):
         {"target": "happy"},
         {"target": "plain", "candidates": 33},
         {"n": 33},
+        {"target": "plain", "candidates": 10**12},
+        {"target": "plain", "candidates": 10**2000},
     ):
         answer = live.ask(**fields)
         assert answer.status_code == 400 and answer.json()["error"]["message"], fields
@@ -276,11 +278,34 @@ def test_other_models_and_unknown_aspects_are_named(live):
 
 def test_paths_and_types_that_are_not_there(live):
     assert httpx.get(f"{live.root}/nothing").json()["error"]["message"] == "Not Found"
-    assert httpx.get(f"{live.url}/chat/completions").status_code == 405
+    other = httpx.get(f"{live.url}/chat/completions")
+    assert other.status_code == 405 and other.headers["Allow"] == "POST"
     plain = httpx.post(f"{live.url}/chat/completions", content=json.dumps({"messages": MESSAGES}))
     assert plain.status_code == 415  # what a web page may send without asking
+    assert live.ask(headers={"Content-Encoding": "gzip"}).status_code == 415
     asked = httpx.options(f"{live.url}/chat/completions", headers={"Origin": "http://a.example", "Access-Control-Request-Method": "POST"})  # fmt: skip
     assert asked.status_code == 405 and "access-control-allow-origin" not in asked.headers
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01", b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
+     b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+     b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"],
+)  # fmt: skip
+def test_what_is_no_http_is_refused_in_the_same_shape(live, sent):
+    with socket.create_connection(("127.0.0.1", int(live.root.rpartition(":")[2])), timeout=30) as connection:
+        connection.sendall(sent)
+        head, _, body = b"".join(iter(lambda: connection.recv(1000), b"")).partition(b"\r\n\r\n")
+    assert b" 400 " in head and json.loads(body)["error"]["message"]
+
+
+def test_a_large_body_is_refused_and_the_refusal_arrives(serve_with):
+    live = serve_with(keys=("first-key-of-sixteen",))
+    headers = {"Authorization": "Bearer first-key-of-sixteen"}
+    for size in (300_000, 3_000_000):
+        assert live.ask("x" * size, headers=headers).status_code == 413
+        assert live.ask("x" * size).status_code == 401
 
 
 def damaged(source: random.Random) -> bytes:
@@ -478,6 +503,7 @@ def test_a_key_is_asked_for(serve_with):
 def test_other_host_names_and_large_or_slow_bodies(serve_with):
     live = serve_with(hosts=LOOPBACK_NAMES, bounds=Bounds(body=2000, body_seconds=0.5))
     assert live.ask(headers={"Host": "evil.example"}).status_code == 421
+    assert live.ask(headers={"Host": "LocalHost:80"}).status_code == 200
     assert live.ask("x" * 3000).status_code == 413
     chunked = httpx.post(
         live.url + "/chat/completions",
@@ -490,6 +516,20 @@ def test_other_host_names_and_large_or_slow_bodies(serve_with):
         slow.settimeout(30)
         assert b" 408 " in slow.recv(1000)
     assert live.ask(target="plain").status_code == 200
+
+
+def test_a_log_that_cannot_be_written_costs_no_reply(serve_with, tmp_path, caplog):
+    from playground.session import Log
+
+    with pytest.raises(IsADirectoryError):
+        Log(tmp_path)
+    (tmp_path / "logs").mkdir()
+    live = serve_with(log=Log(tmp_path / "logs" / "log.jsonl"))
+    shutil.rmtree(tmp_path / "logs")
+    assert [live.ask(target="plain").status_code for _ in range(2)] == [200, 200]
+    assert [record.message for record in caplog.records if "not logged" in record.message] == [
+        f"replies are not logged: {tmp_path / 'logs' / 'log.jsonl'}: No such file or directory"
+    ]
 
 
 def test_nothing_typed_is_kept_unless_asked(serve_with, tmp_path, capfd):
