@@ -138,12 +138,12 @@ class Fudge(Guided):
             raise InputError(f"fudge: candidates must be at least 1, found {candidates}")
         targets = self.targets(requests)
         named = (targets >= 0).any(0).nonzero().squeeze(1).tolist()
-        chosen = [precise(self.guides[index], how, self.model.device) for index in named]
+        guides = [precise(self.guides[index], how, self.model.device) for index in named]
         row = encode_replies(self.model, [""])[0]
         start = row["input_ids"][:-1]  # without the end of the empty reply
 
         def decoder(lm: PreTrainedModel) -> GuidedDecoder:
-            return GuidedDecoder(lm, chosen, start, targets[:, named], strength, candidates)
+            return GuidedDecoder(lm, guides, start, targets[:, named], strength, candidates)
 
         return [
             self.model.write(requests, how, seed, decoder, purpose=sample_name(number)) for number in range(n)
