@@ -2,7 +2,7 @@
 
 A training dialogue has the code of the one aspect that it is labelled for; at test time all codes of the target stand in
 front, in schema order, which training has never shown. A code's embedding starts as the mean of its name's, so that the
-codes of a small corpus need not be learnt from nothing.
+codes of a small corpus need not be learnt from scratch.
 """
 
 import torch

@@ -112,9 +112,9 @@ def classify(guide: Guide, model: LanguageModel, replies: list[str], batch_size:
     rows = encode_replies(model, replies)
     result = torch.zeros(len(rows), guide.head.out_features, device=model.device)
     collate = DialogueCollator(model.tokenizer.pad_token_id)
-    for chosen in batches_by_length(rows, batch_size):
-        batch = collate([rows[index] | {"aspect": 0} for index in chosen])
-        result[torch.tensor(chosen)] = guide(
+    for indices in batches_by_length(rows, batch_size):
+        batch = collate([rows[index] | {"aspect": 0} for index in indices])
+        result[torch.tensor(indices)] = guide(
             batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
         )[:, -1]
     return result
@@ -131,13 +131,13 @@ def train_guide(attribute: Attribute, setting: TrainingSetting, shared: dict) ->
     with setting.seeded(name):
         lm = copy.deepcopy(model.lm).requires_grad_(True)
         guide = Guide(lm, len(attribute.aspects)).to(setting.device)
-        own = [
+        labelled = [
             (attribute.index(aspect), dialogue)
             for aspect, dialogue in setting.dialogues(shared)
             if aspect in attribute.aspects
         ]
-        encoded = encode_replies(model, [dialogue.response for _, dialogue in own])
-        rows = [row | {"aspect": aspect} for (aspect, _), row in zip(own, encoded)]
+        encoded = encode_replies(model, [dialogue.response for _, dialogue in labelled])
+        rows = [row | {"aspect": aspect} for (aspect, _), row in zip(labelled, encoded)]
 
         def loss_of(batch: dict) -> torch.Tensor:
             expected = torch.where(batch["labels"] == IGNORED, IGNORED, batch["aspect"].unsqueeze(1))
@@ -218,7 +218,7 @@ class Guided(ABC):
 
     @abstractmethod
     def samples(
-        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **own
+        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **options
     ) -> list[list[str]]:
         """What `write` chooses from, so many times a reply to every request; arguments as there."""
 
@@ -236,7 +236,7 @@ class Guided(ABC):
         likelihoods, if they are wanted, are the language model's.
 
         Args:
-            known: scores of these samples that were found before; what the guides predict is taken from there.
+            known: scores of these samples that were computed before; what the guides predict is taken from there.
         """
         replies = [sample[index] for index in range(len(requests)) for sample in samples]
         attribute_values = (

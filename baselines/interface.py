@@ -55,7 +55,7 @@ class ChoosesAmongSamples(Protocol):
     """A baseline that writes several replies for each and keeps one; see `baselines.guides.Guided`."""
 
     def samples(
-        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **own
+        self, requests: list[Request], how: DecodingArguments, strength: float, seed: int, **options
     ) -> list[list[str]]:
         """What `write` chooses from, so many times a reply to every request; arguments as there."""
         ...

@@ -154,12 +154,12 @@ class LanguageModel:
         """The replies' scores, [B] each: those of their `attributes`, and their likelihoods by the language model."""
         decoder = PlainDecoder(self.lm)
 
-        def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
+        def logits_of(ids: torch.Tensor, mask: torch.Tensor, indices: list[int], last: int) -> torch.Tensor:
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)
             ):
                 return decoder.forward(
-                    ids.to(self.device), mask.to(self.device), torch.tensor(chosen, device=self.device), last
+                    ids.to(self.device), mask.to(self.device), torch.tensor(indices, device=self.device), last
                 )
 
         behind = [
@@ -199,15 +199,15 @@ class LanguageModel:
                 raise InputError(
                     f"--max-new-tokens {how.max_new_tokens} leaves no room for the context behind {size} tokens in front; the decoder has {room + how.max_new_tokens} positions"
                 )
-            chosen = [index for index, front in enumerate(fronts) if len(front) == size]
+            indices = [index for index, front in enumerate(fronts) if len(front) == size]
             prompts = encode_for_decoder(
                 self.tokenizer,
                 self.template,
-                [requests[index].context for index in chosen],
+                [requests[index].context for index in indices],
                 None,
                 room - size,
             )
-            for index, row in zip(chosen, prompts):
+            for index, row in zip(indices, prompts):
                 rows[index] = {"input_ids": fronts[index] + row["input_ids"]}
         sources = None
         if how.decoding == "top_p":

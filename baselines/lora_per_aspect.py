@@ -63,8 +63,8 @@ class LoraPerAspect:
         rates = replace(setting, learning_rate=setting.adapter_learning_rate)
         collate, adapted = DialogueCollator(model.tokenizer.pad_token_id), None
         for number, aspect in enumerate(setting.aspects):
-            own = [row for row in rows if row["aspect"] == number]
-            if not own:
+            aspect_rows = [row for row in rows if row["aspect"] == number]
+            if not aspect_rows:
                 raise InputError(f"LoRA per aspect: no training dialogue shows {aspect!r}")
             with setting.seeded(f"{cls.name} {aspect}"), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of GPT-2's layers; peft sees it
@@ -85,7 +85,7 @@ class LoraPerAspect:
                 optimise(
                     f"lora {aspect}",
                     adapted,
-                    own,
+                    aspect_rows,
                     collate,
                     lambda batch: reply_loss(decoder, batch),  # noqa: B023
                     rates,
@@ -117,10 +117,10 @@ class LoraPerAspect:
         replies = [""] * len(requests)
         targets = dict.fromkeys(tuple(request.target.items()) for request in requests)
         for target in targets:
-            chosen = [n for n, request in enumerate(requests) if tuple(request.target.items()) == target]
+            indices = [n for n, request in enumerate(requests) if tuple(request.target.items()) == target]
             lm = self.merged([aspect for _, aspect in target], strength, combination)
-            texts = replace(self.model, lm=lm).write([requests[n] for n in chosen], how, seed)
-            for n, text in zip(chosen, texts):
+            texts = replace(self.model, lm=lm).write([requests[n] for n in indices], how, seed)
+            for n, text in zip(indices, texts):
                 replies[n] = text
         return replies
 

@@ -4,7 +4,7 @@ The base writes replies to training contexts, prompted for one aspect at a time 
 the mean hidden state of a layer over its replies' tokens minus the mean over those of the attribute's other aspects (section 2.2
 of the paper, whose contrast is a trait and its absence; here every other aspect is described as plainly). When replies are written
 the prompt names no aspect, and the vectors of the target, times a strength, are added at every token of the reply (section 3.2).
-The paper keeps only those replies in which a judge sees the trait; a judge would have seen the data that we are scored on, so
+The paper keeps only those replies in which an evaluator sees the trait; an evaluator would have seen the data that we are scored on, so
 all are kept. Unlike `baselines.steering` nothing is fine-tuned, and no labelled reply is read.
 """
 
@@ -46,14 +46,14 @@ def contrasting_replies(
         for aspect, number in named
     ]
     replies = base.write(requests, how, seed, [fronts[aspect] for aspect, _ in named])
-    found = [
+    labelled = [
         (aspect, Dialogue(request.id, request.context, reply, request.target))
         for (aspect, _), request, reply in zip(named, requests, replies)
         if reply.strip()
     ]
-    if silent := sorted(set(fronts) - {aspect for aspect, _ in found}):
+    if silent := sorted(set(fronts) - {aspect for aspect, _ in labelled}):
         raise InputError(f"persona vectors: the base writes nothing when it is prompted for {silent[0]!r}")
-    return found
+    return labelled
 
 
 class PersonaVectors:

@@ -75,19 +75,19 @@ class Prefixes(nn.Module):
         self.encoders[number].embedding.weight.copy_(states.permute(2, 0, 1, 3).flatten(1))
 
 
-def combine(prefixes: torch.Tensor, chosen: torch.Tensor, combination: str) -> torch.Tensor:
+def combine(prefixes: torch.Tensor, aspect_ids: torch.Tensor, combination: str) -> torch.Tensor:
     """The prefixes that each reply names as one.
 
     Args:
         prefixes: [aspects, P, ...], as `Prefixes` gives them.
-        chosen: [B, K] numbers of aspects, -1 where none is named.
+        aspect_ids: [B, K] numbers of aspects, -1 where none is named.
         combination: ``average``, the mean of keys and values, [B, P, ...], or ``concatenate``, one after the other,
             [B, K * P, ...]; what is not named is 0 and must be masked.
     """
     if combination == "concatenate":
-        named = (chosen >= 0).view(*chosen.shape, *[1] * (prefixes.ndim - 1))
-        return (prefixes[chosen.clamp_min(0)] * named).flatten(1, 2)
-    member = F.one_hot(chosen + 1, len(prefixes) + 1)[..., 1:].sum(1).to(prefixes.dtype)  # [B, aspects]
+        named = (aspect_ids >= 0).view(*aspect_ids.shape, *[1] * (prefixes.ndim - 1))
+        return (prefixes[aspect_ids.clamp_min(0)] * named).flatten(1, 2)
+    member = F.one_hot(aspect_ids + 1, len(prefixes) + 1)[..., 1:].sum(1).to(prefixes.dtype)  # [B, aspects]
     share = member / member.sum(1, keepdim=True).clamp_min(1)
     return (share @ prefixes.flatten(1)).unflatten(1, prefixes.shape[1:])
 
@@ -97,31 +97,31 @@ class PrefixDecoder(PlainDecoder):
 
     Args:
         prefixes: gives the prefixes of all aspects.
-        chosen: [N, K], as in `combine`; the decoder's rows are rows of it.
+        aspect_ids: [N, K], as in `combine`; the decoder's rows are rows of it.
     """
 
     def __init__(
         self,
         lm: PreTrainedModel,
         prefixes: Callable[[], torch.Tensor],
-        chosen: torch.Tensor,
+        aspect_ids: torch.Tensor,
         combination: str = "average",
     ):
         super().__init__(lm)
-        self.prefixes, self.chosen, self.combination = prefixes, chosen, combination
+        self.prefixes, self.aspect_ids, self.combination = prefixes, aspect_ids, combination
         self.length = prefixes().shape[1]
-        self.n_prefix = self.length * (chosen.shape[1] if combination == "concatenate" else 1)
+        self.n_prefix = self.length * (aspect_ids.shape[1] if combination == "concatenate" else 1)
 
     def prefix(self, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The combined prefixes, as `PlainDecoder.prefix` says."""
-        states = combine(self.prefixes(), self.chosen[rows], self.combination).permute(
+        states = combine(self.prefixes(), self.aspect_ids[rows], self.combination).permute(
             2, 0, 3, 1, 4
         )  # [2 * layers, B, heads, P, head size]
         return list(zip(states[::2], states[1::2]))
 
     def prefix_mask(self, rows: torch.Tensor) -> torch.Tensor:
         """1 for prefixes of named aspects, [B, n_prefix]."""
-        named = (self.chosen[rows] >= 0).long()
+        named = (self.aspect_ids[rows] >= 0).long()
         named = named if self.combination == "concatenate" else named.amax(1, keepdim=True)
         return named.repeat_interleave(self.length, dim=1)
 
@@ -152,8 +152,8 @@ class PrefixTuning:
             for number, aspect in enumerate(setting.aspects):
                 replies = [
                     setting.template.turn_start + dialogue.response
-                    for own, dialogue in dialogues
-                    if own == aspect
+                    for shown, dialogue in dialogues
+                    if shown == aspect
                 ][: setting.prefix_length]
                 if not replies:
                     raise InputError(f"prefix tuning: no training dialogue shows {aspect!r}")
@@ -197,10 +197,10 @@ class PrefixTuning:
                 f"prefix tuning: combination must be one of {COMBINATIONS}, found {combination!r}"
             )
         number = {aspect: index for index, aspect in enumerate(all_aspects(self.schema))}
-        chosen = [
+        aspect_ids = [
             [number.get(request.target.get(name), -1) for name in self.schema.names] for request in requests
         ]
-        chosen, states = torch.tensor(chosen, device=self.model.device), self.prefixes()
+        aspect_ids, states = torch.tensor(aspect_ids, device=self.model.device), self.prefixes()
         return self.model.write(
-            requests, how, seed, lambda lm: PrefixDecoder(lm, lambda: states, chosen, combination)
+            requests, how, seed, lambda lm: PrefixDecoder(lm, lambda: states, aspect_ids, combination)
         )

@@ -1,4 +1,4 @@
-"""The prompted instruct model: told in its prompt what the aspects mean, zero-shot or with examples of each; nothing is trained.
+"""The prompted instruct model: its prompt says what the aspects mean, zero-shot or with examples of each; nothing is trained.
 
 What most people would try first. Its examples show one aspect each, as the training data does.
 """

@@ -1,4 +1,4 @@
-"""An instruct model that is told in its prompt what a reply should be like: what prompting and persona vectors stand on.
+"""An instruct model whose prompt says what a reply should be like: what prompting and persona vectors stand on.
 
 The instructions are a system turn where the base's chat template has one, else a user turn of their own in front of the
 conversation. The base is not trained, and examples are drawn from the training dialogues.
@@ -109,10 +109,10 @@ class Instructed:
         """
         replies = [""] * len(requests)
         for size in sorted(set(map(len, fronts))):
-            chosen = [index for index, front in enumerate(fronts) if len(front) == size]
+            indices = [index for index, front in enumerate(fronts) if len(front) == size]
             model = replace(self.model, decoder_length=self.model.decoder_length + size)
-            some, before = [requests[index] for index in chosen], [fronts[index] for index in chosen]
-            for index, reply in zip(chosen, model.write(some, how, seed, decoder, before=before)):
+            some, before = [requests[index] for index in indices], [fronts[index] for index in indices]
+            for index, reply in zip(indices, model.write(some, how, seed, decoder, before=before)):
                 replies[index] = reply
         return replies
 
@@ -137,12 +137,12 @@ def instructed(setting: TrainingSetting, shared: dict) -> Instructed:
 
 def drawn_examples(setting: TrainingSetting, shared: dict) -> dict[str, list[Dialogue]]:
     """`MOST_EXAMPLES` training dialogues of every aspect, or all where there are fewer, drawn by the setting's seed."""
-    found: dict[str, list[Dialogue]] = {aspect: [] for aspect in setting.aspects}
+    by_aspect: dict[str, list[Dialogue]] = {aspect: [] for aspect in setting.aspects}
     for aspect, dialogue in setting.dialogues(shared):
-        found[aspect].append(dialogue)
+        by_aspect[aspect].append(dialogue)
     return {
         aspect: random.Random(generator(setting.seed, aspect, "", "examples").initial_seed()).sample(
             dialogues, min(MOST_EXAMPLES, len(dialogues))
         )
-        for aspect, dialogues in found.items()
+        for aspect, dialogues in by_aspect.items()
     }

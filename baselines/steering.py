@@ -83,10 +83,10 @@ def mean_states(model: LanguageModel, rows: list[dict], n_aspects: int, batch_si
             )
             PlainDecoder(model.lm).forward(ids, mask, aspect, logits_to_keep=1)
             member = torch.nn.functional.one_hot(aspect, n_aspects).float().T  # [aspects, B]
-            told = ((labels != IGNORED) & (labels != model.tokenizer.eos_token_id)).float()
+            reply_tokens = ((labels != IGNORED) & (labels != model.tokenizer.eos_token_id)).float()
             for layer, output in enumerate(states):
-                sums[layer] += member @ torch.einsum("bth,bt->bh", output.float(), told)
-            counts += member @ told.sum(1)
+                sums[layer] += member @ torch.einsum("bth,bt->bh", output.float(), reply_tokens)
+            counts += member @ reply_tokens.sum(1)
             states.clear()
     finally:
         for hook in hooks:
@@ -96,11 +96,11 @@ def mean_states(model: LanguageModel, rows: list[dict], n_aspects: int, batch_si
 
 def directions(means: torch.Tensor, schema: Schema) -> torch.Tensor:
     """Every aspect's mean minus the mean over its attribute's other aspects; both [layers, aspects, H], aspects in schema order."""
-    found = []
-    for own in means.split([len(attribute.aspects) for attribute in schema.attributes], dim=1):
-        others = (own.sum(1, keepdim=True) - own) / (own.shape[1] - 1)
-        found.append(own - others)
-    return torch.cat(found, dim=1)
+    differences = []
+    for attribute_means in means.split([len(attribute.aspects) for attribute in schema.attributes], dim=1):
+        others = (attribute_means.sum(1, keepdim=True) - attribute_means) / (attribute_means.shape[1] - 1)
+        differences.append(attribute_means - others)
+    return torch.cat(differences, dim=1)
 
 
 class Steered(Protocol):

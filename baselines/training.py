@@ -121,11 +121,13 @@ class TrainingSetting:
 
     def dialogues(self, shared: dict) -> list[tuple[str, Dialogue]]:
         """All training dialogues, each with the one aspect that it is labelled for."""
-        found = once(
+        by_attribute = once(
             self, shared, "dialogues", lambda: read_attribute_dialogues(self.schema, "train", self.limit)
         )
         return [
-            (dialogue.target[name], dialogue) for name, dialogues in found.items() for dialogue in dialogues
+            (dialogue.target[name], dialogue)
+            for name, dialogues in by_attribute.items()
+            for dialogue in dialogues
         ]
 
     @contextlib.contextmanager
@@ -203,10 +205,10 @@ def _groups(model: nn.Module, setting: TrainingSetting, new: frozenset[nn.Parame
     groups = []
     for is_new, rate in ((False, setting.learning_rate), (True, setting.new_learning_rate)):
         for decayed, decay in ((True, setting.weight_decay), (False, 0.0)):
-            chosen = [
+            parameters = [
                 p
                 for p in model.parameters()
                 if p.requires_grad and (p in new) == is_new and (p.ndim > 1) == decayed
             ]
-            groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+            groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
     return [group for group in groups if group["params"]]

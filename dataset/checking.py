@@ -140,9 +140,9 @@ def check_aspects(collection: Collection, limits: Limits, errors: list[str], war
 def labelled_texts(attribute: Attribute, collections: list[Collection], split: str) -> LabelledTexts:
     """What the attribute's classifier reads in a split: its text file, else the replies of its dialogues."""
     mine = [c for c in collections if c.source.attribute == attribute and c.source.split == split]
-    chosen = [c for c in mine if c.source.kind == "texts"] or mine
+    used = [c for c in mine if c.source.kind == "texts"] or mine
     pairs = [
-        (item.reply or "", attribute.index(item.aspects[attribute.name])) for c in chosen for item in c.items
+        (item.reply or "", attribute.index(item.aspects[attribute.name])) for c in used for item in c.items
     ]
     return [text for text, _ in pairs], [label for _, label in pairs]
 
@@ -158,7 +158,7 @@ def check_attribute(
     }
     means = {aspect: float(np.mean(counts)) for aspect, counts in lengths.items() if counts}
     ratio = max(means.values()) / min(means.values()) if len(means) > 1 else None
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "words": {
             aspect: [means[aspect], *np.percentile(lengths[aspect], [5, 95]).tolist()] for aspect in means
         },
@@ -180,7 +180,7 @@ def check_attribute(
         warnings.append(
             f"{name}: replies differ in length by aspect, {ratio:.2f} times; length alone will tell them apart"
         )
-    accuracy = found["bag_of_words"]["dev"]
+    accuracy = report["bag_of_words"]["dev"]
     if accuracy is not None and accuracy < limits.audible:
         warnings.append(
             f"{name}: a bag of words tells the aspects apart in {accuracy:.2f} of dev replies only; not rich in personality"
@@ -189,15 +189,15 @@ def check_attribute(
         warnings.append(
             f"{name}: a bag of words gets {accuracy:.2f} of dev replies right; a few words may give the aspects away"
         )
-    if found["few_words"] is not None and found["few_words"] > limits.few_words:
+    if report["few_words"] is not None and report["few_words"] > limits.few_words:
         warnings.append(
-            f"{name}: {FEW_WORDS} words are enough to get {found['few_words']:.2f} of dev replies right"
+            f"{name}: {FEW_WORDS} words are enough to get {report['few_words']:.2f} of dev replies right"
         )
-    for word in found["give_away"]:
+    for word in report["give_away"]:
         warnings.append(
             f"{name}: {word['word']!r} gives {word['aspect']} away (precision {word['precision']:.2f}, in {word['recall']:.0%} of its replies)"
         )
-    return found
+    return report
 
 
 def check_duplicates(
@@ -291,9 +291,9 @@ def repeated_sentences(collections: list[Collection], limits: Limits, warnings: 
         ((sentence, times) for sentence, times in counts.items() if times > limits.sentence),
         key=lambda pair: -pair[1],
     )
-    found = [{"sentence": sentence, "times": times} for sentence, times in often]
-    if found:
+    repeated = [{"sentence": sentence, "times": times} for sentence, times in often]
+    if repeated:
         warnings.append(
-            f"{len(found)} sentences occur over {limits.sentence} times in training replies; {found[0]['sentence']!r} {found[0]['times']} times"
+            f"{len(repeated)} sentences occur over {limits.sentence} times in training replies; {repeated[0]['sentence']!r} {repeated[0]['times']} times"
         )
-    return found
+    return repeated

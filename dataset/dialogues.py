@@ -182,14 +182,14 @@ def balanced(items: list[T], limit: int | None, label: Callable[[T], Hashable]) 
     for position, item in enumerate(items):
         places[label(item)].append(position)
     share = 0
-    while sum(min(len(found), share + 1) for found in places.values()) <= limit:
+    while sum(min(len(positions), share + 1) for positions in places.values()) <= limit:
         share += 1
-    chosen = (
-        [every_nth(found, min(len(found), share)) for found in places.values()]
+    kept = (
+        [every_nth(positions, min(len(positions), share)) for positions in places.values()]
         if share
-        else [found[:1] for found in places.values()][:limit]
+        else [positions[:1] for positions in places.values()][:limit]
     )
-    return [items[position] for position in sorted(position for found in chosen for position in found)]
+    return [items[position] for position in sorted(position for positions in kept for position in positions)]
 
 
 def without_targets(dialogues: list[Dialogue], targets: list[dict[str, str]]) -> list[Dialogue]:
@@ -206,11 +206,15 @@ def read_attribute_dialogues(
         InputError: for an attribute without that file, or a mistake in it.
     """
     key = {"train": "dialogues", "dev": "dev_dialogues", "test": "test_dialogues"}[split]
-    found = {}
+    by_attribute = {}
     for attribute in schema.attributes:
         path = getattr(attribute, key)
         if path is None:
             raise InputError(f"{schema.path}: attribute {attribute.name!r} has no {key!r}")
         dialogues = read_dialogues(schema.existing(path), schema, attribute, labelled=True)
-        found[attribute.name] = balanced(dialogues, limit, lambda dialogue: dialogue.target[attribute.name])  # noqa: B023
-    return found
+        by_attribute[attribute.name] = balanced(
+            dialogues,
+            limit,
+            lambda dialogue: dialogue.target[attribute.name],  # noqa: B023
+        )
+    return by_attribute

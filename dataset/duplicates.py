@@ -54,7 +54,7 @@ def similar_pairs(
     if len(unique) < 2:
         return []
     hashes, starts = _shingle_hashes([texts[index] for index in unique.tolist()], size)
-    found: dict[tuple[int, int], float] = {}
+    similarities: dict[tuple[int, int], float] = {}
     compared: set[tuple[int, int]] = set()
     for group in _candidates(hashes, starts, max(0.1, threshold - 0.2)):
         sets = [frozenset(hashes[starts[row] : starts[row + 1]].tolist()) for row in group]
@@ -63,8 +63,8 @@ def similar_pairs(
                 continue
             compared.add((i, j))
             if (similarity := jaccard(one, other)) > threshold:
-                found[i, j] = similarity
-    return sorted((int(unique[i]), int(unique[j]), value) for (i, j), value in found.items())
+                similarities[i, j] = similarity
+    return sorted((int(unique[i]), int(unique[j]), value) for (i, j), value in similarities.items())
 
 
 def _shingle_hashes(texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,9 +74,9 @@ def _shingle_hashes(texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray
     def hashes() -> Iterator[int]:
         bar = tqdm(texts, desc="near duplicates", leave=False, disable=len(texts) < 20000 or None)
         for row, text in enumerate(bar):
-            own = shingles(text, size)
-            starts[row + 1] = len(own)
-            for words in own:
+            text_shingles = shingles(text, size)
+            starts[row + 1] = len(text_shingles)
+            for words in text_shingles:
                 yield int.from_bytes(hashlib.sha1(" ".join(words).encode()).digest()[:8], "little")
 
     flat = np.fromiter(hashes(), dtype=np.uint64)

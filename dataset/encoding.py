@@ -254,10 +254,10 @@ def cuts(
     if not use_context:
         return [None] * len(contexts)
     different = list(dict.fromkeys(contexts))
-    found: dict[tuple[str, ...], Cut] = {}
+    by_context: dict[tuple[str, ...], Cut] = {}
     for context, needed in zip(different, lengths(different)):
         if needed > room:
             rest = lengths([context[start:] for start in range(len(context))])
             turns = next((start for start, length in enumerate(rest) if length <= room), len(context) - 1)
-            found[context] = Cut(turns, max(0, rest[turns] - room), room)
-    return [found.get(context) for context in contexts]
+            by_context[context] = Cut(turns, max(0, rest[turns] - room), room)
+    return [by_context.get(context) for context in contexts]

@@ -1,4 +1,4 @@
-"""How audible the aspects of an attribute are in its texts: bag-of-words classifiers, and words that give one away."""
+"""How recognisable the aspects of an attribute are in its texts: bag-of-words classifiers, and words that give one away."""
 
 from dataclasses import dataclass
 
@@ -105,9 +105,9 @@ def give_away_words(
     )  # [aspects, words]
     precisions = shares / shares.sum(axis=0)
     words = vectorizer.get_feature_names_out()
-    found = [
+    give_aways = [
         GiveAway(str(words[word]), aspects[row], float(precisions[row, word]), float(shares[row, word]))
         for row, word in np.argwhere((precisions > precision) & (shares >= recall))
         if len(aspects) > 1
     ]
-    return sorted(found, key=lambda item: (-item.recall, item.word))
+    return sorted(give_aways, key=lambda item: (-item.recall, item.word))

@@ -51,14 +51,14 @@ class Item:
 
 def sources_of(schema: Schema) -> list[Source]:
     """All files that the schema names, attribute by attribute, then test and NLI files."""
-    found = []
+    sources = []
     for attribute in schema.attributes:
         for split, prefix in (("train", ""), ("dev", "dev_"), ("test", "test_")):
             for kind in ("dialogues", "texts"):
                 if path := getattr(attribute, prefix + kind, None):
-                    found.append(Source(path, kind, split, attribute))
+                    sources.append(Source(path, kind, split, attribute))
     others = (("test", "test", schema.test), ("nli", "train", schema.nli), ("nli", "dev", schema.dev_nli))
-    return found + [Source(path, kind, split) for kind, split, path in others if path]
+    return sources + [Source(path, kind, split) for kind, split, path in others if path]
 
 
 def parse_item(line: bytes, where: str, source: Source, schema: Schema) -> Item:

@@ -20,15 +20,15 @@ def divided(texts: Iterable[str]) -> Iterator[str]:
 
     Says once that there are such words.
     """
-    told = False
+    warned = False
     for text in texts:
         if len(text) > LONGEST_WORD and (long := LONG_WORD.findall(text)):
-            if not told:
+            if not warned:
                 print(
                     f"warning: a text has {max(map(len, long))} characters without a space; the vocabulary is trained on pieces of {LONGEST_WORD} of them",
                     flush=True,
                 )
-            told = True
+            warned = True
             text = LONG_WORD.sub(_pieces, text)
         yield text
 

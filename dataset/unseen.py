@@ -82,11 +82,11 @@ def splits_of(protocol: str, schema: Schema) -> list[Split]:
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"expected one of {', '.join(PROTOCOLS)}, found {protocol!r:.80}")
-    if not (found := PROTOCOLS[protocol](schema)):
+    if not (splits := PROTOCOLS[protocol](schema)):
         raise InputError(
             f"{protocol}: the {len(_names(schema))} combinations of {schema.aspects} have no such division"
         )
-    return found
+    return splits
 
 
 def held_out_names(value: str | Sequence[str], schema: Schema) -> tuple[str, ...]:
@@ -159,12 +159,12 @@ def _most_divergent(schema: Schema, protocol: str, n_seen: int) -> list[Split]:
     """The divisions with so many seen combinations whose divergence is greatest."""
     names, best = _names(schema), (-1.0, -1.0)
     splits: list[Split] = []
-    for chosen in _candidates(names, n_seen):
-        unseen = tuple(name for name in names if name not in chosen)
-        if not unseen or not _covers(schema, chosen) or not _covers(schema, unseen):
+    for seen in _candidates(names, n_seen):
+        unseen = tuple(name for name in names if name not in seen)
+        if not unseen or not _covers(schema, seen) or not _covers(schema, unseen):
             continue
-        value = divergence(chosen, unseen)
-        rank = round(value, DIGITS), -round(_divergence(chosen, unseen, 1, ATOMS_ALPHA), DIGITS)
+        value = divergence(seen, unseen)
+        rank = round(value, DIGITS), -round(_divergence(seen, unseen, 1, ATOMS_ALPHA), DIGITS)
         if rank > best:
             best, splits = rank, []
         if rank == best:
@@ -177,4 +177,4 @@ def _candidates(names: list[str], n_seen: int) -> Iterable[tuple[str, ...]]:
         return itertools.combinations(names, n_seen)
     rng = random.Random(0)
     drawn = {tuple(sorted(rng.sample(range(len(names)), n_seen))) for _ in range(DRAWN)}
-    return (tuple(names[i] for i in chosen) for chosen in sorted(drawn))
+    return (tuple(names[i] for i in indices) for indices in sorted(drawn))

@@ -38,16 +38,16 @@ def words(text: str) -> list[str]:
 
 def letter_words(text: str) -> list[str]:
     """A text's words without punctuation: runs of letters, marks, digits and inner apostrophes, by script as `words`."""
-    found = LETTERS.findall(text)
+    runs = LETTERS.findall(text)
     if not unspaced(text):
-        return found
-    return [piece for word in found for piece in (_broken(word) if unspaced(word) else [word])]
+        return runs
+    return [piece for word in runs for piece in (_broken(word) if unspaced(word) else [word])]
 
 
 def pieces(text: str) -> tuple[list[str], str]:
     """A text's words, and what stands between them: nothing where most of them are characters of a script without spaces."""
-    found = words(text)
-    return found, "" if sum(map(unspaced, found)) * 2 > len(found) else " "
+    text_words = words(text)
+    return text_words, "" if sum(map(unspaced, text_words)) * 2 > len(text_words) else " "
 
 
 def within_words(text: str, least: int, most: int) -> bool:
@@ -55,8 +55,9 @@ def within_words(text: str, least: int, most: int) -> bool:
 
     A character of a script without spaces counts as a word against the lower limit and as half a word against the upper.
     """
-    found = words(text)
-    characters = sum(map(unspaced, found))
+    text_words = words(text)
+    characters = sum(map(unspaced, text_words))
     return (
-        least <= len(found) and len(found) - characters + math.ceil(characters / CHARACTERS_PER_WORD) <= most
+        least <= len(text_words)
+        and len(text_words) - characters + math.ceil(characters / CHARACTERS_PER_WORD) <= most
     )

@@ -92,13 +92,13 @@ class BaselineKind(Kind):
         fields = {
             field.name: field for field in dataclasses.fields(TrainingSetting) if field.name not in OURS
         }
-        found = {
+        values = {
             name: field.default for name, field in fields.items() if field.default is not dataclasses.MISSING
         }
-        found |= {
+        values |= {
             name: value for name, value in _like_the_cvae(preset, loss, training).items() if name in fields
         }
-        found |= converted(options, TrainingSetting)
+        values |= converted(options, TrainingSetting)
         try:
             TrainingSetting(
                 schema=None,
@@ -106,12 +106,14 @@ class BaselineKind(Kind):
                 template=preset.template,
                 device=torch.device("cpu"),
                 seed=seed,
-                **found,
+                **values,
             )
         except InputError as error:
             raise InputError(str(error).removeprefix("baselines: ")) from None
         kept = {  # those of earlier experiments are found again
-            name: value for name, value in found.items() if name not in LATER or value != fields[name].default
+            name: value
+            for name, value in values.items()
+            if name not in LATER or value != fields[name].default
         }
         return {
             "decoder": base_name(common.decoder),
@@ -123,20 +125,20 @@ class BaselineKind(Kind):
     def generation(self, schema: Schema, defaults: dict, options: dict) -> dict:
         """A cell's decoding, strength and options of the method's own, checked; where `write` takes any option by ``**``, unknown ones are left to the method."""
         parameters = inspect.signature(self.method.write).parameters.values()
-        own = {
+        method_defaults = {
             p.name: p.default for p in parameters if p.name not in INTERFACE and p.kind is not p.VAR_KEYWORD
         }
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
         ours = (*DECODING, *(["strength"] if self.method.has_strength else []))
         for name, value in options.items():
-            if name not in ours and name not in own and not anything:
+            if name not in ours and name not in method_defaults and not anything:
                 raise InputError(
-                    f"{name}: no such option of {self.method.name}; there are {', '.join(sorted({*ours, *own}))}"
+                    f"{name}: no such option of {self.method.name}; there are {', '.join(sorted({*ours, *method_defaults}))}"
                 )
-            if isinstance(own.get(name), (int, float, str)) and isinstance(value, str) != isinstance(
-                own[name], str
-            ):
-                raise InputError(f"{name}: expected {type(own[name]).__name__}, found {value!r}")
+            if isinstance(method_defaults.get(name), (int, float, str)) and isinstance(
+                value, str
+            ) != isinstance(method_defaults[name], str):
+                raise InputError(f"{name}: expected {type(method_defaults[name]).__name__}, found {value!r}")
             if name in CHOICE:
                 check_weights(**{name: value})
         given = converted(
@@ -204,7 +206,9 @@ def _scratch(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A decoder of random weights and its tokenizer, as a CVAE without bases has them."""
     dialogues = [
-        dialogue for found in read_attribute_dialogues(schema, "train", limit).values() for dialogue in found
+        dialogue
+        for of_attribute in read_attribute_dialogues(schema, "train", limit).values()
+        for dialogue in of_attribute
     ]
     config, tokenizer = cvae.scratch_decoder(
         options, [text for d in dialogues for text in (*d.context, d.response)]
@@ -235,30 +239,46 @@ class Trained(TrainedSystem):
         return dataclasses.replace(written, warnings=cut, memory=memory)
 
     def _written(self, requests: list[Request], options: dict, how: DecodingArguments) -> Written:
-        own = {name: value for name, value in options.items() if name not in DECODING}
-        strength, seconds = own.pop("strength"), {}
+        method_options = {name: value for name, value in options.items() if name not in DECODING}
+        strength, seconds = method_options.pop("strength"), {}
         if not isinstance(self.baseline, ChoosesAmongSamples):
             return Written(
                 requests,
-                timed(seconds, "decoding", self.baseline.write, requests, how, strength, self.seed, **own),
+                timed(
+                    seconds,
+                    "decoding",
+                    self.baseline.write,
+                    requests,
+                    how,
+                    strength,
+                    self.seed,
+                    **method_options,
+                ),
                 seconds,
             )
-        fluency, relevance = (own.pop(name, 0.0) for name in CHOICE)
-        written = self._samples(requests, how, strength, own)
+        fluency, relevance = (method_options.pop(name, 0.0) for name in CHOICE)
+        written = self._samples(requests, how, strength, method_options)
         if len(written.texts) == 1:
             return Written(requests, list(written.texts[0]), dict(written.seconds))
         scores = written.candidate_scores(self.baseline, likelihoods=fluency > 0 or relevance > 0)
         return Written(requests, best_of(written.texts, scores, fluency, relevance), dict(written.seconds))
 
     def _samples(
-        self, requests: list[Request], how: DecodingArguments, strength: float, own: dict
+        self, requests: list[Request], how: DecodingArguments, strength: float, method_options: dict
     ) -> "Samples":
         """The samples: the last ones where nothing else was asked for."""
-        asked = requests, how, strength, own
+        asked = requests, how, strength, method_options
         if self.written is None or self.written.asked != asked:
             seconds: dict[str, float] = {}
             texts = timed(
-                seconds, "decoding", self.baseline.samples, requests, how, strength, self.seed, **own
+                seconds,
+                "decoding",
+                self.baseline.samples,
+                requests,
+                how,
+                strength,
+                self.seed,
+                **method_options,
             )
             self.written = Samples(asked, texts, seconds)
         return self.written
@@ -278,15 +298,15 @@ class Samples:
     asked: tuple
     texts: list[list[str]]
     seconds: dict[str, float]
-    found: CandidateScores | None = None
+    scores: CandidateScores | None = None
     memory: float = 0.0
 
     def candidate_scores(self, baseline: ChoosesAmongSamples, likelihoods: bool) -> CandidateScores:
-        """What the guides predict, and with the likelihoods if they are wanted; none is found twice."""
+        """What the guides predict, and with the likelihoods if they are wanted; none is computed twice."""
         requests, how = self.asked[:2]
-        if self.found is None or (likelihoods and self.found.fluency is None):
+        if self.scores is None or (likelihoods and self.scores.fluency is None):
             spent: dict[str, float] = {}
-            self.found = timed(
+            self.scores = timed(
                 spent,
                 "choosing",
                 baseline.candidate_scores,
@@ -294,7 +314,7 @@ class Samples:
                 self.texts,
                 how,
                 likelihoods,
-                self.found,
+                self.scores,
             )
             self.seconds["choosing"] = round(self.seconds.get("choosing", 0.0) + spent["choosing"], 2)
-        return self.found
+        return self.scores

@@ -43,15 +43,15 @@ def _contexts(grid: Grid, schema: Schema) -> dict[str, tuple[str, ...]]:
     if split == "test":
         different = {dialogue.context: dialogue.id for dialogue in reversed(_test(schema))}
         return {id: context for context, id in reversed(different.items())}
-    found: dict[str, tuple[str, ...]] = {}
+    contexts: dict[str, tuple[str, ...]] = {}
     seen: set[tuple[str, ...]] = set()
     for position, (name, dialogues) in enumerate(read_attribute_dialogues(schema, _split(split)).items()):
         share = int(number) // len(schema.names) + (position < int(number) % len(schema.names))
         different = {d.context: f"{name}-{d.id}" for d in reversed(dialogues) if d.context not in seen}
-        chosen = every_nth(list(reversed(different.items())), share) if share else []
-        seen.update(context for context, _ in chosen)
-        found |= {id: context for context, id in chosen}
-    return found
+        pairs = every_nth(list(reversed(different.items())), share) if share else []
+        seen.update(context for context, _ in pairs)
+        contexts |= {id: context for context, id in pairs}
+    return contexts
 
 
 def labelled(grid: Grid, schema: Schema) -> list[Dialogue]:
@@ -68,12 +68,12 @@ def labelled(grid: Grid, schema: Schema) -> list[Dialogue]:
             for d in dialogues
         ]
     replied = [dialogue for dialogue in _test(schema) if dialogue.response is not None and dialogue.target]
-    found = balanced(replied, grid.limit, lambda dialogue: target_name(dialogue.target))
-    if not found:
+    limited = balanced(replied, grid.limit, lambda dialogue: target_name(dialogue.target))
+    if not limited:
         raise InputError(
             f"{schema.test} has no row with a reply and a tag, so there are no human replies to score"
         )
-    return found
+    return limited
 
 
 def _split(name: str) -> str:

@@ -80,7 +80,7 @@ def planned(
     """
     if len(lines) < turns - 1:
         raise InputError(f"{turns} turns need {turns - 1} different follow-ups, found {len(lines)}")
-    found = []
+    conversations = []
     for i, opening in enumerate(openings):
         for j, target in enumerate(schema.combinations()):
             name = schema.names[(i + j) % len(schema.names)]
@@ -89,8 +89,8 @@ def planned(
             said = random.Random(f"{seed}|{opening}").sample(lines, turns - 1)
             half = turns // 2
             targets = {HELD: [target] * turns, CHANGED: [target] * half + [other] * (turns - half)}
-            found.append(Conversation(len(found), opening, targets, name, said))
-    return found
+            conversations.append(Conversation(len(conversations), opening, targets, name, said))
+    return conversations
 
 
 def hold(conversations: list[Conversation], turns: int, write: Write) -> list[dict]:
@@ -135,10 +135,10 @@ def follow_ups_of(path: Path) -> list[str]:
     """The user's lines of a YAML list; raises `InputError` for anything else."""
     if not path.is_file():
         raise InputError(f"follow-ups not found: {path}")
-    found = read_yaml(path)
-    if not isinstance(found, list) or not all(isinstance(line, str) and line.strip() for line in found):
-        raise InputError(f"{path}: expected a list of texts, found {found!r:.80}")
-    return list(dict.fromkeys(" ".join(line.split()) for line in found))
+    content = read_yaml(path)
+    if not isinstance(content, list) or not all(isinstance(line, str) and line.strip() for line in content):
+        raise InputError(f"{path}: expected a list of texts, found {content!r:.80}")
+    return list(dict.fromkeys(" ".join(line.split()) for line in content))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -193,10 +193,10 @@ def main(argv: list[str] | None = None) -> int:
     openings = list(dict.fromkeys(context[0] for context in contexts_of(options)))
     model = scored_run(options.run, options.device)
     conversations = planned(openings, model.schema, options.turns, lines, options.seed)
-    own = {} if options.candidates is None else {"candidates": options.candidates}
+    generation_options = {} if options.candidates is None else {"candidates": options.candidates}
 
     def write(contexts: list[list[str]], targets: list[dict[str, str]]) -> list[Reply]:
-        return model.replies(contexts, targets, options.weights, options.seed, **own)
+        return model.replies(contexts, targets, options.weights, options.seed, **generation_options)
 
     rows = hold(conversations, options.turns, write)
     turns, lost = by_turn(rows, options.seed), losses(rows, options.seed)
@@ -220,10 +220,10 @@ def main(argv: list[str] | None = None) -> int:
 def text_of(turns: list[dict], lost: dict[str, dict]) -> str:
     """The numbers for people: a line per condition and turn, then what was lost."""
 
-    def number(found: dict, sign: str = "") -> str:
-        ends = found["ci95"]
+    def number(estimate: dict, sign: str = "") -> str:
+        ends = estimate["ci95"]
         interval = f" [{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]" if ends else ""
-        return "-" if found["value"] is None else f"{found['value']:{sign}.3f}{interval}"
+        return "-" if estimate["value"] is None else f"{estimate['value']:{sign}.3f}{interval}"
 
     shown = ("joint", "coherence", "changed_attribute", "other_attributes", "repeated", "read_all")
     lines = [

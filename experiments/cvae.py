@@ -67,17 +67,17 @@ class CvaeKind(Kind):
             options.get("best_of", 1) != 1 or options.get("algorithm") == "none"
         ):  # neither is to choose by the heads as well, unless it says so
             options = {"candidates": 1} | options
-        found = defaults | {"best_of": 1} | converted(options, ControlArguments, DecodingArguments, Choice)
-        control, _ = arguments(found)
-        if found["best_of"] < 1:
-            raise InputError(f"best_of: expected a number of latents, found {found['best_of']}")
-        if found["best_of"] > 1 and control.candidates > 1:
+        values = defaults | {"best_of": 1} | converted(options, ControlArguments, DecodingArguments, Choice)
+        control, _ = arguments(values)
+        if values["best_of"] < 1:
+            raise InputError(f"best_of: expected a number of latents, found {values['best_of']}")
+        if values["best_of"] > 1 and control.candidates > 1:
             raise InputError(
                 "best_of: chooses latents by their energy, candidates chooses replies by the heads; one or the other"
             )
-        if found["best_of"] > 1 and control.start == "mean" and control.algorithm != "langevin":
+        if values["best_of"] > 1 and control.start == "mean" and control.algorithm != "langevin":
             raise InputError(
-                f"best_of: {found['best_of']} latents that start from the prior's mean are the same; start: sample"
+                f"best_of: {values['best_of']} latents that start from the prior's mean are the same; start: sample"
             )
         try:
             by_attribute(control.weights, schema.names)
@@ -87,7 +87,7 @@ class CvaeKind(Kind):
             control.sampler  # noqa: B018  (checks itself)
         except ValueError as error:
             raise InputError(str(error)) from None
-        return found
+        return values
 
     def load(self, grid: Grid, schema: Schema, device: torch.device, model: Model, shared: dict) -> "Cvae":
         """Train the model into ``models/<name>/cvae``, or find it trained, and load it."""

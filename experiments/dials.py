@@ -1,4 +1,4 @@
-"""Turn one attribute's strength, hold the others', and see what the classifiers say. ``python -m experiments.dials outs/demo``
+"""Turn one attribute's strength, hold the others', and see what the classifiers predict. ``python -m experiments.dials outs/demo``
 
 For every attribute all combinations are written for every context at every strength, from the same noise. <run>/dials/ gets the
 replies, dials.csv (a row per attribute and strength), dials.json (shares of monotone contexts, gains, changes of what is held) and
@@ -56,14 +56,14 @@ def parser() -> argparse.ArgumentParser:
 def strengths_of(text: str) -> list[float]:
     """``"0,1,10"`` as rising numbers; raises `InputError` for anything else, and for fewer than two."""
     try:
-        found = sorted({float(part) for part in text.split(",")})
+        strengths = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        found = []
-    if len(found) < 2 or not all(0 <= strength < float("inf") for strength in found):
+        strengths = []
+    if len(strengths) < 2 or not all(0 <= strength < float("inf") for strength in strengths):
         raise InputError(
             f"--strengths must be two or more numbers of 0 or more, separated by commas, found {text!r}"
         )
-    return found
+    return strengths
 
 
 def sweep_rows(

@@ -57,10 +57,10 @@ def folder_name(grid: Grid, name: str) -> str:
 
 def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
     """What is to be trained before anything can be scored."""
-    found = []
+    needed = []
     if grid.evaluators is None:
         words = grid.words(grid.folder, folder_name(grid, FIRST))
-        found += [
+        needed += [
             Training(name, script, grid.section(name), words)
             for name, script in (("classifier", classifier), ("nli", coherence))
         ]
@@ -80,8 +80,8 @@ def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
             common.decoder,
         ]  # not --base, which names the first set's encoder
         options = grid.section("second_classifier") or grid.section("classifier")
-        found.append(Training("second_classifier", classifier, options, words))
-    return found
+        needed.append(Training("second_classifier", classifier, options, words))
+    return needed
 
 
 class Evaluators:

@@ -37,12 +37,12 @@ def draw(axes: Axes, known: list[Summary], guess: float, title: str) -> None:
     points = [s for s in known if s.values["accuracy_joint"] is not None and s.values["nli"] is not None]
     best = best_of_models(points)
     x, y, texts, colours = [], [], [], []
-    for number, (model, (chosen, _)) in enumerate(best.items()):
+    for number, (model, (best_setting, _)) in enumerate(best.items()):
         style = category(number)
         line = sorted(
-            (s for s in points if s.line == chosen.line), key=lambda s: (s.dial is None, s.dial or 0.0)
+            (s for s in points if s.line == best_setting.line), key=lambda s: (s.dial is None, s.dial or 0.0)
         )
-        others = [s for s in points if s.model == model and s.line != chosen.line]
+        others = [s for s in points if s.model == model and s.line != best_setting.line]
         for name in dict.fromkeys(s.line for s in others):
             places = [
                 (s.values["nli"], s.values["accuracy_joint"])

@@ -63,7 +63,7 @@ class Grid:
         return Path(self.outs) / "experiments" / self.name
 
     def words(self, outs: Path, run: str) -> list[str]:
-        """The common options of a training script, with the place for what it trains."""
+        """The common options of a training script, with the folder for what it trains."""
         given = {
             name: getattr(self, name) for name in ("preset", "schema", "base", "encoder", "decoder", "limit")
         }

@@ -41,5 +41,5 @@ class Human(TrainedSystem):
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """What people replied, to their own contexts; the experiment's requests do not count."""
-        own = [Request(d.id, d.context, d.target) for d in self.dialogues]
-        return Written(own, [dialogue.response for dialogue in self.dialogues])
+        answered = [Request(d.id, d.context, d.target) for d in self.dialogues]
+        return Written(answered, [dialogue.response for dialogue in self.dialogues])

@@ -78,10 +78,10 @@ def resampled(sums: np.ndarray, seed: int, samples: int = SAMPLES) -> list[np.nd
     """The settings' points [settings, 2] in every resample of seeds and contexts."""
     n_seeds, _, n_contexts, _ = sums.shape
     contexts, seeds = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    found = []
+    points = []
     for _ in range(samples):
         times = np.bincount(contexts.integers(n_contexts, size=n_contexts), minlength=n_contexts)
         runs = np.bincount(seeds.integers(n_seeds, size=n_seeds), minlength=n_seeds)
         total = np.einsum("s,c,skcm->km", runs, times, sums)  # [settings, 3]
-        found.append(total[:, :2] / np.maximum(total[:, 2:], 1))
-    return found
+        points.append(total[:, :2] / np.maximum(total[:, 2:], 1))
+    return points

@@ -46,13 +46,13 @@ class JobSettings:
 
 def read_options(text: str | None) -> dict[str, str | int | float]:
     """``slurm_partition=gpu,gpus_per_node=1`` as a dict, numbers as numbers; raises `InputError` for anything else."""
-    found: dict[str, str | int | float] = {}
+    options: dict[str, str | int | float] = {}
     for part in text.split(",") if text else []:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not name.isidentifier() or not equals or not value:
             raise InputError(f"--job-options: expected name=value,..., found {part!r:.80}")
-        found[name] = int(value) if value.isdigit() else value
-    return found
+        options[name] = int(value) if value.isdigit() else value
+    return options
 
 
 def _submitit():
@@ -146,7 +146,7 @@ class _Unit:
 
     def __init__(self, folder: Path, cells: list[Cell]):
         name = fingerprint({"cells": sorted(cell.key for cell in cells)}, [])
-        self.place, self.note = folder / f"{name}.outcomes.jsonl", folder / f"{name}.job.json"
+        self.outcomes_path, self.note = folder / f"{name}.outcomes.jsonl", folder / f"{name}.job.json"
         self.missing = {cell.key: cell for cell in cells}
         self.read = 0  # bytes of the file
         self.job: Any = None
@@ -159,26 +159,26 @@ class _Unit:
             if job.state.split()[0] in UNDER_WAY:
                 self.job = job
                 return
-        self.place.unlink(missing_ok=True)
+        self.outcomes_path.unlink(missing_ok=True)
         self.read = 0
         plan = _on_shared_disk(jobs.plan)
-        self.job = jobs.executor.submit(_measure, plan, list(self.missing.values()), self.place)
+        self.job = jobs.executor.submit(_measure, plan, list(self.missing.values()), self.outcomes_path)
         write_json(self.note, {"executor": kind, "job": str(self.job.job_id)})
 
     def outcomes(self) -> Iterator[CellOutcome]:
         """What the file has that is not known yet; of an earlier start's failures nothing, so that they are tried again."""
-        if not self.place.is_file():
+        if not self.outcomes_path.is_file():
             return
-        with open(self.place, "rb") as lines:
+        with open(self.outcomes_path, "rb") as lines:
             lines.seek(self.read)
             for line in lines:
                 if not line.endswith(b"\n"):
                     return  # being written
                 self.read += len(line)
-                found = json.loads(line)
-                if found["key"] in self.missing and (self.job is not None or found["row"] is not None):
-                    cell = self.missing.pop(found.pop("key"))
-                    yield CellOutcome(cell, **found)
+                record = json.loads(line)
+                if record["key"] in self.missing and (self.job is not None or record["row"] is not None):
+                    cell = self.missing.pop(record.pop("key"))
+                    yield CellOutcome(cell, **record)
 
     def ended(self) -> bool:
         """Whether nothing more will come."""
@@ -206,7 +206,7 @@ class _Unit:
 
     def forget(self) -> None:
         """The outcomes are on disk elsewhere."""
-        self.place.unlink(missing_ok=True)
+        self.outcomes_path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
 
@@ -219,7 +219,7 @@ def _describe(plan: Plan) -> tuple[dict[str, dict], list[str]]:
     return evaluators.summary(), evaluators.warnings
 
 
-def _measure(plan: Plan, cells: list[Cell], place: Path) -> None:
+def _measure(plan: Plan, cells: list[Cell], outcomes_path: Path) -> None:
     for outcome in Worker(plan).measure(cells):
         line = {
             "key": outcome.cell.key,
@@ -228,7 +228,7 @@ def _measure(plan: Plan, cells: list[Cell], place: Path) -> None:
             "loading": outcome.loading,
             "seconds": outcome.seconds,
         }
-        with open(place, "ab") as out:
+        with open(outcomes_path, "ab") as out:
             out.write(json.dumps(line, default=lambda value: value.item()).encode() + b"\n")
             out.flush()
             os.fsync(out.fileno())

@@ -88,9 +88,9 @@ def measured(rows: list[dict], schema: Schema, contexts: int) -> dict[str, float
     gatherer.add(rows)
     columns = gatherer.finish()
     m = measure(columns)
-    found: dict = {name: m[name] for name in ("accuracy_mean", "accuracy_joint", "nli", *OVERALL)}
-    found |= {f"{name}.accuracy": values["accuracy"] for name, values in m["attributes"].items()}
-    found |= {
+    numbers: dict = {name: m[name] for name in ("accuracy_mean", "accuracy_joint", "nli", *OVERALL)}
+    numbers |= {f"{name}.accuracy": values["accuracy"] for name, values in m["attributes"].items()}
+    numbers |= {
         "distinct2": _distinct2(columns, contexts),
         "contexts_n": len(set(columns.context.tolist())),
         "replies_n": len(columns),
@@ -99,16 +99,16 @@ def measured(rows: list[dict], schema: Schema, contexts: int) -> dict[str, float
     if "second_predicted" in rows[0]:
         values = np.array([[*_rights(row), 1.0] for row in rows])  # [N, 4]
         names = ("second_accuracy_mean", "second_accuracy_joint", "both_joint")
-        found |= dict(zip(names, values.mean(axis=0).tolist()))
+        numbers |= dict(zip(names, values.mean(axis=0).tolist()))
         intervals |= Bootstrap(columns.context.tolist()).intervals(
             values, {name: mean_of(i, 3) for i, name in enumerate(names)}
         )
     if any(len(row["target"]) < len(schema.names) for row in rows):
-        found |= dict.fromkeys(("accuracy_joint", "second_accuracy_joint", "both_joint"))
+        numbers |= dict.fromkeys(("accuracy_joint", "second_accuracy_joint", "both_joint"))
     for name in INTERVALS:
-        low, high = intervals.get(name, (None, None)) if found.get(name) is not None else (None, None)
-        found |= {f"{name}_low": low, f"{name}_high": high}
-    return found
+        low, high = intervals.get(name, (None, None)) if numbers.get(name) is not None else (None, None)
+        numbers |= {f"{name}_low": low, f"{name}_high": high}
+    return numbers
 
 
 def _distinct2(columns: Columns, contexts: int) -> float | None:

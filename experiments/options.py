@@ -41,8 +41,8 @@ def crossed(options: dict) -> list[tuple[dict, dict]]:
         raise InputError(
             f"{', '.join(lists)}: {combinations} combinations; at most {MOST_CROSSED} are measured"
         )
-    chosen = [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
-    return [(options | one, one) for one in chosen]
+    assignments = [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
+    return [(options | one, one) for one in assignments]
 
 
 def words_of(options: dict) -> list[str]:
@@ -96,14 +96,14 @@ def converted(options: dict, *types: type) -> dict:
         InputError: with the option's name in front, for an unknown one, a value of another type, or one that is not among its choices.
     """
     fields = {field.name: field for kind in types for field in dataclasses.fields(kind)}
-    found = {}
+    values = {}
     for name, value in options.items():
         if name not in fields or name in PLACES:
             raise InputError(
                 f"{name}: no such option; there are {', '.join(sorted(set(fields) - set(PLACES)))}"
             )
-        found[name] = _converted(fields[name], value)
-    return found
+        values[name] = _converted(fields[name], value)
+    return values
 
 
 def _converted(field: dataclasses.Field, value: object) -> object:

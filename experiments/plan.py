@@ -149,7 +149,7 @@ def _keyed(options: dict) -> dict:
 
 
 def _models(grid: Grid, schema: Schema, data: str) -> list[tuple[Model, Kind, tuple[str, ...]]]:
-    found, known = [], kinds()
+    models, known = [], kinds()
     for seed in grid.seeds:
         for label, entry in grid.models.items():
             kind = known.get(entry["kind"])
@@ -159,13 +159,15 @@ def _models(grid: Grid, schema: Schema, data: str) -> list[tuple[Model, Kind, tu
                 )
             if kind.section is None and seed != grid.seeds[0]:
                 continue  # nothing is trained, so another seed would say the same
-            own = {name: value for name, value in entry.items() if name not in ("kind", "generation")}
+            entry_options = {
+                name: value for name, value in entry.items() if name not in ("kind", "generation")
+            }
             try:
-                if OPTION in own and (kind.section is None or grid.targets != "all"):
+                if OPTION in entry_options and (kind.section is None or grid.targets != "all"):
                     raise InputError(
                         f"{OPTION}: its replies name one attribute each, so there is no combination"
                     )
-                for given, swept in crossed(expanded(own, schema)):
+                for given, swept in crossed(expanded(entry_options, schema)):
                     given = (grid.section(kind.section) if kind.section else {}) | given
                     held_out = tuple(given.pop(OPTION, "").split(",")) if OPTION in given else ()
                     if held_out and kind.sees_combinations(given):
@@ -175,10 +177,10 @@ def _models(grid: Grid, schema: Schema, data: str) -> list[tuple[Model, Kind, tu
                         {"kind": entry["kind"], "options": options, "seed": seed, "data": data}, []
                     )
                     model = Model(label, entry["kind"], seed, given, options, swept, name)
-                    found.append((model, kind, held_out))
+                    models.append((model, kind, held_out))
             except InputError as error:
                 raise grid.mistake(f"models.{label}", error) from None
-    return found
+    return models
 
 
 def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, run.GenerationArguments]:
@@ -186,23 +188,23 @@ def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, run.Generat
     common, what, control, decoding = parsed(run.OPTIONS, "generation", {}, grid.words(grid.folder, "check"))
     given = grid.section("generation")
     ppl = {name: value for name, value in given.items() if name.startswith("ppl_")}
-    own = {name: value for name, value in given.items() if name not in ppl}
+    generation_options = {name: value for name, value in given.items() if name not in ppl}
     try:
         what = dataclasses.replace(what, **converted(ppl, run.GenerationArguments))
-        own = converted(own, ControlArguments, DecodingArguments)
+        generation_options = converted(generation_options, ControlArguments, DecodingArguments)
     except InputError as error:
         raise grid.mistake("generation", error) from None
     scorer = common.decoder if what.ppl_model == "decoder" else what.ppl_model
     for base in {common.encoder, common.decoder, grid.second_encoder, scorer} - {SCRATCH, None}:
         load_config(base)
-    defaults = dataclasses.asdict(control) | dataclasses.asdict(decoding) | own
+    defaults = dataclasses.asdict(control) | dataclasses.asdict(decoding) | generation_options
     defaults.pop("seed")
     return defaults, common, what
 
 
 def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
     """What decides which evaluators score: the options of their training, or the hashes of those of a run."""
-    found: dict = {}
+    identity: dict = {}
     if grid.evaluators is not None:
         for name in (*(f"classifier/{name}" for name in schema.names), "nli"):
             record = read_json(grid.evaluators / name / "stage.json")
@@ -211,7 +213,7 @@ def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
                     "evaluators",
                     f"expected a run's folder with trained evaluators, found no {name} in {grid.evaluators}",
                 )
-            found[name] = record.get("metrics", {}).get("hash")
+            identity[name] = record.get("metrics", {}).get("hash")
     used = {training.section for training in trainings(grid, common)}
     for section, why in (
         ("nli", "because of 'evaluators'"),
@@ -233,11 +235,11 @@ def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
         options = {
             name: value for part in parts[1:-1] for name, value in dataclasses.asdict(part).items()
         } | compared_settings(parts[-1])
-        found[training.section] = options | {
+        identity[training.section] = options | {
             "version": training.module.VERSION,
             "encoder": base_name(parts[0].encoder),
         }
-    return found
+    return identity
 
 
 def _files(schema: Schema, contexts: str) -> list[Path | None]:

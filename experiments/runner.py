@@ -36,7 +36,7 @@ def results_of(plan: Plan) -> RowsFile:
     seconds, signs = [f"seconds_{name}" for name in SECONDS], [f"dev_{sign}" for sign in VITAL_SIGNS]
     split = UNSEEN if any(cell.held_out for cell in plan.cells) else ()
     used = {cell.model.kind for cell in plan.cells}
-    own = [name for kind in sorted(used) for name in kinds()[kind].columns]
+    kind_columns = [name for kind in sorted(used) for name in kinds()[kind].columns]
     columns = [
         *CELL,
         *plan.swept,
@@ -46,7 +46,7 @@ def results_of(plan: Plan) -> RowsFile:
         *COST,
         *signs,
         *SAMPLER,
-        *own,
+        *kind_columns,
         *RECORD,
     ]
     return RowsFile(plan.grid.folder / "results.csv", columns)
@@ -55,12 +55,12 @@ def results_of(plan: Plan) -> RowsFile:
 def units(cells: list[Cell]) -> list[list[Cell]]:
     """The cells in parts that any process may take: those of one model, or of all models of a seed whose training shares something."""
     sharing = {name for name, kind in kinds().items() if kind.shares}
-    found: dict[tuple, list[Cell]] = {}
+    parts: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        found.setdefault((cell.model.seed, "" if cell.model.kind in sharing else cell.model.name), []).append(
+        parts.setdefault((cell.model.seed, "" if cell.model.kind in sharing else cell.model.name), []).append(
             cell
         )
-    return list(found.values())
+    return list(parts.values())
 
 
 class Runner:

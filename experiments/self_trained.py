@@ -30,7 +30,7 @@ OURS = (
     "dev_contexts",
     "evaluators",
 )  # the experiment trains, and measures in its cells
-OWN = tuple(f.name for f in dataclasses.fields(SelfTrainingArguments) if f.name not in OURS)
+SELF_TRAINING_OPTIONS = tuple(f.name for f in dataclasses.fields(SelfTrainingArguments) if f.name not in OURS)
 COLUMNS = (
     "self_accepted",
     "self_distinct2",
@@ -56,12 +56,14 @@ class SelfTrainedKind(CvaeKind):
 
     def training(self, grid: Grid, options: dict, seed: int) -> dict:
         """The CVAE's options, the self-training's, and how replies are written."""
-        own, writing, given = divided(options)
+        self_training, writing, given = divided(options)
         trained = super().training(grid, given, seed)
         return trained | {
-            "self_training": dataclasses.asdict(own),
+            "self_training": dataclasses.asdict(self_training),
             WRITING: dataclasses.asdict(writing_of(grid, writing, seed)),
-            "teacher": fingerprint({"options": trained, "held_out": own.held_out, "seed": seed}, []),
+            "teacher": fingerprint(
+                {"options": trained, "held_out": self_training.held_out, "seed": seed}, []
+            ),
         }
 
     def common_folder(self, model: Model) -> str:
@@ -73,28 +75,28 @@ class SelfTrainedKind(CvaeKind):
     ) -> "SelfTrained":
         """Train the teacher, write, choose and train into ``models/<name>``, or find that done, and load it."""
         models, seed = grid.folder / "models", ["--seed", str(model.seed)]
-        own, given_writing, given = divided(model.given)
+        self_training, given_writing, given = divided(model.given)
         teacher = teacher_of(model)
         common, *options = parsed(cvae.OPTIONS, "cvae", given, [*grid.words(models, teacher), *seed])
         trained = CvaeOptions(*options)
-        further = dataclasses.replace(trained.further, held_out=own.held_out)
+        further = dataclasses.replace(trained.further, held_out=self_training.held_out)
         with exclusive(models / teacher, "the teacher", wait=True):
             cvae.train(common, trained.model, trained.loss, further, trained.training)
 
         writing = writing_of(grid, given_writing, model.seed)
-        options = dataclasses.replace(own, teacher=str(models / teacher), dev_contexts=0)
-        settings = {"writing": dataclasses.asdict(writing), "targets": own.targets(schema), "contexts": own.contexts}  # fmt: skip
+        options = dataclasses.replace(self_training, teacher=str(models / teacher), dev_contexts=0)
+        settings = {"writing": dataclasses.asdict(writing), "targets": self_training.targets(schema), "contexts": self_training.contexts}  # fmt: skip
         replies = models / teacher / f"replies-{fingerprint(settings, [])}.jsonl"
-        place = dataclasses.replace(common, run=model.name)
-        record = self_train(SelfTraining(place, options, writing, trained, schema, device, replies))
+        student_common = dataclasses.replace(common, run=model.name)
+        record = self_train(SelfTraining(student_common, options, writing, trained, schema, device, replies))
         return SelfTrained(models / model.name, schema, device, model.seed, record)
 
 
 class SelfTrained(Cvae):
     """A self-trained CVAE; its seconds are those of the teacher, of writing and of all rounds' trainings."""
 
-    def __init__(self, place: Path, schema: Schema, device: torch.device, seed: int, record: dict):
-        super().__init__(place / "cvae", schema, device, seed)
+    def __init__(self, folder: Path, schema: Schema, device: torch.device, seed: int, record: dict):
+        super().__init__(folder / "cvae", schema, device, seed)
         self.seconds, last = record["seconds"], record["rounds"][-1]
         self.notes = {
             "self_accepted": last["accepted"] / last["written"],
@@ -103,7 +105,7 @@ class SelfTrained(Cvae):
             "self_training": json.dumps(record),
         }
         self.real = training_replies(schema)
-        self.written_replies = replies_written(place / "self_training", last["round"])
+        self.written_replies = replies_written(folder / "self_training", last["round"])
 
     def write(self, requests: list[Request], options: dict) -> Written:
         """As of any CVAE, with the shares of replies that are word for word those of its training."""
@@ -133,11 +135,14 @@ def divided(options: dict) -> tuple[SelfTrainingArguments, dict, dict]:
     writing = options.get(WRITING, {})
     if not isinstance(writing, dict):
         raise InputError(f"{WRITING}: expected generation options, found {writing!r:.80}")
-    own = SelfTrainingArguments(
-        **converted({name: value for name, value in options.items() if name in OWN}, SelfTrainingArguments)
+    self_training = SelfTrainingArguments(
+        **converted(
+            {name: value for name, value in options.items() if name in SELF_TRAINING_OPTIONS},
+            SelfTrainingArguments,
+        )
     )
-    given = {name: value for name, value in options.items() if name not in (*OWN, WRITING)}
-    return own, writing, given
+    given = {name: value for name, value in options.items() if name not in (*SELF_TRAINING_OPTIONS, WRITING)}
+    return self_training, writing, given
 
 
 def writing_of(grid: Grid, given: dict, seed: int) -> Writing:

@@ -42,12 +42,12 @@ def standings(work: Plan, known: list[Summary], rows: list[dict[str, str]]) -> l
     cells = measured_cells(work, rows)
     if ours not in cells:
         return []
-    points = {model: points_of_seeds(found) for model, found in cells.items()}
-    volumes = {model: _volume(work, found) for model, found in cells.items()} if available() else {}
-    found = []
+    points = {model: points_of_seeds(by_seed) for model, by_seed in cells.items()}
+    volumes = {model: _volume(work, by_seed) for model, by_seed in cells.items()} if available() else {}
+    all_standings = []
     for model in cells:
         other = model != ours
-        found.append(
+        all_standings.append(
             Standing(
                 model,
                 volumes.get(model),
@@ -55,7 +55,9 @@ def standings(work: Plan, known: list[Summary], rows: list[dict[str, str]]) -> l
                 lead(ours, model, points[ours], points[model]) if other else None,
             )
         )
-    return sorted(found, key=lambda one: (one.model != ours, -(one.volume.value if one.volume else 0.0)))
+    return sorted(
+        all_standings, key=lambda one: (one.model != ours, -(one.volume.value if one.volume else 0.0))
+    )
 
 
 def our_model(work: Plan, known: list[Summary]) -> str | None:
@@ -72,7 +74,7 @@ Measured = tuple[Cell, float, float]  # with joint accuracy and coherence
 
 def measured_cells(work: Plan, rows: list[dict[str, str]]) -> dict[str, dict[int, list[Measured]]]:
     """Model -> seed -> its cells that have joint accuracy and coherence, those with held-out combinations left out."""
-    by_key, found = {row.get("key"): row for row in rows}, {}
+    by_key, by_model = {row.get("key"): row for row in rows}, {}
     for cell in work.cells:
         row = by_key.get(cell.key)
         if row is None or cell.held_out or not row.get("accuracy_joint") or not row.get("nli"):
@@ -83,24 +85,26 @@ def measured_cells(work: Plan, rows: list[dict[str, str]]) -> dict[str, dict[int
             raise InputError(
                 f"results.csv, row {cell.key}: accuracy_joint and nli: expected numbers, found {row['accuracy_joint']!r:.40} and {row['nli']!r:.40}"
             ) from None
-        found.setdefault(cell.model.label, {}).setdefault(cell.model.seed, []).append((cell, *numbers))
-    return found
+        by_model.setdefault(cell.model.label, {}).setdefault(cell.model.seed, []).append((cell, *numbers))
+    return by_model
 
 
 def points_of_seeds(cells: dict[int, list[Measured]]) -> list[Points]:
     """(joint accuracy, coherence) of the settings, a list per seed."""
-    return [[(joint, coherence) for _, joint, coherence in own] for own in cells.values()]
+    return [[(joint, coherence) for _, joint, coherence in settings] for settings in cells.values()]
 
 
 def _volume(work: Plan, cells: dict[int, list[Measured]]) -> Volume:
     """A model's hypervolume, of the settings that all of its seeds have."""
-    names = [{_setting(cell): (cell, *numbers) for cell, *numbers in own} for own in cells.values()]
-    common = [name for name in names[0] if all(name in other for other in names)]
-    common = common or list(dict.fromkeys(name for own in names for name in own))
-    complete = all(name in own for own in names for name in common)
-    points = np.array([np.mean([own[name][1:] for own in names if name in own], axis=0) for name in common])
-    sums = _sums(work, [[own[name][0] for name in common] for own in names]) if complete else None
-    return hypervolume(points, sums, len(names))
+    seeds = [{_setting(cell): (cell, *numbers) for cell, *numbers in measured} for measured in cells.values()]
+    common = [name for name in seeds[0] if all(name in other for other in seeds)]
+    common = common or list(dict.fromkeys(name for settings in seeds for name in settings))
+    complete = all(name in settings for settings in seeds for name in common)
+    points = np.array(
+        [np.mean([settings[name][1:] for settings in seeds if name in settings], axis=0) for name in common]
+    )
+    sums = _sums(work, [[settings[name][0] for name in common] for settings in seeds]) if complete else None
+    return hypervolume(points, sums, len(seeds))
 
 
 def _setting(cell: Cell) -> tuple:
@@ -112,13 +116,13 @@ def _sums(work: Plan, cells: list[list[Cell]]) -> np.ndarray | None:
     order = {context: i for i, context in enumerate(dict.fromkeys(r.context for r in work.requests))}
     if len(order) < 2:
         return None
-    found = []
-    for own in cells:
-        kept = [replies_of(work.grid.folder, cell.key) for cell in own]
+    sums = []
+    for seed_cells in cells:
+        kept = [replies_of(work.grid.folder, cell.key) for cell in seed_cells]
         if any(scores is None for scores in kept):
             return None
-        found.append([by_context(scores, order) for scores in kept if scores is not None])
-    return np.array(found)
+        sums.append([by_context(scores, order) for scores in kept if scores is not None])
+    return np.array(sums)
 
 
 def _behind(ours: Volume, other: Volume) -> tuple[float, list[float] | None]:
@@ -128,12 +132,12 @@ def _behind(ours: Volume, other: Volume) -> tuple[float, list[float] | None]:
     return value, percentiles(ours.draws - other.draws)
 
 
-def write_standings(path: Path, found: list[Standing]) -> None:
+def write_standings(path: Path, ranking: list[Standing]) -> None:
     """A line per model with everything that `Standing` has."""
     with open(path, "w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(map(_row, found))
+        writer.writerows(map(_row, ranking))
 
 
 def _row(one: Standing) -> dict:

@@ -116,13 +116,13 @@ def _rate(rows: list[dict[str, str]]) -> float | None:
 
 def _numbers(rows: list[dict[str, str]], name: str) -> list[float]:
     """A column's numbers; raises `InputError` for a cell that holds none."""
-    found = {row["key"]: _number(row[name]) for row in rows if row.get(name)}
+    numbers = {row["key"]: _number(row[name]) for row in rows if row.get(name)}
     for row in rows:
-        if row["key"] in found and found[row["key"]] is None:
+        if row["key"] in numbers and numbers[row["key"]] is None:
             raise InputError(
                 f"results.csv, row {row['key']}: {name}: expected a number, found {row[name]!r:.40}"
             )
-    return list(found.values())
+    return list(numbers.values())
 
 
 def _number(value: object) -> float | None:
@@ -142,7 +142,7 @@ def best_of_models(known: list[Summary]) -> dict[str, tuple[Summary, bool]]:
     """
     free = [s.values["nli"] for s in known if s.uncontrolled and s.values["nli"] is not None]
     floor = max(free) - TOLERANCE if free else None
-    found = {}
+    best = {}
     for model in dict.fromkeys(summary.model for summary in known):
         settings = [summary for summary in known if summary.model == model]
         coherent = [
@@ -150,8 +150,8 @@ def best_of_models(known: list[Summary]) -> dict[str, tuple[Summary, bool]]:
             for s in settings
             if floor is not None and s.values["nli"] is not None and s.values["nli"] >= floor
         ]
-        found[model] = (max(coherent or settings, key=control_of), bool(coherent))
-    return found
+        best[model] = (max(coherent or settings, key=control_of), bool(coherent))
+    return best
 
 
 def control_of(summary: Summary) -> float:

@@ -33,7 +33,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Written:
-    """Replies, one per request, what they took (seconds by part, most megabytes held), and the sampler's statistics."""
+    """Replies, one per request, their cost (seconds by part, most megabytes held), and the sampler's statistics."""
 
     requests: list[Request]
     replies: list[str]

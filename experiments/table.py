@@ -39,9 +39,9 @@ def write_table(work: Plan, known: list[Summary], rows: list[dict[str, str]]) ->
         rows: of ``results.csv``.
     """
     grid = work.grid
-    found = standings(work, known, rows) if known else []
-    lines = [f"# {grid.name}", "", *_sentences(found), *_conditions(work, known), *_settings(known)]
-    lines += _frontiers(found) + _unseen(drops(work, rows)) + _all_settings(known)
+    ranking = standings(work, known, rows) if known else []
+    lines = [f"# {grid.name}", "", *_sentences(ranking), *_conditions(work, known), *_settings(known)]
+    lines += _frontiers(ranking) + _unseen(drops(work, rows)) + _all_settings(known)
     measured = {row.get("key") for row in rows} & {cell.key for cell in work.cells}
     if len(measured) < len(work.cells):
         lines += [f"{len(work.cells) - len(measured)} of {len(work.cells)} cells are not measured.", ""]
@@ -51,16 +51,16 @@ def write_table(work: Plan, known: list[Summary], rows: list[dict[str, str]]) ->
             "",
         ]
     lines += _evaluators(read_json(grid.folder / "experiment.json") or {})
-    if found:
-        write_standings(grid.folder / "frontiers.csv", found)
+    if ranking:
+        write_standings(grid.folder / "frontiers.csv", ranking)
     path = grid.folder / "table.md"
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return path
 
 
-def _sentences(found: list[Standing]) -> list[str]:
+def _sentences(ranking: list[Standing]) -> list[str]:
     """Whether our model is ahead, the others of which it is not first."""
-    leads = [one.lead for one in found if one.lead is not None]
+    leads = [one.lead for one in ranking if one.lead is not None]
     leads.sort(key=lambda one: one.verdict == "ahead")
     return [f"- {one.sentence}" for one in leads] + ([""] if leads else [])
 
@@ -99,15 +99,15 @@ def _settings(known: list[Summary]) -> list[str]:
     ]
 
 
-def _frontiers(found: list[Standing]) -> list[str]:
+def _frontiers(ranking: list[Standing]) -> list[str]:
     """The hypervolume of each model's frontier."""
-    if not found:
+    if not ranking:
         return []
-    if found[0].volume is None:
+    if ranking[0].volume is None:
         return ["Hypervolumes of the frontiers are left out: they need `pip install pymoo`.", ""]
-    ours = found[0].model
+    ours = ranking[0].model
     rows = []
-    for one in found:
+    for one in ranking:
         assert one.volume is not None  # where one model has it, all have
         value, interval = one.behind or (None, None)
         rows.append(
@@ -132,9 +132,9 @@ def _frontiers(found: list[Standing]) -> list[str]:
     ]
 
 
-def _unseen(found: list[Drop]) -> list[str]:
+def _unseen(unseen_drops: list[Drop]) -> list[str]:
     """Joint accuracy on seen and unseen combinations."""
-    if not found:
+    if not unseen_drops:
         return []
     rows = [
         [
@@ -146,7 +146,7 @@ def _unseen(found: list[Drop]) -> list[str]:
             f"{one.drop:+z.3f}{_bracket(one.ci95, '+')}",
             "-" if one.gap is None else f"{one.gap:z.1%}",
         ]
-        for one in found
+        for one in unseen_drops
     ]
     heading = ["model", "setting", "splits x seeds", "joint, seen↑", "joint, unseen↑", "drop↓", "gap↓"]
     return [

@@ -161,7 +161,7 @@ class Worker:
 
 def _failure(cell: Cell, error: Exception) -> dict:
     """Why a cell has no row."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     model = cell.model
     row = {
@@ -171,7 +171,7 @@ def _failure(cell: Cell, error: Exception) -> dict:
         "seed": model.seed,
         "options": json.dumps(cell.swept),
     }
-    return row | {"reason": reason, "at": f"{Path(place.filename).name}:{place.lineno}", "date": _now()}
+    return row | {"reason": reason, "at": f"{Path(frame.filename).name}:{frame.lineno}", "date": _now()}
 
 
 def _now() -> str:

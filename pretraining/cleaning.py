@@ -47,8 +47,8 @@ def repetitive(turn: str) -> bool:
 
 def echo(before: str, turn: str) -> bool:
     """Says little but what was said before it."""
-    words, heard = set(letter_words(turn.lower())), set(letter_words(before.lower()))
-    return len(words & heard) > 0.8 * len(words | heard)
+    words, earlier_words = set(letter_words(turn.lower())), set(letter_words(before.lower()))
+    return len(words & earlier_words) > 0.8 * len(words | earlier_words)
 
 
 REASONS: dict[str, Callable[[Turns], bool]] = {

@@ -59,14 +59,14 @@ def shuffled(dialogues: list[texts.Turns], seed: int) -> list[texts.Turns]:
 
 def batches(tokens: np.ndarray, size: int, length: int, device: torch.device, seed: int) -> Iterator[torch.Tensor]:  # fmt: skip
     """Windows of the stream, [size, length + 1], each epoch in another order and from another offset, without end."""
-    everything = torch.from_numpy(tokens.astype(np.int32)).to(device)
+    token_ids = torch.from_numpy(tokens.astype(np.int32)).to(device)
     generator = torch.Generator().manual_seed(seed)
     while True:
         offset = int(torch.randint(length, (1,), generator=generator))
         count = (len(tokens) - offset - 1) // length
         order = torch.randperm(count, generator=generator) * length + offset
-        for chosen in order[: max(1, count // size) * size].split(size):
-            yield everything[(chosen.unsqueeze(1) + torch.arange(length + 1)).to(device)].long()
+        for starts in order[: max(1, count // size) * size].split(size):
+            yield token_ids[(starts.unsqueeze(1) + torch.arange(length + 1)).to(device)].long()
 
 
 def loss_of(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:

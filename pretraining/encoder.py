@@ -3,7 +3,7 @@
 python -m pretraining.encoder --text outs/pretraining/text --teacher data/bases/smollm2/encoder --out outs/pretraining/encoder
 
 Masked words and whether two texts belong together are BERT's two tasks (Devlin et al., NAACL 2019); wrong replies are here also
-right ones out of order, so that an evaluator that starts from this encoder hears word order. The vectors are those of a sentence
+right ones out of order, so that an evaluator that starts from this encoder is sensitive to word order. The vectors are those of a sentence
 encoder, matched by their cosine (Reimers and Gurevych, EMNLP 2020).
 """
 
@@ -77,11 +77,11 @@ def mean_states(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch
 
 def masked(ids: torch.Tensor, ordinary: torch.Tensor, mask_id: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """Ids [B, T] with some words hidden, eight in ten by the mask and one by another word, and which, [B, T] (bool)."""
-    chosen = (torch.rand(ids.shape, generator=generator) < MASKED) & torch.isin(ids, ordinary)
+    is_masked = (torch.rand(ids.shape, generator=generator) < MASKED) & torch.isin(ids, ordinary)
     kind = torch.rand(ids.shape, generator=generator)
     others = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
     hidden = torch.where(kind < 0.8, mask_id, torch.where(kind < 0.9, others, ids))
-    return torch.where(chosen, hidden, ids), chosen
+    return torch.where(is_masked, hidden, ids), is_masked
 
 
 class Reader:
@@ -103,21 +103,21 @@ class Reader:
         return (made, 0) if made != turns[-1] else (made, 1)
 
     def pairs(self, dialogues: list[texts.Turns]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``attention_mask``, ``token_type_ids`` [B, T], ``words`` and ``chosen`` [B, T], ``belongs`` [B]."""
+        """``input_ids``, ``attention_mask``, ``token_type_ids`` [B, T], ``words`` and ``masked`` [B, T], ``belongs`` [B]."""
         replies = [self.reply(turns) for turns in dialogues]
         rows = encode_contexts(self.tokenizer, [turns[:-1] for turns in dialogues], [text for text, _ in replies], LONGEST)  # fmt: skip
         batch = pad_inputs(rows, self.tokenizer.pad_token_id)
         belongs = torch.tensor([label for _, label in replies])
         words = batch["input_ids"]
-        batch["input_ids"], chosen = masked(words, self.ordinary, self.tokenizer.mask_token_id, self.generator)  # fmt: skip
-        return batch | {"words": words, "chosen": chosen & (belongs == 1).unsqueeze(1), "belongs": belongs}
+        batch["input_ids"], is_masked = masked(words, self.ordinary, self.tokenizer.mask_token_id, self.generator)  # fmt: skip
+        return batch | {"words": words, "masked": is_masked & (belongs == 1).unsqueeze(1), "belongs": belongs}
 
     def singles(self, some: list[str]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The same texts as this encoder reads them, and as its teacher does."""
-        found = []
+        encoded = []
         for tokenizer in (self.tokenizer, self.teacher_tokenizer):
-            found.append(pad_inputs(encode_texts(tokenizer, some, LONGEST), tokenizer.pad_token_id))
-        return found[0], found[1]
+            encoded.append(pad_inputs(encode_texts(tokenizer, some, LONGEST), tokenizer.pad_token_id))
+        return encoded[0], encoded[1]
 
     def batches(self, size: int) -> Iterator[tuple[dict, tuple[dict, dict]]]:
         """Pairs and single texts, without end."""
@@ -132,8 +132,10 @@ def losses(model: PretrainedEncoder, teacher: PreTrainedModel, batch: tuple[dict
     """The three losses of a batch."""
     pairs, (mine, theirs) = batch
     output = model.encoder(**{key: pairs[key] for key in ("input_ids", "attention_mask", "token_type_ids")})
-    chosen = pairs["chosen"]
-    words = F.cross_entropy(model.words(output.last_hidden_state[chosen]).float(), pairs["words"][chosen])
+    is_masked = pairs["masked"]
+    words = F.cross_entropy(
+        model.words(output.last_hidden_state[is_masked]).float(), pairs["words"][is_masked]
+    )
     belongs = F.cross_entropy(model.belongs(output.pooler_output).float(), pairs["belongs"])
     with torch.no_grad():
         goal = mean_states(teacher, theirs)
@@ -204,14 +206,14 @@ def pretrain(options: argparse.Namespace) -> int:
     held_out = to([next(dev.batches(256)) for _ in range(4)], device)
 
     def evaluate() -> dict[str, float]:
-        found = [losses(model, teacher, batch) for batch in held_out]
+        per_batch = [losses(model, teacher, batch) for batch in held_out]
         right = [
             (model.belongs(model.encoder(**{k: pairs[k] for k in ("input_ids", "attention_mask", "token_type_ids")}).pooler_output).argmax(-1) == pairs["belongs"]).float().mean()
             for pairs, _ in held_out
         ]  # fmt: skip
         means = {
-            f"corpus_{key}": float(torch.stack([each[key].float() for each in found]).mean())
-            for key in found[0]
+            f"corpus_{key}": float(torch.stack([each[key].float() for each in per_batch]).mean())
+            for key in per_batch[0]
         }
         return means | {"corpus_told_right": float(torch.stack(right).mean())}
 

@@ -62,10 +62,10 @@ def optimise(
                 raise FloatingPointError(f"{name}: the loss is not finite at step {step}: {values}")
             model.eval()
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-                found = {key: round(value, 4) for key, value in evaluate().items()}
+                metrics = {key: round(value, 4) for key, value in evaluate().items()}
             model.train()
             history.append(
-                {"step": step, "seconds": round(time.monotonic() - started), "training": values} | found
+                {"step": step, "seconds": round(time.monotonic() - started), "training": values} | metrics
             )
             print(f"{name}: {json.dumps(history[-1])}", flush=True)
     model.eval()
@@ -99,7 +99,7 @@ def common_options(
     options.add_argument("--batch", type=int, default=batch, help="rows in a step (%(default)s)")
     options.add_argument("--learning-rate", type=float, default=learning_rate, help="at its peak (%(default)s)")  # fmt: skip
     options.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    options.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    options.add_argument("--device", help="cuda, mps or cpu; default: CUDA, MPS or CPU, in that order")
     return options
 
 

@@ -64,7 +64,7 @@ def prompt(template: DialogueTemplate, turns: Turns) -> tuple[list[str], str]:
 
 
 def prompt_ids(model: LanguageModel, contexts: list[Turns]) -> list[dict]:
-    """Token ids of what the next speaker has heard, ``{"input_ids"}`` per context; an empty context asks for a first turn."""
+    """Token ids of the context that the next speaker answers, ``{"input_ids"}`` per context; an empty context asks for a first turn."""
 
     def marker(text: str) -> list[int]:
         return model.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
@@ -84,19 +84,19 @@ def next_turns(model: LanguageModel, contexts: list[Turns], batch_size: int) -> 
     speaker = len(contexts[0]) % 2
     decoder = SamplingDecoder(model.lm, TEMPERATURES[speaker], MIN_P[speaker])
     rows, texts = prompt_ids(model, contexts), [""] * len(contexts)
-    for chosen in batches_by_length(rows, batch_size):
-        batch = pad_inputs([rows[index] for index in chosen], model.tokenizer.pad_token_id, side="left")
+    for indices in batches_by_length(rows, batch_size):
+        batch = pad_inputs([rows[index] for index in indices], model.tokenizer.pad_token_id, side="left")
         tokens = generate(
             decoder,
-            torch.tensor(chosen, device=model.device),
+            torch.tensor(indices, device=model.device),
             batch["input_ids"].to(model.device),
             batch["attention_mask"].to(model.device),
             eos_token_id=model.tokenizer.eos_token_id,
             pad_token_id=model.tokenizer.pad_token_id,
             max_new_tokens=LONGEST,
         )
-        for index, text in zip(chosen, model.tokenizer.batch_decode(tokens, skip_special_tokens=True)):
-            if len(tokens[chosen.index(index)]) < LONGEST:
+        for index, text in zip(indices, model.tokenizer.batch_decode(tokens, skip_special_tokens=True)):
+            if len(tokens[indices.index(index)]) < LONGEST:
                 texts[index] = " ".join(text.split())
     return texts
 
@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--epochs", type=int, default=4, help="of the teacher's fine-tuning (%(default)s)")
     options.add_argument("--limit", type=int, help="training dialogues per attribute; default: all")
     options.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
-    options.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    options.add_argument("--device", help="cuda, mps or cpu; default: CUDA, MPS or CPU, in that order")
     return options
 
 

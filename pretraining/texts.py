@@ -22,8 +22,8 @@ def written(folder: Path, split: str) -> list[Turns]:
 
 def corpus(split: str, schema: Schema | None = None) -> list[Turns]:
     """The bundled dialogues of a split, without their labels; a dialogue in two attributes' files stands twice."""
-    found = read_attribute_dialogues(schema or load_schema("schema.py"), split, None)
-    return [(*each.context, each.response) for dialogues in found.values() for each in dialogues]
+    by_attribute = read_attribute_dialogues(schema or load_schema("schema.py"), split, None)
+    return [(*each.context, each.response) for dialogues in by_attribute.values() for each in dialogues]
 
 
 def further(path: Path) -> Iterator[Turns]:

@@ -205,9 +205,9 @@ def profile(work: Callable[[], object], device: torch.device, rows: int = 16) ->
     from torch.profiler import ProfilerActivity
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with torch.profiler.profile(activities=activities) as found:
+    with torch.profiler.profile(activities=activities) as profiler:
         wall = seconds_once(work, device)
-    events = found.key_averages()
+    events = profiler.key_averages()
     order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     busy = sum(getattr(event, order) for event in events) / 1e6
     lines = [
@@ -401,13 +401,13 @@ class Bench:
         figure.what = f"ode ({mean:.0f} evaluations)"
         few = torch.arange(min(batch, 32), device=self.device)
         part = Gaussian(prior.mean[few], prior.logvar[few])
-        exact, found = (
+        exact, rowwise = (
             sample_ode(SamplerSettings(solver=solver), start[few], part, make_energy)
             for solver in ("dopri5", "rowwise")
         )
-        distance = float(((found.z - exact.z).norm(dim=1) / exact.z.norm(dim=1)).mean())
+        distance = float(((rowwise.z - exact.z).norm(dim=1) / exact.z.norm(dim=1)).mean())
         print(
-            f"ode: energy {float(exact.energy_start.mean()):.3f} -> {float(found.energy.mean()):.4f}, by dopri5 at 1e-5 {float(exact.energy.mean()):.4f}; latents differ by {distance:.2%}",
+            f"ode: energy {float(exact.energy_start.mean()):.3f} -> {float(rowwise.energy.mean()):.4f}, by dopri5 at 1e-5 {float(exact.energy.mean()):.4f}; latents differ by {distance:.2%}",
             file=sys.stderr,
             flush=True,
         )
@@ -490,9 +490,9 @@ class Bench:
         def autocast():
             return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
-        def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
+        def logits_of(ids: torch.Tensor, mask: torch.Tensor, indices: list[int], last: int) -> torch.Tensor:
             with autocast():
-                return model.decoder(ids.to(self.device), mask.to(self.device), reference[chosen], last)
+                return model.decoder(ids.to(self.device), mask.to(self.device), reference[indices], last)
 
         def rows(prompts: list) -> list[dict]:
             return [{"input_ids": p + r, "labels": [IGNORED] * len(p) + r} for p, r in zip(prompts, replies)]
@@ -503,11 +503,11 @@ class Bench:
             ids = torch.tensor(read, device=self.device) % self.size.encoder[3]
             with torch.no_grad(), autocast():
                 posterior = model.encode_posterior(ids, torch.ones_like(ids), torch.zeros_like(ids))
-            own = [
+            log_probabilities = [
                 logits.float().log_softmax(-1).gather(1, targets[number, k : k + 1])
                 for k, logits in enumerate(model.heads(posterior.mean.float()))
             ]
-            attributes.append(torch.cat(own, 1).sum(1).detach().cpu())
+            attributes.append(torch.cat(log_probabilities, 1).sum(1).detach().cpu())
         beginnings = [[reply[0]] for reply in replies]  # a decoder reads something in front of a first token
         scores = candidate_scores(torch.cat(attributes), rows(prompts), rows(beginnings), logits_of, 0, batch)
         return scores.best(self.candidates, 0.5, 0.5)

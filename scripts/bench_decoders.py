@@ -130,10 +130,10 @@ def example_batch(decoder: str, rows: int, device: torch.device) -> dict[str, to
     }
     labels = texts[2].clone()
     labels[:, :CONTEXT] = -100
-    own = torch.arange(rows, device=device)
+    row_numbers = torch.arange(rows, device=device)
     batch |= {"posterior_types": torch.zeros_like(texts[1]), "labels": labels, "response_length": REPLY}
     targets = torch.full((rows, len(ATTRIBUTES)), -1, device=device)
-    targets[own, own % len(ATTRIBUTES)] = own % 2
+    targets[row_numbers, row_numbers % len(ATTRIBUTES)] = row_numbers % 2
     return batch | {"targets": targets}
 
 
@@ -230,11 +230,11 @@ def does_not_fit(decoder: str, mode: str) -> str:
     if mode.startswith("all weights"):
         need = memory_of_all_weights(parameters, "8-bit" in mode) / BILLION
         reason = f"weights, gradients and AdamW's moments of {parameters / BILLION:.2f} B parameters take {need:.1f} GB before any batch"
-        way = "--lora_rank 16" + ("" if "8-bit" in mode else ", or --optim adamw_bnb_8bit")
+        remedy = "--lora_rank 16" + ("" if "8-bit" in mode else ", or --optim adamw_bnb_8bit")
     else:
         reason = f"{parameters / BILLION:.2f} B frozen parameters take {parameters * (0.5 if '4 bits' in mode else 2) / BILLION:.1f} GB"
-        way = "a larger card" if "4 bits" in mode else "--load_4bit"
-    return f"{decoder}: {mode} does not fit at a batch of one: {reason}; what would fit: {way}"
+        remedy = "a larger card" if "4 bits" in mode else "--load_4bit"
+    return f"{decoder}: {mode} does not fit at a batch of one: {reason}; what would fit: {remedy}"
 
 
 # --- decoding ----------------------------------------------------------------------------------------------------------
@@ -281,22 +281,22 @@ def decoding_model(decoder: str, machine: Machine) -> MiracleModel:
 def measure(decoder: str, options: argparse.Namespace) -> list[DecoderFigure | str]:
     """Everything of one decoder."""
     machine = Machine(decoders()[decoder].hidden_size, options.memory_gb)
-    found: list[DecoderFigure | str] = []
+    figures: list[DecoderFigure | str] = []
     for mode in options.modes:
         if mode in NEEDS_BITSANDBYTES and importlib.util.find_spec("bitsandbytes") is None:
-            found.append(f"{decoder}: {mode} needs bitsandbytes: python -m pip install bitsandbytes")
+            figures.append(f"{decoder}: {mode} needs bitsandbytes: python -m pip install bitsandbytes")
             continue
-        found.append(train(decoder, mode, options.examples, machine, options.repeats))
-        print(found[-1] if isinstance(found[-1], str) else line(found[-1]), flush=True)
+        figures.append(train(decoder, mode, options.examples, machine, options.repeats))
+        print(figures[-1] if isinstance(figures[-1], str) else line(figures[-1]), flush=True)
     try:
         machine.clear()
         model = decoding_model(decoder, machine)
     except torch.OutOfMemoryError:
-        return [*found, f"{decoder}: its weights in fp32 do not fit, from which bf16's are made"]
+        return [*figures, f"{decoder}: its weights in fp32 do not fit, from which bf16's are made"]
     for batch in options.batch:
-        found.append(decode(decoder, batch, model, machine, options.repeats))
-        print(found[-1] if isinstance(found[-1], str) else line(found[-1]), flush=True)
-    return found
+        figures.append(decode(decoder, batch, model, machine, options.repeats))
+        print(figures[-1] if isinstance(figures[-1], str) else line(figures[-1]), flush=True)
+    return figures
 
 
 def line(f: DecoderFigure) -> str:
@@ -329,13 +329,13 @@ def main(argv: list[str] | None = None) -> int:
         torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_gb * BILLION / total))
     limit = f", limited to {options.memory_gb:g} GB" if options.memory_gb else ""
     print(f"{device_name()}{limit}: decoder, work, batch, rate, share of the floor, memory", flush=True)
-    found = [figure for decoder in options.decoders for figure in measure(decoder, options)]
+    figures = [figure for decoder in options.decoders for figure in measure(decoder, options)]
     if options.csv:
         options.csv.parent.mkdir(parents=True, exist_ok=True)
         with open(options.csv, "w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out, lineterminator="\n")
             writer.writerow([field.name for field in dataclasses.fields(DecoderFigure)])
-            writer.writerows(dataclasses.astuple(f) for f in found if isinstance(f, DecoderFigure))
+            writer.writerows(dataclasses.astuple(f) for f in figures if isinstance(f, DecoderFigure))
     return 0
 
 

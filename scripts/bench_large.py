@@ -173,9 +173,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=given.folder) as folder:
             words = COMMANDS[name](Path(folder), given.rows)
             seconds, peak = measured(words, Path(folder) / "log")
-        found = {"command": name, "rows": given.rows, "seconds": round(seconds), "peak_rss_mb": round(peak)}
+        record = {"command": name, "rows": given.rows, "seconds": round(seconds), "peak_rss_mb": round(peak)}
         print(
-            json.dumps(found)
+            json.dumps(record)
             if given.json
             else f"{name}: {given.rows} rows, {seconds:.0f} s, peak memory {peak:.0f} MB",
             flush=True,

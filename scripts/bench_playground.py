@@ -144,22 +144,22 @@ def measure(address: str, users: int, messages: int) -> dict:
     }  # fmt: skip
 
 
-def table(found: dict) -> str:
+def table(numbers: dict) -> str:
     """The numbers for people."""
     lines = [
-        f"{found['users']} users at once, {found['messages_each']} messages each: {found['answered']} of {found['sent']} answered, {found['failed']} failed, {found['lost']} lost"
+        f"{numbers['users']} users at once, {numbers['messages_each']} messages each: {numbers['answered']} of {numbers['sent']} answered, {numbers['failed']} failed, {numbers['lost']} lost"
     ]
     lines += (
-        [f"load average before: {found['load']:.2f} on {found['cores']} cores"]
-        if found["load"] is not None
+        [f"load average before: {numbers['load']:.2f} on {numbers['cores']} cores"]
+        if numbers["load"] is not None
         else []
     )
     lines += ["", "seconds from sending to the reply with its numbers"]
-    lines += [f"{name:>6}  {value:8.3f}" for name, value in found["seconds"].items()]
+    lines += [f"{name:>6}  {value:8.3f}" for name, value in numbers["seconds"].items()]
     lines += [
         "",
-        f"{found['replies_per_second']} replies per second, {found['seconds_in_all']} s in all",
-        *(f"failed: {failure}" for failure in found["failures"]),
+        f"{numbers['replies_per_second']} replies per second, {numbers['seconds_in_all']} s in all",
+        *(f"failed: {failure}" for failure in numbers["failures"]),
     ]
     return "\n".join(lines)
 
@@ -190,9 +190,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with playground(options.run, options.device) as address:
-        found = measure(address, options.users, options.messages) | {"load": load, "cores": os.cpu_count()}
-    print(json.dumps(found, indent=2) if options.json else table(found))
-    return 0 if found["answered"] == found["sent"] else 1
+        numbers = measure(address, options.users, options.messages) | {"load": load, "cores": os.cpu_count()}
+    print(json.dumps(numbers, indent=2) if options.json else table(numbers))
+    return 0 if numbers["answered"] == numbers["sent"] else 1
 
 
 if __name__ == "__main__":

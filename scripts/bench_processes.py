@@ -125,8 +125,8 @@ def seconds_together(work: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     work()
     _finished(device)
-    own = time.perf_counter() - started
-    return processes.greatest(int(own * 1e9)) / 1e9
+    elapsed = time.perf_counter() - started
+    return processes.greatest(int(elapsed * 1e9)) / 1e9
 
 
 def _finished(device: torch.device) -> None:
@@ -154,10 +154,10 @@ def batch_of(size: str, rows: int, device: torch.device) -> dict[str, torch.Tens
         for name, tokens in (("context", context), ("posterior", posterior), ("decoder", decoder))
         for part, value in (("ids", tokens), ("mask", torch.ones_like(tokens)))
     }
-    own = torch.arange(rows, device=device)
+    row_numbers = torch.arange(rows, device=device)
     batch |= {"posterior_types": torch.zeros_like(posterior), "labels": labels, "response_length": REPLY}
     targets = torch.full((rows, len(ATTRIBUTES)), -1, device=device)
-    targets[own, own % len(ATTRIBUTES)] = own % 2
+    targets[row_numbers, row_numbers % len(ATTRIBUTES)] = row_numbers % 2
     return batch | {"targets": targets}
 
 
@@ -284,15 +284,15 @@ def score(size: str, device: torch.device) -> Iterator[tuple]:
     load, count, schema = LOADS[size], processes.count(), load_schema()
     scorer = random_scorer(size, schema, device)
     for kind, replies in ((PER_PROCESS, load.scored * count), (TOTAL, load.scored)):
-        place = Path(processes.by_first(lambda: tempfile.mkdtemp(prefix="miracle-score-")))
-        source = place / "replies.jsonl"
+        folder = Path(processes.by_first(lambda: tempfile.mkdtemp(prefix="miracle-score-")))
+        source = folder / "replies.jsonl"
         processes.by_first(lambda: write_jsonl(source, synthetic(replies, schema)))  # noqa: B023
         seconds = seconds_together(
-            lambda: score_file(source, schema, scorer, None, place / "scored.jsonl"),  # noqa: B023
+            lambda: score_file(source, schema, scorer, None, folder / "scored.jsonl"),  # noqa: B023
             device,
         )
-        processes.by_first(lambda: [path.unlink() for path in place.iterdir()] and None)  # noqa: B023
-        processes.by_first(place.rmdir)
+        processes.by_first(lambda: [path.unlink() for path in folder.iterdir()] and None)  # noqa: B023
+        processes.by_first(folder.rmdir)
         yield "as usual", kind, replies, seconds, None
 
 
@@ -438,8 +438,8 @@ def main(argv: list[str] | None = None) -> int:
     counts = options.processes or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]
     ends, figures, missing = time.monotonic() + 60 * options.minutes, [], []
     for count in counts:
-        found, trouble = run(count, options, ends - time.monotonic())
-        figures += found
+        new_figures, trouble = run(count, options, ends - time.monotonic())
+        figures += new_figures
         missing += [trouble] if trouble else []
         write_csv(options.csv, figures)
     print(table(figures))

@@ -64,16 +64,16 @@ def main() -> int:
         read = time.monotonic() - started
         results(columns, baseline=None, evaluators={}, warnings=[], run={})
         whole = time.monotonic() - started
-    found = {
+    record = {
         "replies": given.replies,
         "seconds": round(whole, 1),
         "seconds_reading": round(read, 1),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     print(
-        json.dumps(found)
+        json.dumps(record)
         if given.json
-        else f"{given.replies} replies: {whole:.0f} s ({read:.0f} s reading and measuring each), peak memory {found['peak_rss_mb']} MB"
+        else f"{given.replies} replies: {whole:.0f} s ({read:.0f} s reading and measuring each), peak memory {record['peak_rss_mb']} MB"
     )
     return 0
 

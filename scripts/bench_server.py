@@ -39,7 +39,7 @@ ASPECTS = (("plain", "lyrical"), ("pessimistic", "optimistic"), ("emotional", "c
 
 def request_body(number: int, client: str, candidates: int) -> dict:
     """The `number`-th request: questions, targets and seeds change from one to the next."""
-    target = [pair[number >> place & 1] for place, pair in enumerate(ASPECTS)]
+    target = [pair[number >> bit & 1] for bit, pair in enumerate(ASPECTS)]
     messages = [{"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]}]
     return {"messages": messages, "target": target, "seed": number, "candidates": candidates, "user": client}
 
@@ -76,11 +76,11 @@ def server(run: Path, device: str | None, options: list[str]) -> Iterator[str]:
 
 def tokens_of(address: str) -> dict[str, float]:
     """Tokens that the server has counted, by kind."""
-    found = {}
+    counts = {}
     for line in httpx.get(f"{address}/metrics", timeout=30).text.splitlines():
         if line.startswith("miracle_tokens_total"):
-            found[line.split('"')[1]] = float(line.split()[-1])
-    return found
+            counts[line.split('"')[1]] = float(line.split()[-1])
+    return counts
 
 
 def with_locust(address: str, clients: int, seconds: float, candidates: int) -> tuple[list[float], int]:
@@ -89,25 +89,25 @@ def with_locust(address: str, clients: int, seconds: float, candidates: int) -> 
         command = [
             sys.executable, "-m", "locust", "-f", str(ROOT / "scripts" / "server_load.py"), "--headless", "--only-summary",
             "--host", address, "-u", str(clients), "-r", str(clients), "-t", f"{seconds:g}s", "--stop-timeout", str(FINISH_SECONDS),
-            "--json-file", str(Path(folder) / "found"), "--exit-code-on-error", "0",
+            "--json-file", str(Path(folder) / "stats"), "--exit-code-on-error", "0",
         ]  # fmt: skip
         environment = os.environ | {"BENCH_CANDIDATES": str(candidates), "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        record = Path(folder) / "found.json"  # the ending is locust's own
+        record = Path(folder) / "stats.json"  # the ending is locust's own
         if not record.is_file():
             raise InputError(f"locust failed: {done.stderr.strip()[-300:]}")
         stats = json.loads(record.read_text())
-    found: list[float] = []
+    latencies: list[float] = []
     for entry in stats:
         for milliseconds, count in entry["response_times"].items():
-            found += [float(milliseconds) / 1000] * count
+            latencies += [float(milliseconds) / 1000] * count
     failures = sum(entry["num_failures"] for entry in stats)
-    return found, failures
+    return latencies, failures
 
 
 def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> tuple[list[float], int]:
     """Seconds of every answered request, and how many failed."""
-    found: list[float] = []
+    latencies: list[float] = []
     failures = 0
 
     async def one(client: httpx.AsyncClient, name: int, ends: float) -> None:
@@ -123,7 +123,7 @@ def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> t
                 said = False
             failures += not said
             if said:
-                found.append(time.monotonic() - began)
+                latencies.append(time.monotonic() - began)
 
     async def all_of_them() -> None:
         limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -132,7 +132,7 @@ def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> t
             await asyncio.gather(*(one(client, name, ends) for name in range(clients)))
 
     asyncio.run(all_of_them())
-    return found, failures
+    return latencies, failures
 
 
 TOOLS = {"locust": with_locust, "httpx": with_httpx}
@@ -145,27 +145,27 @@ def measure(address: str, clients: int, seconds: float, candidates: int, tool: s
         Counts, replies and tokens per second, and percentiles of the seconds from a request to its reply.
     """
     before, began = tokens_of(address), time.monotonic()
-    found, failures = TOOLS[tool](address, clients, seconds, candidates)
+    latencies, failures = TOOLS[tool](address, clients, seconds, candidates)
     whole, after = time.monotonic() - began, tokens_of(address)
     grown = {kind: after[kind] - before.get(kind, 0.0) for kind in after}
-    waits = np.array(found) if found else np.array([float("nan")])
+    waits = np.array(latencies) if latencies else np.array([float("nan")])
     return {
-        "clients": clients, "candidates": candidates, "tool": tool, "answered": len(found), "failed": failures,
-        "seconds": round(whole, 1), "replies_per_second": round(len(found) / whole, 3),
+        "clients": clients, "candidates": candidates, "tool": tool, "answered": len(latencies), "failed": failures,
+        "seconds": round(whole, 1), "replies_per_second": round(len(latencies) / whole, 3),
         "reply_tokens_per_second": round(grown.get("reply", 0) / whole, 1),
         "written_tokens_per_second": round(grown.get("written", 0) / whole, 1),
         "p50": round(float(np.percentile(waits, 50)), 2), "p99": round(float(np.percentile(waits, 99)), 2),
     }  # fmt: skip
 
 
-def table(found: list[dict]) -> str:
+def table(rows: list[dict]) -> str:
     """The numbers as a table, with the throughput beside that of the first line."""
     lines = [
         "| clients | answered | failed | replies/s | against the first | reply tokens/s | tokens/s of all candidates | p50 s | p99 s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in found:
-        ratio = row["replies_per_second"] / (found[0]["replies_per_second"] or float("nan"))
+    for row in rows:
+        ratio = row["replies_per_second"] / (rows[0]["replies_per_second"] or float("nan"))
         cells = [row["clients"], row["answered"], row["failed"], row["replies_per_second"], f"{ratio:.2f}"]
         cells += [row["reply_tokens_per_second"], row["written_tokens_per_second"], row["p50"], row["p99"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -211,10 +211,10 @@ def main(argv: list[str] | None = None) -> int:
     options = ["--queue", str(2 * max(clients)), *(["--rows", str(given.rows)] if given.rows else [])]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with server(given.run, given.device, options) as address:
-        found = [measure(address, count, given.seconds, given.candidates, tool) for count in clients]
-    record = {"load_before": load, "cores": os.cpu_count(), "found": found}
-    print(json.dumps(record, indent=2) if given.json else table(found))
-    return 0 if all(row["failed"] == 0 for row in found) else 1
+        rows = [measure(address, count, given.seconds, given.candidates, tool) for count in clients]
+    record = {"load_before": load, "cores": os.cpu_count(), "found": rows}
+    print(json.dumps(record, indent=2) if given.json else table(rows))
+    return 0 if all(row["failed"] == 0 for row in rows) else 1
 
 
 if __name__ == "__main__":

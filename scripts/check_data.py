@@ -1,4 +1,4 @@
-"""Check a schema's data: format, balance, duplicates, leakage, and how audible the aspects are. bash scripts/check_data.sh
+"""Check a schema's data: format, balance, duplicates, leakage, and how recognisable the aspects are. bash scripts/check_data.sh
 
 Format mistakes, aspects without rows and leakage from training into dev or test are errors (exit status 1); everything
 else is a warning (exit status 1 with --strict).
@@ -25,7 +25,7 @@ DESCRIPTIONS = {
     "leakage": "share of dev or test rows seen in training above which it is an error",
     "balance": "rows of the most frequent aspect over those of the rarest",
     "length_ratio": "mean reply length of the longest aspect over the shortest",
-    "audible": "bag-of-words accuracy below which the aspects are too quiet",
+    "audible": "bag-of-words accuracy below which the aspects are hard to recognise",
     "obvious": "bag-of-words accuracy above which they are too easy",
     "few_words": "the same, for the ten most telling words alone",
     "precision": "a give-away word has at least this precision",

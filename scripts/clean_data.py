@@ -124,7 +124,7 @@ def drop_leaks(copies: list[Copy], similarity: float) -> None:
 
 
 def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, run: Path | None) -> None:
-    """Drop training and dev rows whose reply does not sound like its aspect.
+    """Drop training and dev rows whose reply is not recognised as its aspect.
 
     Args:
         threshold: least probability of the row's own aspect.
@@ -141,13 +141,13 @@ def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, r
         if not texts:
             continue
         if run is not None:
-            own = probabilities_by_run(attribute, run, texts)[range(len(labels)), labels]
+            probabilities = probabilities_by_run(attribute, run, texts)[range(len(labels)), labels]
         else:
             train = next(
                 (c for c in mine if c.source.split == "train" and c.source.kind == copy.source.kind), copy
             )
             try:
-                own = (
+                probabilities = (
                     cross_fitted_probabilities(texts, labels)
                     if train is copy
                     else held_out_probabilities(rows[id(train)], (texts, labels))
@@ -156,7 +156,7 @@ def drop_inaudible(copies: list[Copy], attribute: Attribute, threshold: float, r
                 raise InputError(
                     f"{train.source.path}: too few rows to learn the aspects from ({error}); use a run's classifiers, --run"
                 ) from None
-        for item, probability in zip(copy.kept(), own):
+        for item, probability in zip(copy.kept(), probabilities):
             if probability < threshold:
                 copy.drop(
                     item,
@@ -316,12 +316,12 @@ def write_copy(
 
 def emptied(copies: list[Copy]) -> list[str]:
     """Aspects whose training file has no row of them left."""
-    found = []
+    missing = []
     for copy in copies:
         if copy.source.attribute is not None and copy.source.split == "train":
             left = {item.aspects[copy.source.attribute.name] for item in copy.kept()}
-            found += [aspect for aspect in copy.source.attribute.aspects if aspect not in left]
-    return found
+            missing += [aspect for aspect in copy.source.attribute.aspects if aspect not in left]
+    return missing
 
 
 def report(source: Source, kept: int, dropped: list[dict]) -> None:

@@ -70,10 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     files = []
     for name in names:
         with one_line(f"{options.repository}/{name}", folder):
-            found = get_hf_file_metadata(
+            metadata = get_hf_file_metadata(
                 hf_hub_url(options.repository, name, repo_type="dataset", revision=commit), timeout=20
             )
-        files.append(Remote(name, folder, found.size or 0, found.etag or "", found.location))
+        files.append(Remote(name, folder, metadata.size or 0, metadata.etag or "", metadata.location))
     wanted = [(file, missing) for file in files if (missing := file.missing()) or not file.path.is_file()]
     size = sum(missing for _, missing in wanted)
     parent = next(path for path in [folder, *folder.parents] if path.exists())

@@ -1,7 +1,7 @@
 """Bring dialogues and labelled texts in other formats into ours. bash scripts/import_data.sh chats.json --output mine.jsonl
 
 Reads JSON Lines, JSON, CSV, TSV and Parquet, compressed or not; ShareGPT (conversations), messages, Alpaca, lists of
-turns, prompt and response, text and label. Says what it took for what; rows that cannot be taken are named with file
+turns, prompt and response, text and label. Reports which key it read as what; rows that cannot be taken are named with file
 and line and left out (exit status 1), or with --strict nothing is written. The source is only read.
 """
 
@@ -138,22 +138,22 @@ class Import:
 
     def take(self, row: dict, where: str, how: Counter, left_out: Counter) -> None:
         """Take a row in; raises `InputError` where it cannot be."""
-        found = taken(row, where, self.options.user_from, self.options.reply_from)
+        parsed = taken(row, where, self.options.user_from, self.options.reply_from)
         tag = self.labels.of(row, where)
         made, lost = (
-            self._text(found, tag, where) if found.kind == TEXT else self._dialogue(found, tag, row, where)
+            self._text(parsed, tag, where) if parsed.kind == TEXT else self._dialogue(parsed, tag, row, where)
         )
-        kind = "texts" if found.kind == TEXT else "dialogues"
+        kind = "texts" if parsed.kind == TEXT else "dialogues"
         if self.kind not in (None, kind):
             raise InputError(f"{where}: one of the {kind} among {self.kind}; bring them in apart")
         self.kind = kind
         self.rows.append(made)
         self.untagged += tag is None
-        how[f"{'our own format' if found.kind == OURS else found.kind} ({found.how})"] += 1
-        left_out.update({*found.left_out, *lost})
+        how[f"{'our own format' if parsed.kind == OURS else parsed.kind} ({parsed.how})"] += 1
+        left_out.update({*parsed.left_out, *lost})
 
-    def _text(self, found: Taken, tag: object, where: str) -> tuple[dict, list[str]]:
-        made = {"text": found.text, "label": tag}
+    def _text(self, parsed: Taken, tag: object, where: str) -> tuple[dict, list[str]]:
+        made = {"text": parsed.text, "label": tag}
         attribute = self.labels.attribute or (
             self.labels.schema.attribute_of(tag) if isinstance(tag, str) else None
         )
@@ -164,8 +164,8 @@ class Import:
         parse_text(made, self.labels.schema, attribute, where)
         return made, []
 
-    def _dialogue(self, found: Taken, tag: object, row: dict, where: str) -> tuple[dict, list[str]]:
-        users, replies, lost = exchanges(found.turns, where, self.options.contexts)
+    def _dialogue(self, parsed: Taken, tag: object, row: dict, where: str) -> tuple[dict, list[str]]:
+        users, replies, lost = exchanges(parsed.turns, where, self.options.contexts)
         made = (
             {"input": users, "output": replies}
             | ({} if tag is None else {"tag": tag})
@@ -175,7 +175,7 @@ class Import:
         return made, lost
 
     def read(self, path: Path) -> None:
-        """Take a file's rows in, and say what they were taken for."""
+        """Take a file's rows in, and report which formats they were read as."""
         before, wrong, how, left_out = len(self.rows), len(self.mistakes), Counter(), Counter()
         kind, rows = rows_of(path)
         try:
@@ -196,7 +196,7 @@ class Import:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Read, say, write; returns 1 where rows could not be taken."""
+    """Read, report, write; returns 1 where rows could not be taken."""
     options = parser().parse_args(argv)
     if options.output.exists() and not options.overwrite:
         raise InputError(
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def bring_in(options: argparse.Namespace) -> int:
-    """Read, say, write; returns the exit status."""
+    """Read, report, write; returns the exit status."""
     labels = Labels(
         load_schema(options.schema), options.attribute, options.tag, options.tag_from, options.map
     )
@@ -234,9 +234,9 @@ def bring_in(options: argparse.Namespace) -> int:
         print(
             f"warning: {done.untagged} rows have no label; training needs one in every row: --tag <aspect>, or --tag-from <key>"
         )
-    place = {"texts": '"texts"', "dialogues": "TEST" if options.contexts else '"dialogues"'}[done.kind]
+    schema_key = {"texts": '"texts"', "dialogues": "TEST" if options.contexts else '"dialogues"'}[done.kind]
     print(
-        f"{len(done.rows)} {done.kind} -> {options.output}; name it as {place} in your schema, then: bash scripts/check_data.sh"
+        f"{len(done.rows)} {done.kind} -> {options.output}; name it as {schema_key} in your schema, then: bash scripts/check_data.sh"
     )
     return int(bool(done.mistakes))
 

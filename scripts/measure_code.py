@@ -43,13 +43,13 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
         path for room in sorted(rooms) for path in ([*(root / room).rglob("*.py")] or [root / f"{room}.py"])
     ]
     paths += [root / "playground.py"]
-    found = {}
+    by_name = {}
     for path in paths:
         if path.is_file() and path.stat().st_size:
             parts = path.relative_to(root).with_suffix("").parts
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            found["playground.py" if parts == ("playground",) else name] = path
-    return found
+            by_name["playground.py" if parts == ("playground",) else name] = path
+    return by_name
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -70,27 +70,27 @@ def floor_of(name: str) -> int | None:
 
 def against_the_order(root: Path = ROOT) -> list[str]:
     """Every import from a higher floor, or from the neighbour of a room that stands alone: ``file:line imports module``."""
-    found = []
+    violations = []
     for name, path in modules(root).items():
-        own = len(FLOORS) - 1 if name == "playground.py" else floor_of(name)
+        floor = len(FLOORS) - 1 if name == "playground.py" else floor_of(name)
         for line, target in imports(path):
             other, room = floor_of(target), target.split(".")[0]
-            if other is None or own is None:
+            if other is None or floor is None:
                 continue
             neighbours = {name.split(".")[0], room} == ALONE
-            if other > own or neighbours:
-                found.append(f"{path.relative_to(root)}:{line} imports {target}")
-    return found
+            if other > floor or neighbours:
+                violations.append(f"{path.relative_to(root)}:{line} imports {target}")
+    return violations
 
 
 def shared_names(root: Path = ROOT) -> dict[str, list[str]]:
     """Names of classes that are defined in more than one module, with the modules."""
-    found: dict[str, list[str]] = {}
+    by_class: dict[str, list[str]] = {}
     for name, path in modules(root).items():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, []).append(name)
-    return {name: places for name, places in sorted(found.items()) if len(places) > 1}
+                by_class.setdefault(node.name, []).append(name)
+    return {name: places for name, places in sorted(by_class.items()) if len(places) > 1}
 
 
 def sizes(root: Path = ROOT) -> list[tuple]:

@@ -134,7 +134,7 @@ def dialogues_in(text: str) -> list[Exchanges]:
         Malformed: where there is none.
     """
     decoder = json.JSONDecoder(strict=False)  # line breaks inside strings are common, and harmless
-    found: list[Exchanges] = []
+    dialogues: list[Exchanges] = []
     reason: Malformed | None = None
     start = 0
     for _ in range(MOST_BRACKETS):
@@ -150,29 +150,29 @@ def dialogues_in(text: str) -> list[Exchanges]:
             continue
         else:
             if dialogue is not None:
-                found.append(dialogue)
+                dialogues.append(dialogue)
                 start = end
-    if not found and reason is None and (dialogue := _from_lines(text)) is not None:
-        found.append(dialogue)
-    if found:
-        return found
+    if not dialogues and reason is None and (dialogue := _from_lines(text)) is not None:
+        dialogues.append(dialogue)
+    if dialogues:
+        return dialogues
     raise reason or Malformed(
         "no JSON dialogue was found in the answer" if text.strip() else "the answer was empty"
     )
 
 
-def _from_json(found: object) -> Exchanges | None:
+def _from_json(parsed: object) -> Exchanges | None:
     """``{"dialogue": [...]}`` or the list itself, of ``{"user", "reply"}`` or ``{"role", "content"}`` objects."""
-    if isinstance(found, dict):
-        if {"user", "reply"} <= {str(key).lower() for key in found}:
-            found = [found]
+    if isinstance(parsed, dict):
+        if {"user", "reply"} <= {str(key).lower() for key in parsed}:
+            parsed = [parsed]
         else:
-            inner = [value for value in found.values() if isinstance(value, list)]
+            inner = [value for value in parsed.values() if isinstance(value, list)]
             return _from_json(inner[0]) if len(inner) == 1 else None
-    if not isinstance(found, list) or not found or not all(isinstance(item, dict) for item in found):
+    if not isinstance(parsed, list) or not parsed or not all(isinstance(item, dict) for item in parsed):
         return None
     turns: list[tuple[str, object]] = []
-    for item in found:
+    for item in parsed:
         lowered = {str(key).lower(): value for key, value in item.items()}
         if "role" in lowered and "content" in lowered:
             turns.append((str(lowered["role"]), lowered["content"]))

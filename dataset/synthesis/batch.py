@@ -78,7 +78,7 @@ def settle_by_batch(run: Run, client: openai.OpenAI, tasks: list[Task], poll_sec
 
 def affordable(run: Run, tasks: list[Task]) -> list[Outcome]:
     """The open tasks that have not failed in this run, as many as the cost limit allows."""
-    chosen, expected = [], run.meter.dollars
+    outcomes, expected = [], run.meter.dollars
     for task in tasks:
         outcome = outcome_of(task, run.journal)
         if outcome.next_attempt is None or request_id(task.key, outcome.next_attempt) in run.unanswered:
@@ -87,8 +87,8 @@ def affordable(run: Run, tasks: list[Task]) -> list[Outcome]:
         if run.max_cost is not None and expected > run.max_cost:
             run.stop(f"the next request could lead beyond ${run.max_cost:g}")
             break
-        chosen.append(outcome)
-    return chosen
+        outcomes.append(outcome)
+    return outcomes
 
 
 def submit(run: Run, client: openai.OpenAI, outcomes: list[Outcome]) -> None:
@@ -222,7 +222,7 @@ def _plainer(run: Run, refusals: list[str], statuses: list[int | None]) -> bool:
     about_format = all(
         status in FORMAT_REFUSALS and ABOUT_FORMAT.search(text) for text, status in zip(refusals, statuses)
     )
-    if not service.auto or service.settled or not weaker or not about_format:
+    if not service.auto or service.format_known or not weaker or not about_format:
         return False
     service.format = weaker[0]
     tqdm.write(f"the server refuses the answer format; asking again for {service.format}")

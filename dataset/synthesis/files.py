@@ -96,13 +96,13 @@ class Output:
         for name in (set(self.made) & set(self.names())) - set(files):
             (self.folder / name).unlink(missing_ok=True)
         if attributes:
-            everything = [
+            complete = [
                 a["name"] for a in attributes
             ] == self.schema.names  # tags in test.jsonl name all attributes
             write_schema(
                 self.folder / "schema.py",
                 attributes,
-                {"TEST": "test.jsonl" if several and everything else None},
+                {"TEST": "test.jsonl" if several and complete else None},
                 "Collected dialogues.",
             )
             files["schema.py"] = []
@@ -129,17 +129,17 @@ class Output:
                     key=lambda topic: hashlib.sha256(topic.encode()).hexdigest(),
                 )
             }
-        for prefix, chosen in (
+        for prefix, split_rows in (
             ("", [r for r in rows if r["topic"] not in held]),
             ("dev_", [r for r in rows if r["topic"] in held]),
         ):
-            if chosen:
+            if split_rows:
                 texts = [
                     {"text": reply, "label": row["tag"], "topic": row["topic"]}
-                    for row in chosen
+                    for row in split_rows
                     for reply in row["output"]
                 ]
-                for kind, content in (("dialogue", chosen), ("text", texts)):
+                for kind, content in (("dialogue", split_rows), ("text", texts)):
                     name = f"{prefix}{kind}_{attribute.name}.jsonl"
                     files[name] = content
                     entry[f"{prefix}{kind}s"] = name

@@ -21,13 +21,13 @@ class Outcome:
 
 
 def outcome_of(task: Task, journal: Journal) -> Outcome:
-    """Judge a task's answers in the order they came; the first usable one counts."""
+    """Check a task's answers in the order they came; the first usable one counts."""
     answer, reason, key = None, None, task.key
     for attempt in range(ATTEMPTS):
-        found = journal.answers.get((key, attempt))
-        if found is None:
+        stored = journal.answers.get((key, attempt))
+        if stored is None:
             return Outcome(task, reason=reason, next_attempt=attempt, last=answer)
-        answer = found
+        answer = stored
         try:
             dialogue = read_answer(
                 answer.text, task.persona, task.turns, answer.finish_reason, answer.refusal

@@ -120,7 +120,7 @@ class Run:
 
         with interruptible(self):
             while (
-                not (self.service.settled and self.service.answered)
+                not (self.service.format_known and self.service.answered)
                 and not self.stopped
                 and (first := next(remaining, None)) is not None
             ):

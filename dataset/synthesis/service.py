@@ -107,7 +107,7 @@ class Service:
         address: of the server, for messages.
 
     Attributes:
-        settled: whether the server is known to take the format; until then, make one request at a time.
+        format_known: whether the server is known to take the format; until then, make one request at a time.
         answered: whether it has answered in this run.
     """
 
@@ -128,7 +128,7 @@ class Service:
         )
         known = journal.memory.get("format") if self.auto else form
         known = known if known in FORMATS else None
-        self.format, self.settled, self.answered = known or FORMATS[0], known is not None, False
+        self.format, self.format_known, self.answered = known or FORMATS[0], known is not None, False
         self.replaced: dict[str, str | None] = dict(journal.memory.get("parameters") or {})
         self.doubtful = False  # whether a stricter form met the server's own error, which may have been about something else
         self.refusals: dict[
@@ -208,10 +208,10 @@ class Service:
                 raise Unavailable(f"{type(error).__name__}: {message_of(error)}") from error
             self.journal.write_answer(answer)
             self.answered = True
-            if not self.settled:
+            if not self.format_known:
                 if not self.doubtful:
                     self.journal.remember("format", form)
-                self.format, self.settled = form, True
+                self.format, self.format_known = form, True
             return answer
 
     def weakens(self, form: str, status: int, message: str) -> bool:
@@ -220,7 +220,7 @@ class Service:
         Where no form is taken, the refusal is the request's own, or the server's for every request: the next task then
         begins with the strictest form again, and gives up where that is refused with the same words.
         """
-        if not self.auto or self.settled or status not in FORMAT_REFUSALS:
+        if not self.auto or self.format_known or status not in FORMAT_REFUSALS:
             return False
         if self.format != form:  # another request has found that out
             return True
@@ -295,8 +295,8 @@ def answer_of(
     Raises:
         NotACompletion: for anything that holds no message of the model.
     """
-    found = completion if isinstance(completion, dict) else {}
-    choices = found.get("choices")
+    body = completion if isinstance(completion, dict) else {}
+    choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     message = choice.get("message")
     finish, content = (
@@ -308,14 +308,14 @@ def answer_of(
         or finish == "error"
         or not isinstance(content, (str, list, dict, type(None)))
     ):
-        error = found.get("error") or choice.get("error") or completion
+        error = body.get("error") or choice.get("error") or completion
         stated = error.get("message") if isinstance(error, dict) else None
         said = stated if isinstance(stated, str) else json.dumps(error, ensure_ascii=False, default=str)
         raise NotACompletion(
             f"the server's answer is no chat completion but {redacted(' '.join(said.split()))[:120]!r}"
         )
     text, refusal = text_of(content), message.get("refusal")
-    usage = found.get("usage")
+    usage = body.get("usage")
     counted = [
         (usage if isinstance(usage, dict) else {}).get(name)
         for name in ("prompt_tokens", "completion_tokens")
@@ -343,16 +343,16 @@ def answer_of(
     )
 
 
-def _logprobs(found: object) -> list[dict[str, float]] | None:
+def _logprobs(logprobs: object) -> list[dict[str, float]] | None:
     """The first tokens' log-probabilities, the sampled token's first; None where there are none, or not in the usual form."""
-    content = found.get("content") if isinstance(found, dict) else None
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return None
     positions: list[dict[str, float]] = []
-    for place in content[:POSITIONS]:
+    for position in content[:POSITIONS]:
         tokens: dict[str, float] = {}
-        alternatives = place.get("top_logprobs") if isinstance(place, dict) else None
-        for one in [place, *(alternatives if isinstance(alternatives, list) else [])]:
+        alternatives = position.get("top_logprobs") if isinstance(position, dict) else None
+        for one in [position, *(alternatives if isinstance(alternatives, list) else [])]:
             token, value = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
             if isinstance(token, str) and isinstance(value, (int, float)) and math.isfinite(value):
                 tokens.setdefault(text_of(token), float(value))

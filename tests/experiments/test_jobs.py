@@ -47,10 +47,10 @@ class Ended:
 def test_outcomes_are_taken_once_and_what_an_ended_job_did_not_say_has_failed(tmp_path):
     unit = _Unit(tmp_path, cells("a", "b", "c"))
     unit.job = Ended()
-    unit.place.write_text(line("a", {"nli": 0.5}) + line("b", None)[:9])
+    unit.outcomes_path.write_text(line("a", {"nli": 0.5}) + line("b", None)[:9])
     (first,) = unit.outcomes()
     assert first.cell.key == "a" and first.row == {"nli": 0.5} and first.seconds == 1.5
-    unit.place.write_text(line("a", {"nli": 0.5}) + line("b", None))
+    unit.outcomes_path.write_text(line("a", {"nli": 0.5}) + line("b", None))
     (second,) = unit.outcomes()
     assert second.cell.key == "b" and second.failure["reason"] == "no room" and list(unit.outcomes()) == []
     (lost,) = unit.failures()
@@ -63,7 +63,7 @@ def test_outcomes_are_taken_once_and_what_an_ended_job_did_not_say_has_failed(tm
 
 def test_a_second_start_takes_an_earlier_one_s_rows_and_tries_its_failures_again(tmp_path):
     unit = _Unit(tmp_path, cells("a", "b"))
-    unit.place.write_text(line("a", {"nli": 0.5}) + line("b", None))
+    unit.outcomes_path.write_text(line("a", {"nli": 0.5}) + line("b", None))
     assert [outcome.cell.key for outcome in unit.outcomes()] == ["a"] and list(unit.missing) == ["b"]
 
 
