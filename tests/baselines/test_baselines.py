@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from baselines.fudge import Fudge, GuidedDecoder
+from baselines.fudge import Fudge, Guidance, GuidedDecoder
 from baselines.guides import Guide, Guided, classify, guides, sample_name
 from baselines.language_model import DialogueCollator, LanguageModel, PlainDecoder, reply_loss, uncontrolled
 from baselines.prefix_tuning import PrefixDecoder, Prefixes, PrefixTuning, combine
@@ -472,7 +472,7 @@ def test_where_all_candidates_are_banned_the_best_other_token_is_written():
         settings = {"eos_token_id": 10**6, "pad_token_id": 319, "max_new_tokens": 20} | options
         return generate(decoder, torch.tensor([0]), ids, torch.ones_like(ids), **settings)[0]
 
-    guided = GuidedDecoder(lm, [], [5], torch.zeros(1, 0, dtype=torch.long), 1.0, 1)
+    guided = GuidedDecoder(lm, Guidance([], [5], torch.zeros(1, 0, dtype=torch.long), 1.0, 1))
     assert written(guided) == written(PlainDecoder(lm)) and len(set(written(guided))) < 20
     assert written(guided, no_repeat_ngram_size=1) == written(PlainDecoder(lm), no_repeat_ngram_size=1)
 
@@ -686,7 +686,7 @@ def make_writer(name, kind="gpt2", device="cpu"):
         )
     if name == "guided":
         guides = [Guide(guide_lm, 5).to(device).eval() for _ in range(2)]
-        return GuidedDecoder(lm, guides, [5, 6], chosen, 3.0, 7)
+        return GuidedDecoder(lm, Guidance(guides, [5, 6], chosen, 3.0, 7))
     return SteeredDecoder(lm, 0, torch.randn(3, 32, device=device)) if name == "steered" else PlainDecoder(lm)
 
 
@@ -794,7 +794,7 @@ def token_of_whole_pass(decoder, prompt, reply, row):
         return int(decoder.forward(ids, torch.ones_like(ids), torch.tensor([row]))[0, -1].argmax())
     scores, tokens = decoder.lm(ids).logits[0, -1].topk(7)
     texts = torch.tensor([[5, 6, *reply, token] for token in tokens.tolist()])
-    for guide, target in zip(decoder.guides, decoder.targets[row].tolist()):
+    for guide, target in zip(decoder.guidance.guides, decoder.guidance.targets[row].tolist()):
         if target >= 0:
             scores = scores + 3.0 * guide(texts, torch.ones_like(texts))[:, -1, target]
     return int(tokens[scores.argmax()])
