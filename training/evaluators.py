@@ -116,13 +116,26 @@ def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
 
 
+EVALUATIONS = 10  # of a training whose epochs were made more
+
+
 def with_steps(training: TrainingArguments, rows: int, least: int) -> TrainingArguments:
-    """Options whose epochs make at least so many steps over that many rows; the same ones where they do."""
+    """Options whose epochs make at least so many steps over that many rows; the same ones where they do.
+
+    Where an epoch is a few steps, evaluations and checkpoints at its end would take longer than the steps: there are then
+    about `EVALUATIONS` of each.
+    """
     step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
     epochs = math.ceil(least / max(1, math.ceil(rows / step)))
     if training.max_steps > 0 or epochs <= training.num_train_epochs:
         return training
-    return dataclasses.replace(training, num_train_epochs=epochs)
+    changes: dict = {"num_train_epochs": epochs}
+    if epochs > EVALUATIONS:
+        steps = epochs * max(1, math.ceil(rows / step))
+        for kind in ("eval", "save"):
+            if getattr(training, f"{kind}_strategy") == "epoch":
+                changes |= {f"{kind}_strategy": "steps", f"{kind}_steps": max(1, steps // EVALUATIONS)}
+    return dataclasses.replace(training, **changes)
 
 
 class EvaluatorTrainer(StageTrainer):

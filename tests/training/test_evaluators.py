@@ -21,6 +21,18 @@ def test_few_rows_are_gone_through_in_more_epochs(tmp_path, rows, least, epochs)
     assert with_steps(training, rows, least).num_train_epochs == epochs
 
 
+def test_many_short_epochs_are_evaluated_about_ten_times(tmp_path):
+    training = TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=2, per_device_train_batch_size=32, use_cpu=True, report_to=[],
+        eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
+    )  # fmt: skip
+    many = with_steps(training, 20, 120)  # of one step each
+    assert many.num_train_epochs == 120 and (many.eval_strategy, many.eval_steps) == ("steps", 12)
+    assert (many.save_strategy, many.save_steps) == ("steps", 12)
+    few = with_steps(training, 2016, 126)
+    assert few.eval_strategy == "epoch" and few is training
+
+
 def test_accumulated_batches_count_as_one_step_and_a_number_of_steps_stays(tmp_path):
     training = TrainingArguments(
         output_dir=str(tmp_path), num_train_epochs=1, per_device_train_batch_size=8, gradient_accumulation_steps=4,
