@@ -1,6 +1,7 @@
 """How a script starts and ends: quiet libraries, one clear line and exit status 2 for bad input."""
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -45,9 +46,12 @@ def prepare_libraries() -> None:
 
 
 def quiet_transformers() -> None:
-    """Switch off its bars for reading and writing weights, if it is imported at all; training keeps its own bar."""
+    """Switch off its bars for reading and writing weights, if it is imported at all, and its doubts about file times; training keeps its own bar."""
     if "transformers" in sys.modules:
         sys.modules["transformers"].utils.logging.disable_progress_bar()
+    logging.getLogger("transformers.trainer_utils").addFilter(
+        lambda record: "mtime may not" not in record.getMessage()
+    )
 
 
 def run_main(main: Callable[[list[str] | None], int]) -> None:
