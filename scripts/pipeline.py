@@ -12,6 +12,7 @@ prepare_libraries()
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from common.options import options_by_stage, parse_arguments  # noqa: E402
 
@@ -71,19 +72,21 @@ def main(argv: list[str] | None = None) -> int:
         ),  # of other options, as the stages above
     }
     stages: list[
-        tuple[str, Callable[..., None], tuple]
+        tuple[str, Callable[..., Path | None], tuple]
     ] = [  # a mistake in the last stage's options is found before the first one trains
         (name, function, parse_arguments(types, stage, [*options[stage], *words], ""))
         for name, (types, function, stage, words) in work.items()
     ]
-    started = time.monotonic()
+    started, report = time.monotonic(), None
     for number, (name, stage, configuration) in enumerate(stages, 1):
         print(f"\n[{number}/{len(stages)}] {name}", flush=True)
         before = time.monotonic()
-        stage(*configuration)
+        report = stage(*configuration)
         release_memory()
         print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - before:.0f} s", flush=True)
     print(f"\nall stages: {time.monotonic() - started:.0f} s", flush=True)
+    if report is not None:
+        print(f"-> {report}", flush=True)
     return 0
 
 
