@@ -39,6 +39,11 @@ def split_options(argv: list[str]) -> dict[str, list[str]]:
     return options_by_stage(argv, STAGES, SHARED)
 
 
+def has_work(run_folder: Path) -> bool:
+    """Whether an earlier start left something in a run's folder; locks are nothing."""
+    return any(path.is_file() and not path.name.startswith(".") for path in run_folder.rglob("*"))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run all stages; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
@@ -77,14 +82,20 @@ def main(argv: list[str] | None = None) -> int:
         (name, function, parse_arguments(types, stage, [*options[stage], *words], ""))
         for name, (types, function, stage, words) in work.items()
     ]
+    common = stages[0][2][0]
+    before = (
+        ""
+        if common.overwrite or not has_work(common.run_folder)
+        else " in this start; what earlier ones did is not counted"
+    )
     started, report = time.monotonic(), None
     for number, (name, stage, configuration) in enumerate(stages, 1):
         print(f"\n[{number}/{len(stages)}] {name}", flush=True)
-        before = time.monotonic()
+        begun = time.monotonic()
         report = stage(*configuration)
         release_memory()
-        print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - before:.0f} s", flush=True)
-    print(f"\nall stages: {time.monotonic() - started:.0f} s", flush=True)
+        print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"\nall stages: {time.monotonic() - started:.0f} s{before}", flush=True)
     if report is not None:
         print(f"-> {report}", flush=True)
     return 0

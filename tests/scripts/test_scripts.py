@@ -724,6 +724,20 @@ def test_the_pipeline_ends_with_the_path_of_the_report(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "-> outs/demo/report.html"
 
 
+def test_seconds_of_a_resumed_pipeline_are_said_to_be_of_this_start(monkeypatch, capsys, tmp_path):
+    """Where the trainings had been done before, "all stages: 92 s" was the replies alone."""
+    replace_stages(monkeypatch, lambda *configuration: None)
+    (tmp_path / "r" / "nli").mkdir(parents=True)
+    (tmp_path / "r" / ".nli.lock").touch()
+    command = ["--outs", str(tmp_path), "--run", "r"]
+    for content, options, resumed in ((None, [], False), ("{}", [], True), ("{}", ["--overwrite"], False)):
+        if content:
+            (tmp_path / "r" / "nli" / "stage.json").write_text(content)
+        assert pipeline.main([*command, *options]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("all stages: ") and ("in this start" in last) == resumed
+
+
 def test_the_pipeline_replaces_its_own_replies(monkeypatch):
     seen = []
     replace_stages(monkeypatch, lambda *configuration: seen.append(configuration))
