@@ -10,7 +10,9 @@ from generation.run import OPTIONS, generate  # noqa: E402
 
 def main(argv: list[str] | None = None) -> int:
     """Parse and generate; returns the exit status."""
-    generate(*parse_arguments(OPTIONS, "generation", argv, __doc__))
+    report = generate(*parse_arguments(OPTIONS, "generation", argv, __doc__))
+    if report is not None:
+        print(f"-> {report}", flush=True)
     return 0
 
 

@@ -66,7 +66,8 @@ def device_name(device: "torch.device | None" = None) -> str:
 
     device = device or choose_device()
     if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
+        threads = torch.get_num_threads()
+        return f"cpu ({threads} thread{'s' if threads > 1 else ''})"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

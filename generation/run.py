@@ -54,6 +54,7 @@ from model.bases import SCRATCH
 from scoring.columns import Gatherer, joined
 from scoring.perplexity import PerplexityModel
 from scoring.results import measure, results
+from scoring.samples import samples
 from scoring.score import baseline_of, references_of, score_file
 from scoring.scorer import Scorer
 from scoring.stale import data_hash, trained_hash
@@ -149,8 +150,15 @@ COMPARED = [
 
 def generate(
     common: CommonArguments, what: GenerationArguments, control: ControlArguments, decoding: DecodingArguments
-) -> None:
-    """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``; raises `InputError` for what cannot be used."""
+) -> Path | None:
+    """Generate into ``outs/<run>/generations`` and score into ``outs/<run>/results``.
+
+    Returns:
+        The report, where this wrote it: of the run's main replies, in the first process.
+
+    Raises:
+        InputError: for what cannot be used.
+    """
     named, name = what.name is not None, name_of(what, control)
     what = dataclasses.replace(what, name=name)
     if name == "none":
@@ -158,7 +166,7 @@ def generate(
     there = common.run_folder.is_dir()  # of a run that is not, the error says so, and nothing is made
     replies = common.run_folder / "generations" / name
     with exclusive(replies, f"{name} of {common.run}") if there else nullcontext():
-        _generate(common, what, control, decoding, named)
+        return _generate(common, what, control, decoding, named)
 
 
 def _generate(
@@ -167,7 +175,7 @@ def _generate(
     control: ControlArguments,
     decoding: DecodingArguments,
     named: bool,
-) -> None:
+) -> Path | None:
     schema = load_schema(common.schema)
     path = Path(what.contexts) if what.contexts else schema.test and schema.existing(schema.test)
     if path is None:
@@ -225,7 +233,7 @@ def _generate(
     if scorer is None:
         written.parts.remove()
         print("".join(f"warning: {line}\n" for line in doubts), end="", flush=True)
-        return
+        return None
 
     language_model = language_model_of(what, common, device)
     with saying_what_is_kept(unfinished):
@@ -251,7 +259,7 @@ def _generate(
         if weights:
             sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
         written.parts.remove()
-        return
+        return None
     baseline, stale = baseline_of(common.run_folder, str(what.name), columns, run["cvae"], scorer.records)
     record = results(
         columns,
@@ -281,12 +289,16 @@ def _generate(
         shutil.copyfile(generations, common.run_folder / "generations.jsonl")
         shutil.copyfile(results_path, common.run_folder / "results.json")
     written.parts.remove()
-    print(table(record), flush=True)
-    print(f"-> {results_path}", flush=True)
-    if what.name == "control":
-        from scoring.report.run_report import write_run_report  # brings Matplotlib
+    if what.name != "control":
+        print(table(record, results_path), flush=True)
+        print(f"-> {results_path}", flush=True)
+        return None
+    from scoring.report.run_report import write_run_report  # brings Matplotlib
 
-        print(f"-> {write_run_report(common.run_folder)}", flush=True)
+    report = write_run_report(common.run_folder)
+    print(table(record, f"{report}, {results_path}"), flush=True)
+    print(f"\n{samples(generations)}\n\n-> {results_path}", flush=True)
+    return report
 
 
 @contextmanager

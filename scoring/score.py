@@ -360,7 +360,7 @@ def _report(
 
         write_run_report(run)
     print(f"{name}: {len(columns)} replies")
-    print(table(record), flush=True)
+    print(table(record, place), flush=True)
     print(f"-> {place}", flush=True)
 
 

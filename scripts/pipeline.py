@@ -12,6 +12,7 @@ prepare_libraries()
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from common.options import options_by_stage, parse_arguments  # noqa: E402
 
@@ -36,6 +37,11 @@ SHARED = dict.fromkeys(COMMON_OPTIONS, STAGES) | dict.fromkeys(TRAINING_OPTIONS,
 def split_options(argv: list[str]) -> dict[str, list[str]]:
     """The command line by stage, as `common.options.options_by_stage`."""
     return options_by_stage(argv, STAGES, SHARED)
+
+
+def has_work(run_folder: Path) -> bool:
+    """Whether an earlier start left something in a run's folder; locks are nothing."""
+    return any(path.is_file() and not path.name.startswith(".") for path in run_folder.rglob("*"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,19 +77,27 @@ def main(argv: list[str] | None = None) -> int:
         ),  # of other options, as the stages above
     }
     stages: list[
-        tuple[str, Callable[..., None], tuple]
+        tuple[str, Callable[..., Path | None], tuple]
     ] = [  # a mistake in the last stage's options is found before the first one trains
         (name, function, parse_arguments(types, stage, [*options[stage], *words], ""))
         for name, (types, function, stage, words) in work.items()
     ]
-    started = time.monotonic()
+    common = stages[0][2][0]
+    before = (
+        ""
+        if common.overwrite or not has_work(common.run_folder)
+        else " in this start; what earlier ones did is not counted"
+    )
+    started, report = time.monotonic(), None
     for number, (name, stage, configuration) in enumerate(stages, 1):
         print(f"\n[{number}/{len(stages)}] {name}", flush=True)
-        before = time.monotonic()
-        stage(*configuration)
+        begun = time.monotonic()
+        report = stage(*configuration)
         release_memory()
-        print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - before:.0f} s", flush=True)
-    print(f"\nall stages: {time.monotonic() - started:.0f} s", flush=True)
+        print(f"[{number}/{len(stages)}] {name}: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"\nall stages: {time.monotonic() - started:.0f} s{before}", flush=True)
+    if report is not None:
+        print(f"-> {report}", flush=True)
     return 0
 
 

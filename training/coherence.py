@@ -127,7 +127,7 @@ def _train(
     training: TrainingArguments,
 ) -> None:
     if (record := by_first(stage.finished)) and not common.overwrite:
-        print(f"nli: already trained, {accuracy_or_why_not(record['metrics'])}", flush=True)
+        print(f"nli: already trained, {accuracy_or_why_not(record['metrics'], 'pairs')}", flush=True)
         print_audit(record["metrics"]["audit"])
         return
     made = (pairs_of.pair_rounds, pairs_of.corrupt_share, common.limit, training.seed)

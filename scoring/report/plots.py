@@ -18,6 +18,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 PANEL = 3.03  # inches: three side by side on a screen, one on a phone
 WIDE = 3.6  # still legible on a phone
+TEXT_WIDTH = 9.6  # inches that a picture has beside the margins of a page
+NARROWEST = 0.62  # inches of a cell with its value
 CHARACTER = 0.068  # inches that a character of a tick label takes
 HEAT = ListedColormap(colormaps["cividis"](np.linspace(0.05, 1, 20)), "cividis in steps of 0.05")
 PLAIN = FuncFormatter(
@@ -91,13 +93,17 @@ def heat_map(
 
     Args:
         values: [rows][columns]; None: a grey cell with a dash.
-        columns: headings; long ones are wrapped.
+        columns: headings; long ones are wrapped, and slanted where the page is not wide enough for them.
         x_title: says what the numbers are, with the unit.
     """
     names = [short(column, 16, 3) for column in columns]
-    wide = max(0.62, 0.16 + CHARACTER * max(len(line) for name in names for line in name.split("\n")))
-    width = 1.35 + CHARACTER * max(len(row) for row in rows) + wide * len(columns)
+    heading = CHARACTER * max(len(line) for name in names for line in name.split("\n"))
+    beside = 1.35 + CHARACTER * max(len(row) for row in rows)
+    wide = max(NARROWEST, min(0.16 + heading, (TEXT_WIDTH - beside) / len(columns)))
+    slanted = heading > wide
+    width = beside + wide * len(columns)
     height = 1.15 + 0.25 * len(rows) + 0.13 * max(name.count("\n") for name in names)
+    height += 0.5 * heading if slanted else 0.0
 
     def draw(axes: Axes) -> None:
         grid = np.array(values, dtype=float)
@@ -105,7 +111,12 @@ def heat_map(
             axes, grid, [["–" if value is None else f"{value:.2f}" for value in row] for row in values]
         )
         axes.xaxis.tick_top()
-        axes.set_xticks(np.arange(len(columns)) + 0.5, names)
+        axes.set_xticks(
+            np.arange(len(columns)) + 0.5,
+            names,
+            rotation=30 if slanted else 0,
+            ha="left" if slanted else "center",
+        )
         axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
         axes.set(title=title, xlabel=x_title, ylabel=y_title)
         bar = axes.figure.colorbar(

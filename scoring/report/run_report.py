@@ -1,6 +1,8 @@
 """The report of one run: reads the run's folder, builds the page."""
 
 import math
+import re
+import shlex
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ from scoring.metrics import METRICS
 from scoring.report import plots
 from scoring.report.page import render, write_page
 from scoring.report.replies import ReplyBrowser, read_replies
-from scoring.report.wording import cell, chance, evaluators_line, metric_rows, readable, share
+from scoring.report.wording import NOTHING, cell, chance, evaluators_line, metric_rows, readable, share
+from scoring.samples import shortened, spread
 from scoring.stale import mixed, stale_parts
 from scoring.systems import evaluator_folders
 
@@ -126,15 +129,20 @@ def aspects_of(results: dict) -> dict[str, list[str]]:
 def page_content(files: RunFiles) -> dict:
     """Everything that the template shows."""
     results = files.results
+    rows = metric_rows(
+        [results["overall"], results.get("baseline"), results.get("references")],
+        results.get("evaluators") or {},
+    )
+    shown = {row.key for row in rows}
     return {
         "title": f"Run {files.name}",
         "sections": SECTIONS,
         "summary": summary(files),
-        "metrics": METRICS,
-        "rows": metric_rows(
-            [results["overall"], results.get("baseline"), results.get("references")],
-            results.get("evaluators") or {},
-        ),
+        "metrics": {key: metric for key, metric in METRICS.items() if key in shown},
+        "rows": rows,
+        "dashes": any(part.value == NOTHING for row in rows for part in _columns(row.cells, results)),
+        "generate": generate_command(files.name, results),
+        "samples": sample_replies(files.replies),
         "has_baseline": bool(results.get("baseline")),
         "has_references": bool(results.get("references")),
         "own_accuracy": evaluators_line(results.get("evaluators") or {}),
@@ -153,6 +161,51 @@ def page_content(files: RunFiles) -> dict:
     }
 
 
+def _columns(cells: list, results: dict) -> list:
+    """Of a row's cells those whose column is shown: a baseline or real replies may be missing."""
+    known = (True, bool(results.get("baseline")), bool(results.get("references")))
+    return [part for part, there in zip(cells, known) if there]
+
+
+def configuration_of(results: dict, part: str) -> dict:
+    """The settings that the results record of ``generation`` or the ``cvae``; empty where they do not."""
+    return ((results.get("run") or {}).get("config") or {}).get(part) or {}
+
+
+def generate_command(name: str, results: dict) -> str:
+    """``SCHEMA=my_schema.py RUN=name bash gen_cvae.sh``: what generates for this run again, with its preset and rows."""
+    generation, command = (
+        configuration_of(results, "generation"),
+        (results.get("run") or {}).get("command") or "",
+    )
+    preset, schema = re.search(r"--preset[ =](\S+)", str(command)), generation.get("schema")
+    variables = {
+        "PRESET": preset and preset.group(1),
+        "SCHEMA": None if schema == "schema.py" else schema,
+        "RUN": name,
+    }
+    words = [f"{key}={shlex.quote(str(value))}" for key, value in variables.items() if value]
+    limit = [f"--limit {generation['limit']}"] if generation.get("limit") else []
+    return " ".join([*words, "bash gen_cvae.sh", *limit])
+
+
+def sample_replies(replies: ReplyBrowser | None, count: int = 5) -> list[dict]:
+    """A few replies, evenly over targets and contexts: the context's last turn, shortened, the reply, what was asked for."""
+    if replies is None:
+        return []
+    found = []
+    for number in spread([tuple(row["t"]) for row in replies.rows], count):
+        row = replies.rows[number]
+        asked = [
+            (aspects[wanted], None if predicted is None else predicted[0] == wanted)
+            for (_, aspects), wanted, predicted in zip(replies.attributes, row["t"], row["h"])
+            if wanted >= 0
+        ]
+        turns = replies.contexts[row["c"]]
+        found.append({"turn": shortened(turns[-1], 160) if turns else "", "reply": row["r"], "asked": asked})
+    return found
+
+
 def summary(files: RunFiles) -> dict:
     """The numbers of the page's first paragraph, as texts."""
     results = files.results
@@ -160,6 +213,7 @@ def summary(files: RunFiles) -> dict:
     guess = chance(results.get("by_target") or {}, files.aspects)
     return {
         "n": overall.get("n"),
+        "limit": configuration_of(results, "cvae").get("limit"),
         "targets": len(results.get("by_target") or {}),
         "contexts": len(files.replies.contexts)
         if files.replies and files.replies.total == len(files.replies.rows)

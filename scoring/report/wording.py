@@ -50,17 +50,18 @@ def share(value: float | None) -> str:
 def metric_rows(columns: list[dict | None], evaluators: dict[str, dict]) -> list[Row]:
     """The rows of a table that has one column per M; accuracy is followed by every attribute's own.
 
-    A metric that no M knows is left out, so that results of an older version can be read.
+    A metric, or an attribute, that has no value in any of them is left out.
     """
     known, rows = [m for m in columns if m], []
     attributes = list(dict.fromkeys(name for m in known for name in m.get("attributes", {})))
     for key, metric in METRICS.items():
-        if not any(key in m for m in known) or (key == "mauve" and all(m.get(key) is None for m in known)):
-            continue  # MAUVE is there where it was asked for
+        if all(m.get(key) is None for m in known):
+            continue
         own_accuracy = own_accuracy_of(key, attributes, evaluators) if metric.by_evaluators else ""
         rows.append(Row(key, metric.title, arrow(key), own_accuracy, [cell(m, key) for m in columns]))
         if key == "accuracy_mean" and len(attributes) > 1:
-            rows += [_attribute_row(name, columns, evaluators) for name in attributes]
+            parts = [_attribute_row(name, columns, evaluators) for name in attributes]
+            rows += [row for row in parts if any(part.value != NOTHING for part in row.cells)]
     return rows
 
 

@@ -100,3 +100,9 @@ def test_records_name_the_device_and_no_machine_s_paths(machine, monkeypatch):
         ["/home/me/x/gen_cvae.py", "--outs=/home/me/outs", "--base", "/home/me/bases", "--target", "a/b"],
     )
     assert command_line() == "python gen_cvae.py --outs=outs --base bases --target a/b"
+
+
+@pytest.mark.parametrize("threads, said", [(1, "cpu (1 thread)"), (2, "cpu (2 threads)")])
+def test_threads_are_counted_in_words_that_fit(monkeypatch, threads, said):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert device_name(torch.device("cpu")) == said

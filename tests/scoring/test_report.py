@@ -13,7 +13,14 @@ from scoring.report import __main__ as command
 from scoring.report import plots
 from scoring.report.comparison_report import verdict, write_comparison_report
 from scoring.report.replies import read_replies
-from scoring.report.run_report import SECTIONS, curves, page_content, read_run, write_run_report
+from scoring.report.run_report import (
+    SECTIONS,
+    curves,
+    generate_command,
+    page_content,
+    read_run,
+    write_run_report,
+)
 from scoring.report.wording import chance
 
 ASPECTS = {"style": ["plain", "lyrical"], "mood": ["calm", "angry", "sad"]}
@@ -257,7 +264,7 @@ def test_the_numbers_in_the_table_are_the_inputs(page):
     assert page.cell("accuracy of style", 0) == "0.811 [0.706, 0.907]"
     assert page.cell("accuracy of mood", 0) == "0.622"
     assert page.cell("nli", 0) == "0.322" and page.cell("nli", 2) == "0.765"
-    assert page.cell("ppl", 0) == "–" and page.cell("bleu", 1) == "3.14" and page.cell("n", 0) == "12"
+    assert page.cell("bleu", 1) == "3.14" and page.cell("n", 0) == "12"
     assert page.cell("accuracy of style", 2) == "0.876"  # 0.8765 is a little less in binary
     assert (
         page.text.count("style 0.876, mood 0.876, coherence (NLI) 0.765") >= 5
@@ -339,6 +346,46 @@ def test_results_of_an_older_version_are_read(run):
     save(run / "results.json", old)
     page = Page(write_run_report(run))
     assert page.cell("accuracy_joint", 0) == "0.543" and "rouge1" not in page.cells
+
+
+def test_what_has_no_value_anywhere_is_neither_in_the_table_nor_among_the_definitions(page):
+    """Of a run without references, eight rows were dashes, and MAUVE was defined that no row had."""
+    assert not {"ppl", "mauve", "bleu1"} & set(page.cells)
+    assert "perplexity" not in page.text and "MAUVE" not in page.text and "was not computed" not in page.text
+    assert "corpus BLEU" in page.text
+
+
+def test_a_run_of_few_rows_says_so_and_its_advice_names_run_and_schema(run):
+    few = json.loads((without_pictures(run) / "results.json").read_text())
+    assert "limit" not in Page(write_run_report(run)).text.split("What this says")[0]
+    few["run"]["command"] = "python scripts/pipeline.py --preset scratch --run r --limit 20"
+    few["run"]["config"]["generation"] |= {"schema": "my_schema.py", "limit": 20}
+    few["run"]["config"]["cvae"] = {"limit": 20}
+    save(run / "results.json", few)
+    text = Page(write_run_report(run)).text
+    assert "trained with limit 20 (rows per file)" in text.split("What this says")[0]
+    command = "PRESET=scratch SCHEMA=my_schema.py RUN='my run' bash gen_cvae.sh --limit 20"
+    assert f"{command} --sweep_weights 1,10,100,1000 writes it" in text
+    few["run"] = {"config": {"generation": {"schema": "schema.py"}}}
+    assert generate_command("r", few) == "RUN=r bash gen_cvae.sh"
+
+
+def test_five_replies_stand_under_the_summary(page):
+    top = page.source[: page.source.index('class="contents"')]
+    assert top.count('<article class="reply">') == 5 and "5 of 12 replies" in top
+    assert top.count('class="turn"') == 5 and "What about number" in top and "✓" in top and "✗" in top
+    assert top.index('class="abstract"') < top.index('class="samples"') < top.index('class="warnings"')
+
+
+def test_a_heat_map_of_many_rows_and_columns_keeps_to_the_page():
+    """Of 24 combinations of four attributes the colour bar was cut at 1200 pixels."""
+    names = [f"lyrical, optimistic, emotional, playful {number:02}" for number in range(24)]
+    columns = ["languagestyle", "attitude", "mindchar", "manner", "joint", "coherence"]
+    for headings in (columns, ["languagestyle"] * 8):
+        values = [[0.5] * len(headings)] * len(names)
+        picture = str(plots.heat_map(values, names, headings, "Accuracy", "share", "aspects asked for"))
+        assert float(re.search(r"width:(\d+)px", picture).group(1)) <= 930
+        assert picture.count(">languagestyle<") == headings.count("languagestyle")
 
 
 def test_chance_is_the_product_over_the_attributes_named():

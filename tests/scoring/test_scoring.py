@@ -1,6 +1,8 @@
 """Metrics against hand-worked examples and against their definitions."""
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from scoring.generations import checked
 from scoring.metrics import METRICS, OF_REPLIES, OF_REPLY
 from scoring.perplexity import PerplexityModel
 from scoring.results import measure, results
+from scoring.samples import samples, spread
 from scoring.table import table
 from scoring.text_metrics import (
     bleu_statistics,
@@ -199,8 +202,73 @@ def test_results_and_table_show_every_target_and_warning():
     assert (
         record["by_target"]["optimistic"]["accuracy_mean"] == 1 and record["overall"]["accuracy_mean"] == 0.5
     )
-    text = table(record)
+    text = table(record, "results.json", 300)
     assert "careful" in text and "0.700 (from scratch)" in text and "overall" in text
+    assert "\noptimistic " in text and "\npessimistic " in text and "results.json" not in text
+
+
+def run_of_combinations(count, algorithm="ode"):
+    """Results of a run with control and a baseline, of which neither has perplexity or BLEU."""
+    record = results(
+        columns([scored_row("x", "optimistic", "optimistic", 0.9)]),
+        baseline=None,
+        evaluators={name: {"accuracy": 0.8, "base": "tiny"} for name in ("attitude", "nli")},
+        warnings=[],
+        run={"config": {"generation": {"algorithm": algorithm}}},
+    )
+    m = record["overall"]
+    return record | {"baseline": m, "by_target": {f"aspect{number}": m for number in range(count)}}
+
+
+def test_the_table_leaves_out_what_has_no_value_and_keeps_to_the_width():
+    text = table(run_of_combinations(8), "outs/r/report.html", 120)
+    lines = text.splitlines()
+    assert not any(name in text for name in ("perplexity", "BLEU↑", "ROUGE", "MAUVE", "languagestyle"))
+    assert " -" not in "".join(lines[3:13])  # no cell without a number
+    assert [line.split("  ")[0] for line in lines[3:13]] == [
+        *(f"aspect{number}" for number in range(8)),
+        "with control",
+        "without control",
+    ]
+    assert "evaluators' own dev accuracy: attitude 0.800  nli 0.800  (all from tiny)" in lines
+    narrow = table(run_of_combinations(8), "outs/r/report.html", 80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "joint↑" in narrow and "coherence↑" in narrow and "empty↓" not in narrow
+    assert "the whole table: outs/r/report.html" in narrow.splitlines()
+    assert re.search(r"^not shown here: .*length, empty", narrow, re.MULTILINE | re.DOTALL)
+    wide = table(run_of_combinations(8), "outs/r/report.html", 300)
+    assert "empty↓" in wide and "not shown here" not in wide
+
+
+def test_many_combinations_give_only_the_overall_rows():
+    for count, width in ((9, 300), (8, 40)):  # the second: no room beside their names
+        record = run_of_combinations(count)
+        record["by_target"] = {f"{name}+lyrical+critical": m for name, m in record["by_target"].items()}
+        text = table(record, "outs/r/report.html", width)
+        assert "\nwith control " in text and "\nwithout control " in text and "+lyrical" not in text
+        assert (
+            f"not shown here: the {count} combinations" in text and "whole table: outs/r/report.html" in text
+        )
+    alone = run_of_combinations(2, "none") | {"baseline": None}
+    assert "\nwithout control " in table(alone, "x") and "\nwith control " not in table(alone, "x")
+
+
+def test_samples_are_spread_over_targets_and_contexts(tmp_path):
+    """Every nth row of a file with all combinations of every context is of one combination."""
+    targets = [f"t{number % 8}" for number in range(128)]
+    assert [targets[number] for number in spread(targets, 4)] == ["t0", "t2", "t5", "t7"]
+    assert [number // 8 for number in spread(targets, 4)] == [0, 5, 10, 15]
+    assert spread([], 4) == [] and spread(["a", "a"], 4) == [0, 1] and len(spread(targets[:3], 4)) == 3
+    rows = [
+        scored_row("first turn " + "long " * 40, aspect, aspect, 0.9, f"a reply\n\x1b[31m of {aspect}")
+        for aspect in ("optimistic", "pessimistic") * 3
+    ]
+    path = tmp_path / "control.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = samples(path, 80).splitlines()
+    assert lines[0] == f"4 of 6 replies, all in {path}:" and len(lines) == 13
+    assert lines[1:4] == ["  optimistic", lines[2], "    a reply [31m of optimistic"]
+    assert lines[2].startswith("    > first turn long") and lines[2].endswith("…") and len(lines[2]) <= 80
 
 
 def test_empty_replies_and_few_contexts_are_warnings_of_the_results():
@@ -217,7 +285,7 @@ def test_empty_replies_and_few_contexts_are_warnings_of_the_results():
         "12 of 18 replies are empty",
         "intervals over 9 contexts say little",
     ]
-    assert "warning: 12 of 18 replies are empty" in table(found)
+    assert "warning: 12 of 18 replies are empty" in table(found, "results.json")
     assert (
         record(10, ["a b"] * 20)["warnings"] == record(1, ["a b"] * 3)["warnings"] == ["careful"]
     )  # one context has no interval

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,7 +122,10 @@ def test_a_finished_pipeline_trains_nothing_again_and_writes_the_same_replies(ru
         pipeline.main(["--outs", str(run.parent), "--run", "r", "--preset", "scratch", *QUICK, *ONE_EPOCH])
         == 0
     )
-    assert capsys.readouterr().out.count("already trained") == 5
+    said = capsys.readouterr().out
+    assert said.count("already trained") == 5
+    assert re.search(r"^nli: already trained, .* pairs$", said, re.MULTILINE)
+    assert said.splitlines()[-1] == f"-> {run / 'report.html'}" and "4 of 48 replies, all in" in said
     assert (run / "generations.jsonl").read_text() == before
 
 
@@ -712,6 +716,26 @@ def test_results_of_other_options_are_replaced_only_where_that_is_asked_for(run,
     ):
         with pytest.raises(Begun):
             gen_cvae.main([*common, *allowed])
+
+
+def test_the_pipeline_ends_with_the_path_of_the_report(monkeypatch, capsys):
+    replace_stages(monkeypatch, lambda *configuration: Path("outs/demo/report.html"))
+    assert pipeline.main([]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "-> outs/demo/report.html"
+
+
+def test_seconds_of_a_resumed_pipeline_are_said_to_be_of_this_start(monkeypatch, capsys, tmp_path):
+    """Where the trainings had been done before, "all stages: 92 s" was the replies alone."""
+    replace_stages(monkeypatch, lambda *configuration: None)
+    (tmp_path / "r" / "nli").mkdir(parents=True)
+    (tmp_path / "r" / ".nli.lock").touch()
+    command = ["--outs", str(tmp_path), "--run", "r"]
+    for content, options, resumed in ((None, [], False), ("{}", [], True), ("{}", ["--overwrite"], False)):
+        if content:
+            (tmp_path / "r" / "nli" / "stage.json").write_text(content)
+        assert pipeline.main([*command, *options]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("all stages: ") and ("in this start" in last) == resumed
 
 
 def test_the_pipeline_replaces_its_own_replies(monkeypatch):
