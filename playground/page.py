@@ -18,7 +18,7 @@ from playground.settings import NONE, STRENGTHS, Settings, cut, from_link, to_li
 EXAMPLES = 5
 QUESTIONS = (
     "My bread did not rise this morning. What shall I do?",
-    "I have to move to another town for work. Is that a good idea?",
+    "Should I move to another town for work?",
     "How was the concert in the park last night?",
 )
 WAITING = 256  # visitors in the queue before one is turned away
