@@ -1,7 +1,7 @@
 """A conversation in the terminal with a trained run, or with release/chat. ``python chat.py outs/demo``
 
-Type a message to get a reply. /lyrical asks for an aspect, /optimistic 0.5 for half the run's strength of it, /help lists
-the rest. Ctrl-C stops a reply under way, or ends the conversation at the prompt, as Ctrl-D does.
+Type a message to get a reply. /lyrical asks for an aspect, /lyrical, /optimistic 0.5 for two, of the second at half the
+run's strength, /help lists the rest. Ctrl-C stops a reply under way, or ends the conversation at the prompt, as Ctrl-D does.
 """
 
 from common.entry import Parser, prepare_libraries, run_main
@@ -9,6 +9,7 @@ from common.entry import Parser, prepare_libraries, run_main
 prepare_libraries()
 
 import argparse  # noqa: E402
+import re  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
 import textwrap  # noqa: E402
@@ -20,14 +21,15 @@ from common.errors import InputError  # noqa: E402
 from common.jsonl import write_json  # noqa: E402
 from common.provenance import relative  # noqa: E402
 from common.schema import target_name  # noqa: E402
-from generation.sharing import default_run  # noqa: E402
+from generation.sharing import named_run  # noqa: E402
 from miracle import Miracle, Reply  # noqa: E402
 
 if TYPE_CHECKING:
     from server.client import RemoteMiracle
 
 HELP = """\
-/ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out
+/ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out;
+                   several on a line: /ASPECT, /ASPECT FACTOR
 /no ASPECT         no longer ask for it (or for any aspect of an attribute)
 /target            what is asked for
 /all               the last message under all combinations of aspects
@@ -44,10 +46,17 @@ class Chat:
     Args:
         model: what replies.
         write: takes each line of output.
+        draft: takes the text of a reply under way after every token (with several candidates the first's), and "" where
+            it has ended; None: nothing is shown of it.
     """
 
-    def __init__(self, model: "Miracle | RemoteMiracle", write: Callable[[str], None] = print):
-        self.model, self.write = model, write
+    def __init__(
+        self,
+        model: "Miracle | RemoteMiracle",
+        write: Callable[[str], None] = print,
+        draft: Callable[[str], None] | None = None,
+    ):
+        self.model, self.write, self.draft = model, write, draft
         self.target: dict[str, str] = {}
         self.factors: dict[str, float] = {}
         self.turns: list[str] = []  # user, reply, user, reply, ...
@@ -63,18 +72,20 @@ class Chat:
             return False
         try:
             if line.startswith("/"):
-                self.command(*line[1:].split(maxsplit=1))
+                self.command(line)
             else:
                 self.answer([*self.turns, line])
         except InputError as error:
             self.write(f"! {error}")
         except KeyboardInterrupt:
-            self.write("! stopped; the message is not kept")
+            self.write("! stopped" + ("" if line.startswith("/") else "; the message is not kept"))
         return True
 
-    def command(self, name: str = "help", argument: str = "") -> None:
+    def command(self, line: str) -> None:
         """Do what a line that begins with a slash says; raises `InputError` for one that cannot be done."""
-        aspects = [aspect for values in self.model.attributes.values() for aspect in values]
+        name, argument = [*line[1:].split(maxsplit=1), "", ""][:2]
+        name = name or "help"
+        aspects = self.aspects
         actions = {"no": self.drop, "seed": self.set_seed, "save": self.save}
         plain = {
             "all": self.show_all,
@@ -83,8 +94,9 @@ class Chat:
             "target": self.show_target,
             "help": lambda: self.write(HELP),
         }
-        if name in aspects:
-            self.ask_for(name, argument)
+        words = [word for word in re.split(r"[\s,*]+", line) if word]
+        if words[0].removeprefix("/") in aspects:
+            self.ask_for(words)
         elif name in actions:
             actions[name](argument)
         elif name in plain:
@@ -94,18 +106,46 @@ class Chat:
                 f"unknown command /{name}; aspects are {', '.join(aspects)}, and /help lists the commands"
             )
 
-    def ask_for(self, aspect: str, factor: str) -> None:
-        """Ask for an aspect from now on."""
-        name = self.model.schema.attribute_of(aspect).name
-        try:
-            value = float(factor) if factor else 1.0
-        except ValueError:
-            value = -1.0
-        if not 0 <= value < float("inf"):
-            raise InputError(f"a strength is a number of 0 or more, /{aspect} 0.5; found {factor!r}")
-        self.target = self.model.target(self.target | {name: aspect})
-        self.factors[name] = value
+    @property
+    def aspects(self) -> list[str]:
+        """Of all attributes."""
+        return [aspect for values in self.model.attributes.values() for aspect in values]
+
+    def ask_for(self, words: list[str]) -> None:
+        """Ask for aspects from now on.
+
+        Args:
+            words: the first an aspect, then more of them or a factor behind one, with or without slashes.
+
+        Raises:
+            InputError: for another word, a factor that is no strength, and two aspects of an attribute; nothing changes then.
+        """
+        factors: dict[str, float] = {}  # by aspect
+        awaits = ""  # the aspect that a factor may follow
+        for word in words:
+            if awaits and not word.startswith("/") and word not in self.aspects:
+                factors[awaits], awaits = self.strength(word, awaits), ""
+            elif (aspect := word.removeprefix("/")) in self.aspects:
+                factors[aspect], awaits = 1.0, aspect
+            else:
+                raise InputError(f"unknown aspect {word!r:.80}; aspects are {', '.join(self.aspects)}")
+        asked = self.model.schema.target(list(factors))
+        self.target = self.model.target(self.target | asked)
+        self.factors |= {name: factors[aspect] for name, aspect in asked.items()}
         self.show_target()
+
+    def strength(self, text: str, aspect: str) -> float:
+        """The factor behind an aspect; raises `InputError` for what is none."""
+        expected = f"a strength is a number of 0 or more, /{aspect} 0.5"
+        try:
+            value = float(text)
+        except ValueError:
+            raise InputError(
+                f"{text!r:.80} is no aspect and no strength; {expected}; aspects are {', '.join(self.aspects)}"
+            ) from None
+        if not 0 <= value < float("inf"):
+            raise InputError(f"{expected}; found {text!r:.80}")
+        return value
 
     def drop(self, word: str) -> None:
         """Ask for an aspect, or for anything of an attribute, no longer."""
@@ -142,13 +182,28 @@ class Chat:
 
     def answer(self, turns: list[str], **options) -> None:
         """Reply to the conversation so far and keep both."""
-        reply = self.model.reply(answered(turns), self.target, self.weights(), seed=self.seed, **options)[0]
+        reply = self.reply(turns, self.target, **options)
         self.turns = [*turns, reply.text]
         self.replies.append(reply)
         if reply.cut is not None:
             self.write(f"  ({reply.cut})")
         self.write(wrapped(f"{reply.text or '(an empty reply; later ones do not read its message)'}", "  "))
         self.write("  " + predicted(reply))
+
+    def reply(self, turns: list[str], target: dict[str, str], **options) -> Reply:
+        """The reply to the conversation so far, whose text is shown while it is written."""
+        if self.draft is not None:
+            options["on_text"] = self.watch
+        try:
+            return self.model.reply(answered(turns), target, self.weights(), seed=self.seed, **options)[0]
+        finally:
+            self.watch("")
+
+    def watch(self, text: str) -> bool:
+        """Show a text under way; True: it goes on."""
+        if self.draft is not None:
+            self.draft(text)
+        return True
 
     def again(self) -> None:
         """Another reply to the last message, from another sample of the prior."""
@@ -157,11 +212,12 @@ class Chat:
         self.answer(turns, start="sample")
 
     def show_all(self) -> None:
-        """The last message under all combinations, with what the classifiers predict."""
-        replies = self.model.all_combinations(answered(self.last_message()), self.weights(), self.seed)
-        if replies[0].cut is not None:
-            self.write(f"({replies[0].cut})")
-        for reply in replies:
+        """The last message under all combinations, each as it is written, with what the classifiers predict."""
+        turns = self.last_message()
+        for number, target in enumerate(self.model.schema.combinations()):
+            reply = self.reply(turns, target)
+            if number == 0 and reply.cut is not None:
+                self.write(f"({reply.cut})")
             wrong = [
                 name
                 for name, aspect in reply.target.items()
@@ -214,6 +270,16 @@ class Chat:
                 f"{name!r} cannot be written: {getattr(error, 'strerror', None) or error}"
             ) from None
         self.write(f"saved: {name}")
+
+
+def draft_line(text: str) -> None:
+    """The end of a text under way, in a line of the terminal that the next one replaces."""
+    room = (shutil.get_terminal_size().columns - 4) // (
+        1 if text.isascii() else 2
+    )  # some letters take two columns
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    shown = shown if len(shown) <= room else "…" + shown[1 - room :]
+    print(f"\r\x1b[K{'  ' + shown if shown else ''}", end="", flush=True)
 
 
 def predicted(reply: Reply) -> str:
@@ -273,6 +339,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="a run's folder, or its cvae/ alone (default: the run trained last, else release/chat)",
     )
+    options.add_argument("--run", dest="name", metavar="RUN", help="the same by its name under outs/")
     options.add_argument(
         "--server",
         metavar="URL",
@@ -286,12 +353,12 @@ def parser() -> argparse.ArgumentParser:
 def loaded(options: argparse.Namespace) -> "tuple[Miracle | RemoteMiracle, str]":
     """What replies, and what it is called; raises `InputError`."""
     if options.server:
-        if options.run or options.device:
+        if options.run or options.name or options.device:
             raise InputError("--server talks to what is loaded there; leave the run and --device out")
         from server.client import RemoteMiracle  # the OpenAI client takes half a second to import
 
         return RemoteMiracle(options.server), options.server
-    run = options.run or default_run()
+    run = named_run(options.run, options.name, "chat.sh")
     return Miracle.from_run(run, options.device), relative(run)
 
 
@@ -299,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
     """Talk until the user ends it; returns the exit status."""
     options = parser().parse_args(argv)
     model, name = loaded(options)
-    chat = Chat(model)
+    chat = Chat(model, draft=draft_line if sys.stdout.isatty() else None)
     chat.target = model.target(options.target)
     try:
         import readline  # noqa: F401  line editing and history at the prompt, where the platform has it
@@ -309,6 +376,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{name}: " + "; ".join(f"{name}: {', '.join(aspects)}" for name, aspects in model.attributes.items())
     )
     print("type a message; /help lists the commands, Ctrl-D ends")
+    if not chat.target:
+        print(f"try: /{model.schema.attributes[0].aspects[-1]}, then ask something")
     if doubts := model.scorer.coherence_warnings() if model.scorer else []:
         print(f"what 'fits' says is in doubt: {'; '.join(doubts)}")
     for line in typed():

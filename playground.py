@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.name != "gradio":
             raise
         raise InputError("the playground needs gradio: python -m pip install gradio") from None
-    from generation.sharing import default_run
+    from generation.sharing import named_run
     from miracle import Miracle
 
     if given.server:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         serve([(remote.name, remote)], Path(given.server), given.port, given.log)
         return 0
     folders = [
-        given.folder or (Path("outs") / given.run if given.run else default_run()),
+        named_run(given.folder, given.run, "playground.sh"),
         *([given.compare] if given.compare else []),
     ]
     runs = [(folder.resolve().name, Miracle.from_run(folder, given.device)) for folder in folders]

@@ -152,13 +152,13 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(
             "the server needs more packages: python -m pip install fastapi uvicorn prometheus_client"
         ) from None
-    from generation.sharing import default_run
+    from generation.sharing import named_run
     from miracle import Miracle
     from playground.session import Log
     from server.guards import LOOPBACK_NAMES, Bounds
     from server.scheduler import Capacity
 
-    folder = given.folder or (Path("outs") / given.run if given.run else default_run())
+    folder = named_run(given.folder, given.run, "serve.sh")
     log = Log(given.log)
     check_name(given.name or "")
     model = Miracle.from_run(folder, given.device)

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,18 +44,73 @@ def run_parts(folder: Path) -> tuple[Path | None, Path]:
     return run, cvae
 
 
-def default_run(outs: Path = Path("outs")) -> Path:
+def named_run(folder: Path | None, name: str | None, script: str) -> Path:
+    """The run that a command's options name, else `default_run`, which is then said in a line.
+
+    Args:
+        folder: as it was typed.
+        name: of ``--run``, a folder of ``outs/``.
+        script: of the command, ``chat.sh``.
+
+    Raises:
+        InputError: where both name one, and as `default_run`.
+    """
+    if folder and name:
+        raise InputError(f"{folder} and --run {name} (or RUN={name}) both name a run; leave one out")
+    if folder or name:
+        return folder or Path("outs") / str(name)
+    return default_run(script=script, write=lambda line: print(line, flush=True))
+
+
+def default_run(
+    outs: Path = Path("outs"), script: str = "chat.sh", write: Callable[[str], None] = lambda line: None
+) -> Path:
     """What is loaded where no run is named: the run whose CVAE was trained last, else the released model, where there is one.
+
+    Runs of ``--limit``, which are trials, are passed over.
+
+    Args:
+        script: to name another run to.
+        write: takes a line that says which run was taken, and one of a later trial.
 
     Raises:
         InputError: where there is neither.
     """
-    trained = sorted(outs.glob("*/cvae/stage.json"), key=lambda path: path.stat().st_mtime)
-    if not trained and not RELEASE.is_dir():
+    trained = sorted(outs.glob("*/cvae/stage.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    trial = None
+    for path in trained:
+        run, rows = path.parent.parent, limit_of(path)
+        if rows is None:
+            released = f"; bash {script} {from_here(RELEASE)} is the released model" * RELEASE.is_dir()
+            write(f"{run}, trained last{released}")
+            return run
+        if trial is None:
+            trial = run
+            rows_each = f"{rows} row{'s' * (rows != 1)} a file"
+            write(f"{run} was trained on {rows_each} (--limit) and is passed over; name it to use it")
+    if RELEASE.is_dir():
+        return RELEASE
+    if trial is not None:
         raise InputError(
-            f"no trained run in {outs}/ yet: bash pipeline.sh trains one, or name a run's folder"
+            f"no trained run in {outs}/ but of --limit; name one to use it: bash {script} {trial}"
         )
-    return trained[-1].parent.parent if trained else RELEASE
+    raise InputError(f"no trained run in {outs}/ yet: bash pipeline.sh trains one, or name a run's folder")
+
+
+def limit_of(stage: Path) -> int | None:
+    """The ``--limit`` that a training's record names; None without one, and for a damaged record, which loading names."""
+    try:
+        settings = (read_json(stage) or {}).get("settings")
+    except InputError:
+        return None
+    limit = settings.get("limit") if isinstance(settings, dict) else None
+    return limit if isinstance(limit, int) else None
+
+
+def from_here(path: Path) -> Path:
+    """A path as a user in this folder would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def has_evaluators(run: Path, names: list[str]) -> bool:

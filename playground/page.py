@@ -16,7 +16,13 @@ from playground.session import Log, Tickets, context_of, written
 from playground.settings import NONE, STRENGTHS, Settings, cut, from_link, to_link
 
 EXAMPLES = 5
+QUESTIONS = (
+    "My bread did not rise this morning. What shall I do?",
+    "Should I move to another town for work?",
+    "How was the concert in the park last night?",
+)
 WAITING = 256  # visitors in the queue before one is turned away
+SHOWN = 80  # characters of an example in an empty box
 LINE = "model"  # everything that needs the model is queued there, so that a visitor's place is true
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -56,8 +62,9 @@ class Handlers:
 
     @property
     def default(self) -> Settings:
-        """The run's own settings, without control."""
-        return Settings(seed=self.model.control.seed, sample=self.model.control.start == "sample")
+        """The run's own settings, with the first aspect of the first two attributes, so that the first reply shows control."""
+        target = {attribute.name: attribute.aspects[0] for attribute in self.schema.attributes[:2]}
+        return Settings(target, seed=self.model.control.seed, sample=self.model.control.start == "sample")
 
     def shown(self, turns: list[dict]) -> str:
         """The conversation."""
@@ -156,7 +163,7 @@ class Handlers:
 
 
 def examples(folder: Path) -> list[str]:
-    """A few first questions of the run's own test contexts; empty where it has none."""
+    """A few first questions of the run's own test contexts, or of `QUESTIONS` where it has none."""
     path = folder / "generations.jsonl"
     found: dict[str, None] = {}
     for where, line in read_lines(path) if path.is_file() else ():
@@ -165,7 +172,7 @@ def examples(folder: Path) -> list[str]:
             found[context[0]] = None
         if len(found) == EXAMPLES:
             break
-    return list(found)
+    return list(found) or list(QUESTIONS)
 
 
 def strength_slider(name: str) -> gr.Slider:
@@ -197,7 +204,12 @@ def settings_column(handlers: Handlers) -> list:
         with gr.Group(elem_classes="attribute"):
             choices = [("none", NONE), *((aspect, aspect) for aspect in attribute.aspects)]
             inputs.append(
-                gr.Radio(choices, value=NONE, label=attribute.name, elem_id=f"aspect-{attribute.name}")
+                gr.Radio(
+                    choices,
+                    value=default.target.get(attribute.name, NONE),
+                    label=attribute.name,
+                    elem_id=f"aspect-{attribute.name}",
+                )
             )
             inputs.append(strength_slider(attribute.name))
     with gr.Group(elem_classes="attribute"):
@@ -218,10 +230,11 @@ def settings_column(handlers: Handlers) -> list:
     return inputs
 
 
-def question_box(name: str) -> gr.Textbox:
-    """A tab's question."""
+def question_box(name: str, example: str) -> gr.Textbox:
+    """A tab's question; the empty box shows an example."""
+    placeholder = f"Ask something: {example if len(example) <= SHOWN else example[: SHOWN - 1] + '…'}"
     return gr.Textbox(
-        placeholder="Ask something", label="question", elem_id=f"{name}-question", lines=1, max_lines=4
+        placeholder=placeholder, label="question", elem_id=f"{name}-question", lines=1, max_lines=4
     )
 
 
@@ -232,8 +245,7 @@ def send_button(name: str, words: str) -> gr.Button:
 
 def offer(known: list[str], box: gr.Textbox) -> None:
     """Example questions that fill the box when they are clicked."""
-    if known:
-        gr.Examples([[text] for text in known], box, label="Examples", examples_per_page=EXAMPLES)
+    gr.Examples([[text] for text in known], box, label="Examples", examples_per_page=EXAMPLES)
 
 
 def in_line(box: gr.Textbox) -> dict:
@@ -253,7 +265,7 @@ def build(runs: list[tuple[str, Miracle]], folder: Path, log: Path | None) -> gr
             with gr.Column(scale=5, min_width=320), gr.Tabs():
                 with gr.Tab("Chat"):
                     shown = gr.HTML(views.chat([]), elem_id="chat", autoscroll=True, max_height=520)
-                    box = question_box("chat")
+                    box = question_box("chat", known[0])
                     with gr.Row():
                         send = send_button("chat", "Send")
                         stop = gr.Button("Stop", elem_id="stop", min_width=90)
@@ -261,7 +273,7 @@ def build(runs: list[tuple[str, Miracle]], folder: Path, log: Path | None) -> gr
                     offer(known, box)
                 with gr.Tab("All combinations"):
                     grid_box, grid_send = (
-                        question_box("grid"),
+                        question_box("grid", known[0]),
                         send_button("grid", f"Reply under all {count} combinations"),
                     )
                     grid = gr.HTML(elem_id="grid", min_height=60)
@@ -270,7 +282,7 @@ def build(runs: list[tuple[str, Miracle]], folder: Path, log: Path | None) -> gr
                     latents = gr.HTML(handlers.map([]), elem_id="map", min_height=60)
                 if len(runs) > 1:
                     with gr.Tab("Two runs"):
-                        both_box, both_send = question_box("both"), send_button("both", "Ask both")
+                        both_box, both_send = question_box("both", known[0]), send_button("both", "Ask both")
                         both = gr.HTML(elem_id="both", min_height=60)
                         offer(known, both_box)
             with gr.Column(scale=2, min_width=280, elem_id="settings"):

@@ -7,6 +7,7 @@ from common.schema import Schema
 
 NONE = "(none)"  # no aspect can be called so
 LONGEST = 4_000  # characters of a message
+FLAGS = ("seed", "sample", "remember")  # every link of ours has them
 STRENGTHS = (-2.0, 2.0, 0.5)  # powers of ten: lowest, highest, step
 
 
@@ -71,10 +72,16 @@ def to_link(schema: Schema, settings: Settings, question: str) -> str:
 
 
 def from_link(schema: Schema, query: dict[str, str], default: Settings) -> tuple[Settings, str]:
-    """Settings and question of a link; whatever it has that cannot be used is ignored."""
+    """Settings and question of a link; whatever it has that cannot be used is ignored.
+
+    The default's aspects are those of an address without any setting; a link that has some leaves out attributes that are
+    not controlled.
+    """
     target = {
         a.name: query[f"a.{a.name}"] for a in schema.attributes if query.get(f"a.{a.name}") in a.aspects
     }
+    if not any(key in FLAGS or key.startswith(("a.", "s.")) for key in query):
+        target = dict(default.target)
     strengths = {name: strength_of(query.get(f"s.{name}")) for name in schema.names}
     seed = query.get("seed", "")
     seed = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 10 else default.seed

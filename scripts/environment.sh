@@ -28,6 +28,14 @@ else
 fi
 export PYTHONPATH="$MIRACLE${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1 # our modules, not what lies in the caller's folder
 
+asks_for_help() { # whether one of the words is --help or -h, which needs no further packages
+    local word
+    for word in "$@"; do
+        case $word in --help | -h) return 0 ;; esac
+    done
+    return 1
+}
+
 RUN_PYTHON=("$PYTHON")
 [ "${NPROC:-1}" = 1 ] || RUN_PYTHON+=(-m common.launch "$NPROC")
 

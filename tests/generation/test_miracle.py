@@ -319,12 +319,13 @@ def test_the_terminal_says_what_was_cut_and_goes_on_after_an_empty_reply(model, 
 
     monkeypatch.setattr(model, "reply", empty)
     _, said, _ = talk(model, "Hello?", "Are you there?", "/again", "And now?", "/all")
-    assert asked == [
+    assert asked[:4] == [
         ["Hello?"],
         ["Are you there?"],
         ["Are you there?"],
         ["Are you there?", "Yes.", "And now?"],
     ]
+    assert asked[4:] == [["Are you there?", "Yes.", "And now?"]] * 8
     assert "an empty reply" in said[0] and not [line for line in said if line.startswith("!")]
 
 
@@ -436,6 +437,55 @@ def test_the_terminal_s_mistakes_are_lines(model, tmp_path):
     assert "/help lists the commands" in said[0] and "a strength is a number" in said[1]
 
 
+@pytest.mark.parametrize(
+    "line", ["/lyrical, /optimistic 0.5", "/lyrical optimistic 0.5", "/lyrical,optimistic*0.5", "/lyrical 1 /optimistic, 0.5"]
+)  # fmt: skip
+def test_several_aspects_on_a_line(model, line):
+    conversation, said, _ = talk(model, line)
+    assert said == ["asked for: lyrical (weight 100), optimistic (weight 50)"]
+    assert conversation.factors == {"languagestyle": 1.0, "attitude": 0.5}
+
+
+def test_a_line_with_a_mistake_changes_nothing(model):
+    lines = ("/lyrical, /frob", "/lyrical frob", "/lyrical plain", "/lyrical 1 2", "/lyrical, /all")
+    conversation, said, _ = talk(model, *lines)
+    assert conversation.target == {} and len(said) == 5 and all(line.startswith("! ") for line in said)
+    assert "unknown aspect '/frob'; aspects are plain, lyrical" in said[0]
+    assert "'frob' is no aspect and no strength" in said[1] and "one aspect per attribute" in said[2]
+
+
+def test_combinations_are_shown_as_they_end_and_are_those_of_one_batch(model, monkeypatch):
+    reply, events = model.reply, []
+
+    def slow(context, target, *args, **options):
+        events.append("asked")
+        return reply(context, target, *args, **options)
+
+    conversation = chat.Chat(model, lambda line: events.append("shown"))
+    conversation.handle("Hello there.")
+    events.clear()
+    monkeypatch.setattr(model, "reply", slow)
+    conversation.handle("/all")
+    assert events == ["asked", "shown", "shown"] * 8
+    _, said, _ = talk(model, "Hello there.", "/all")
+    texts = [
+        chat.wrapped(found.text or "(an empty reply)", "  ")
+        for found in model.all_combinations("Hello there.")
+    ]
+    assert said[-15::2] == texts
+
+
+def test_a_terminal_shows_the_text_under_way(model, capsys, monkeypatch):
+    drafts, said = [], []
+    conversation = chat.Chat(model, said.append, drafts.append)
+    conversation.handle("Hello there.")
+    assert len(drafts) > 2 and drafts[-1] == "" and drafts[-2] == conversation.replies[0].text
+    monkeypatch.setenv("COLUMNS", "20")
+    for text in ("Yes.", "word " * 9, ""):
+        chat.draft_line(text)
+    assert capsys.readouterr().out == "\r\x1b[K  Yes.\r\x1b[K  …word word word \r\x1b[K"
+
+
 def test_a_piped_conversation_shows_what_was_typed_and_no_prompts(model, monkeypatch, capsys):
     monkeypatch.setattr(chat.Miracle, "from_run", lambda *_: model)
     monkeypatch.setattr(model.scorer, "audit", {"real": 0.8, "random": 0.1, "shuffled": 0.8})
@@ -443,6 +493,7 @@ def test_a_piped_conversation_shows_what_was_typed_and_no_prompts(model, monkeyp
     assert chat.main(["r"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-4:] == ["/seed 3", "seed 3", "/lyrical", "asked for: lyrical (weight 100)"]
+    assert "try: /lyrical, then ask something" in lines
     doubts = [line for line in lines if line.startswith("what 'fits' says is in doubt: ")]
     assert len(doubts) == 1 and doubts[0].endswith(
         "coherence: shuffled replies score 0.80, real ones 0.80; the model is fooled by them"

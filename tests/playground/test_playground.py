@@ -60,6 +60,29 @@ def test_a_link_s_nonsense_is_ignored():
     assert settings == Settings({}, {"style": 2.0, "mood": 0.0}, 5, False, True) and len(question) == LONGEST
 
 
+def test_only_an_address_without_settings_has_the_default_s_aspects():
+    default = Settings({"mood": "sad"}, seed=5)
+    for query in ({}, {"q": "why?"}, {"utm": "x"}):
+        assert from_link(SCHEMA, query, default)[0].target == {"mood": "sad"}
+    without = dict(parse_qsl(to_link(SCHEMA, Settings(), "")[1:]))
+    for query in (without, {"a.style": "lyrical"}, {"s.mood": "1"}, {"a.mood": ""}):
+        assert "mood" not in from_link(SCHEMA, query, default)[0].target
+
+
+def test_a_page_starts_with_two_aspects_and_has_examples(tmp_path):
+    from types import SimpleNamespace
+
+    from playground.page import QUESTIONS, Handlers, examples
+    from playground.session import Log
+
+    control = SimpleNamespace(seed=3, start="mean")
+    model = SimpleNamespace(schema=SCHEMA, control=control, scorer=None)
+    assert Handlers([("r", model)], Log(None)).default == Settings({"style": "plain", "mood": "calm"}, seed=3)
+    assert examples(tmp_path) == list(QUESTIONS)
+    (tmp_path / "generations.jsonl").write_text('{"context": ["Is it far?"]}\n')
+    assert examples(tmp_path) == ["Is it far?"]
+
+
 def test_the_dial_goes_from_a_hundredth_to_a_hundred():
     assert [factor(step / 2) for step in range(-4, 5)] == [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 
@@ -244,6 +267,15 @@ def test_another_aspect_and_another_strength_give_another_reply(page):
     assert (
         page.send("My bread did not rise.") != plain
     )  # the energies are those of a thousandth of the weight
+
+
+def test_the_first_reply_shows_control_and_the_box_an_example(page):
+    page.open()
+    page.until(lambda: page.one("#aspect-languagestyle input[value=plain]").is_selected())
+    assert page.one("#aspect-attitude input[value=pessimistic]").is_selected()
+    assert page.one("#chat-question textarea").get_attribute("placeholder").startswith("Ask something: ")
+    page.send("Is it far?")
+    assert [bar.text for bar in page.all("#chat .bar.wanted .name")] == ["plain", "pessimistic"]
 
 
 def test_a_link_sets_the_page(page):

@@ -301,6 +301,53 @@ def test_without_a_run_the_last_one_is_taken_else_the_released_model(tmp_path, m
     assert default_run(tmp_path) == tmp_path / "new"
 
 
+def trained(outs, name, when, limit=None):
+    record = outs / name / "cvae" / "stage.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"settings": {"limit": limit}}))
+    os.utime(record, (when, when))
+
+
+def test_the_run_that_is_taken_is_said_and_trials_are_passed_over(tmp_path, monkeypatch, capsys):
+    """After ``--limit 20`` chat.sh without a name silently talked to that."""
+    from generation import sharing
+    from generation.sharing import default_run, named_run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sharing, "RELEASE", tmp_path / "release" / "chat")
+    trained(Path("outs"), "small", 3, limit=1)
+    with pytest.raises(InputError, match="but of --limit; name one to use it: bash chat.sh outs/small$"):
+        default_run()
+    sharing.RELEASE.mkdir(parents=True)
+    trained(Path("outs"), "manner", 4, limit=20)
+    said = []
+    assert default_run(write=said.append) == sharing.RELEASE
+    assert said == [
+        "outs/manner was trained on 20 rows a file (--limit) and is passed over; name it to use it"
+    ]
+    trained(Path("outs"), "demo", 2)
+    assert named_run(None, None, "serve.sh") == Path("outs/demo")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("outs/manner was trained on 20 rows") and lines[1:] == [
+        "outs/demo, trained last; bash serve.sh release/chat is the released model"
+    ]
+    trained(Path("outs"), "newest", 5)
+    (tmp_path / "outs" / "newest" / "cvae" / "stage.json").write_text("[")  # loading says what is wrong
+    assert default_run() == Path("outs/newest")
+
+
+def test_a_run_is_named_once(capsys):
+    import chat
+    from generation.sharing import named_run
+
+    assert named_run(Path("outs/r"), None, "chat.sh") == named_run(None, "r", "chat.sh") == Path("outs/r")
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError, match=r"^outs/r and --run x \(or RUN=x\) both name a run; leave one out$"):
+        chat.main(["outs/r", "--run", "x"])
+    with pytest.raises(InputError, match="no such folder: outs/nobody-s"):
+        chat.main(["--run", "nobody-s"])
+
+
 @pytest.mark.slow
 def test_a_compact_run_takes_its_tokenizers_from_the_bases(chat_run, tmp_path):
     from miracle import Miracle

@@ -180,6 +180,37 @@ def test_variables_become_options_and_none_are_needed(told, name):
         assert told(ROOT / name, ATTR="attitude")[2][-2:] == ["--attribute", "attitude"]
 
 
+@pytest.mark.parametrize("name", ["chat.sh", "playground.sh", "serve.sh"])
+def test_a_run_s_name_is_the_option_that_says_so_to_them_all(told, name):
+    assert told(ROOT / name, RUN="r")[2][1:] == ["--run", "r"]
+
+
+@pytest.mark.parametrize("name", ["playground.sh", "serve.sh"])
+def test_what_is_installed_is_said_and_not_for_help(tmp_path, name):
+    """In a copy whose Python has none of the packages, and only writes down what it is told."""
+    for path in (name, "scripts/environment.sh", "requirements.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv" / "installed.txt")
+    python.write_text('#!/bin/sh\n[ "$1" != -c ] || exit 1\necho "$1 $2"\n')
+    python.chmod(0o755)
+    clean = {key: value for key, value in os.environ.items() if key not in ("MIRACLE_ENV", "RUN")}
+
+    def lines(*words: str) -> list[str]:
+        command = ["bash", str(tmp_path / name), *words]
+        return subprocess.run(
+            command, env=clean, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+
+    first, pip, run = lines()
+    assert re.fullmatch(r"installing (gradio|fastapi, uvicorn and prometheus_client) \(once\)", first)
+    assert pip == "-m pip" and run.strip() == str(tmp_path / name).replace(".sh", ".py")
+    for word in ("--help", "-h"):
+        assert len(lines("--port", "1", word)) == 1
+
+
 def test_a_script_works_from_another_folder_through_a_relative_path(told):
     link = told.folder / "elsewhere"
     link.symlink_to(ROOT)
