@@ -3,6 +3,7 @@
 import sys
 from types import TracebackType
 
+PACKAGES = ("transformers.", "accelerate.")
 LIBRARIES = (
     "transformers.trainer",
     "transformers.training_args",
@@ -16,14 +17,11 @@ LIBRARIES = (
 
 def option_mistake(error: BaseException) -> str | None:
     """The line for an option's value that a library of ours turned down, or for a package that an option needs; else None."""
-    text = " ".join(str(error).split())
-    if (
-        isinstance(error, ImportError) and error.name is None
-    ):  # raised by hand: an import that fails names its module
+    text, raised_in = " ".join(str(error).split()), _raised_in(error.__traceback__)
+    # an import that fails names its module, a package that a library demands stands in the text
+    if isinstance(error, ImportError) and error.name is None and raised_in.startswith(PACKAGES):
         return text
-    if isinstance(error, (ValueError, TypeError, NotImplementedError)) and _raised_in(
-        error.__traceback__
-    ).startswith(LIBRARIES):
+    if isinstance(error, (ValueError, TypeError, NotImplementedError)) and raised_in.startswith(LIBRARIES):
         return f"an option that transformers cannot use: {text}"
     return None
 
