@@ -4,20 +4,16 @@ Two kinds of control that know nothing of each other. The latent's energy choose
 which of the k most probable tokens to write. No published method does this; it answers what one adds to the other.
 """
 
-from collections.abc import Callable
-
 import torch
 
 from baselines.fudge import Fudge, Guidance, GuidedCache
 from baselines.language_model import Step
 from common.errors import InputError
-from dataset.encoding import encode_for_decoder
+from generation.decoding import Decoder
 from generation.generator import ReplyGenerator
 from generation.options import DecodingArguments
 from generation.requests import Request
-from generation.writing import decode_rows
 from model.decoder import LatentDecoder
-from model.noise import generators
 from model.sampler import Sample
 
 
@@ -82,33 +78,18 @@ class GuidedWriting(ReplyGenerator):
             raise InputError("the guides' tokenizer is not the decoder's; train both from the same base")
         self.fudge = fudge
 
-    @torch.no_grad()
-    def decode(
-        self,
-        requests: list[Request],
-        sample: Sample,
-        how: DecodingArguments,
-        seed: int,
-        on_text: Callable[[dict[int, str]], bool] | None = None,
-    ) -> list[str]:
-        """As `ReplyGenerator.decode`; a strength of 0 leaves the guides out.
+    def conditioned(
+        self, requests: list[Request], sample: Sample, how: DecodingArguments
+    ) -> tuple[Decoder, torch.Tensor, torch.Tensor | None]:
+        """The decoder with its guides, and the numbers of the replies; a strength of 0 leaves the guides out.
 
         Raises:
             InputError: for a strength beside guidance by the latent without control, which needs the decoder twice.
         """
         if self.fudge is None or self.strength == 0:
-            return super().decode(requests, sample, how, seed, on_text)
+            return super().conditioned(requests, sample, how)
         if how.guidance != 1:
             raise InputError(f"guide_strength goes without guidance; found guidance {how.guidance}")
         guidance = self.fudge.guidance(requests, how, self.strength, self.guide_candidates)
-        room, contexts = self.prompt_room(how), [request.context for request in requests]
-        rows = encode_for_decoder(
-            self.decoder_tokenizer, self.template, contexts, None, room, self.config.use_context
-        )
-        keys = [request.key for request in requests]
-        sources = generators(seed, keys, "decoding") if how.decoding == "top_p" else None
         numbers = torch.arange(len(requests), device=self.device)
-        decoder = GuidedLatentDecoder(self.decoder(how), sample.z, guidance)
-        return decode_rows(
-            decoder, numbers, rows, self.decoder_tokenizer, how, self.device, sources, on_text=on_text
-        )
+        return GuidedLatentDecoder(self.decoder(how), sample.z, guidance), numbers, None

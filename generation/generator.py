@@ -12,6 +12,7 @@ from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
 from generation.choosing import CandidateScores, candidate_scores
 from generation.control_weights import by_attribute
+from generation.decoding import Decoder
 from generation.energies import ENERGIES, Wanted
 from generation.loading import load_cvae, tokenizers_of
 from generation.options import ControlArguments, DecodingArguments, in_bf16
@@ -309,6 +310,12 @@ class ReplyGenerator:
             self.decoder_tokenizer, self.template, contexts, self.prompt_room(how), self.config.use_context
         )
 
+    def conditioned(
+        self, requests: list[Request], sample: Sample, how: DecodingArguments
+    ) -> tuple[Decoder, torch.Tensor, torch.Tensor | None]:
+        """What decodes, what it is given for each request, [N, ...], and the latents that guidance is measured against."""
+        return self.decoder(how), sample.z, sample.reference
+
     @torch.no_grad()
     def decode(
         self,
@@ -324,8 +331,8 @@ class ReplyGenerator:
             on_text: called after every token with the texts so far of the requests under way, by their position; where
                 it returns False, their replies end there.
         """
-        decoder, tokenizer = self.decoder(how), self.decoder_tokenizer
-        room = self.prompt_room(how)
+        tokenizer, room = self.decoder_tokenizer, self.prompt_room(how)
+        decoder, conditions, reference = self.conditioned(requests, sample, how)
         rows = encode_for_decoder(
             tokenizer, self.template, [r.context for r in requests], None, room, self.config.use_context
         )
@@ -334,12 +341,12 @@ class ReplyGenerator:
             sources = generators(seed, [request.key for request in requests], "decoding")
         return decode_rows(
             decoder,
-            sample.z,
+            conditions,
             rows,
             tokenizer,
             how,
             self.device,
             sources,
-            reference=sample.reference,
+            reference=reference,
             on_text=on_text,
         )
