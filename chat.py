@@ -1,6 +1,6 @@
 """A conversation in the terminal with a trained run, or with release/chat. ``python chat.py outs/demo``
 
-Type a message to get a reply. /lyrical asks for an aspect, /lyrical, /optimistic 0.5 for two, of the second at half the
+Type a message to get a reply. /lyrical asks for an aspect, /lyrical optimistic 0.5 for two, the second at half the
 run's strength, /help lists the rest. Ctrl-C stops a reply under way, or ends the conversation at the prompt, as Ctrl-D does.
 """
 

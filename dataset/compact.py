@@ -1,4 +1,4 @@
-"""Token ids of many rows as Arrow columns of small integers, encoded some rows at a time: a million rows in under a gigabyte."""
+"""Token ids of many rows as Arrow columns of small integers, encoded some rows at a time."""
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
