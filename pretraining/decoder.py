@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     options = common_options(__doc__, vocabulary=4096, layers=6, batch=256, learning_rate=2e-3)
     options.add_argument("--tokens", type=float, default=250e6, help="to read in all (%(default)s)")
+    options.add_argument("--compile", action="store_true", help="compile the loss (needs a C++ compiler)")
     options.add_argument("--length", type=int, default=192, help="tokens of a window, of which a step has --batch (%(default)s)")  # fmt: skip
     return options
 
@@ -119,9 +120,10 @@ def pretrain(options: argparse.Namespace) -> int:
     fuse_norms(model)
     held_out = {"teacher": texts.written(options.text, "dev")[:2000], "corpus": texts.corpus("dev")}
     steps = max(1, int(options.tokens) // (options.batch * options.length))
+    loss = torch.compile(loss_of) if options.compile else loss_of
     result = optimise(
         "decoder", model, batches(tokens, options.batch, options.length, device, options.seed),
-        lambda batch: {"nats": loss_of(model, batch)}, steps, options.learning_rate, device,
+        lambda batch: {"nats": loss(model, batch)}, steps, options.learning_rate, device,
         lambda: {f"{name}_nats_per_byte": nats_per_byte(model, tokenizer, some, device) for name, some in held_out.items()},
     )  # fmt: skip
     save("decoder", model, tokenizer, options, {"stream": len(tokens)}, result)
