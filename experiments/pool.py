@@ -38,7 +38,10 @@ class Pool:
         self.logs.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // workers)
         self.pool = ProcessPoolExecutor(
-            workers, context, _begin, (plan, self.queue, numbers, visible_gpus(), threads, self.logs)
+            workers,
+            context,
+            _begin,
+            (plan, self.queue, numbers, workers, visible_gpus(), threads, self.logs),
         )
 
     def __enter__(self) -> "Pool":
@@ -90,11 +93,19 @@ def visible_gpus() -> list[str]:
 STATE: dict = {}  # of a worker process
 
 
-def _begin(plan: Plan, queue, numbers, gpus: list[str], threads: int, logs: Path) -> None:
+def memory_share(number: int, workers: int, gpus: int) -> float:
+    """The part of its GPU's memory that a worker may hold: what PyTorch keeps for later would be missing to the others."""
+    beside = len(range(number % gpus, workers, gpus))
+    return 1.0 if beside == 1 else 0.96 / beside  # each has a context of its own, outside of PyTorch's count
+
+
+def _begin(plan: Plan, queue, numbers, workers: int, gpus: list[str], threads: int, logs: Path) -> None:
     end_with_parent()
     number = numbers.get()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        if torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(memory_share(number, workers, len(gpus)))
     torch.set_num_threads(threads)
     log = os.open(logs / f"{number}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):

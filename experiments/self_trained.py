@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from common.devices import release_memory
 from common.errors import InputError
 from common.jsonl import read_jsonl
 from common.locks import exclusive
@@ -82,6 +83,7 @@ class SelfTrainedKind(CvaeKind):
         further = dataclasses.replace(trained.further, held_out=self_training.held_out)
         with exclusive(models / teacher, "the teacher", wait=True):
             cvae.train(common, trained.model, trained.loss, further, trained.training)
+        release_memory()
 
         writing = writing_of(grid, given_writing, model.seed)
         options = dataclasses.replace(self_training, teacher=str(models / teacher), dev_contexts=0)

@@ -5,6 +5,7 @@ python -m pretraining.decoder --text outs/pretraining/text --out outs/pretrainin
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
 from common.entry import prepare_libraries, run_main
 
@@ -17,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase 
 
 from common.devices import choose_device  # noqa: E402
 from common.locks import exclusive  # noqa: E402
+from model.bases import load_decoder, load_decoder_tokenizer  # noqa: E402
 from model.decoder import fuse_norms  # noqa: E402
 from pretraining import texts  # noqa: E402
 from pretraining.loop import common_options, optimise, save  # noqa: E402
@@ -95,6 +97,9 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     options = common_options(__doc__, vocabulary=4096, layers=6, batch=256, learning_rate=2e-3)
     options.add_argument("--tokens", type=float, default=250e6, help="to read in all (%(default)s)")
+    options.add_argument(
+        "--start-from", type=Path, help="folder of a decoder to go on from, its vocabulary and size"
+    )
     options.add_argument("--compile", action="store_true", help="compile the loss (needs a C++ compiler)")
     options.add_argument("--length", type=int, default=192, help="tokens of a window, of which a step has --batch (%(default)s)")  # fmt: skip
     return options
@@ -114,9 +119,16 @@ def pretrain(options: argparse.Namespace) -> int:
     ours = texts.written(options.text, "train")
     bundled = texts.corpus("train")
     more = list(texts.further(options.further)) if options.further else []
-    tokenizer = decoder_tokenizer((turn for turns in ours[:300_000] + bundled for turn in turns), options.vocabulary)  # fmt: skip
+    if options.start_from:
+        tokenizer, model = (
+            load_decoder_tokenizer(str(options.start_from)),
+            load_decoder(str(options.start_from)),
+        )
+    else:
+        tokenizer = decoder_tokenizer((turn for turns in ours[:300_000] + bundled for turn in turns), options.vocabulary)  # fmt: skip
+        model = LlamaForCausalLM(configuration(options, tokenizer))
+    model = model.float().to(device)
     tokens = stream(tokenizer, shuffled(ours + bundled * options.corpus_times + more, options.seed))
-    model = LlamaForCausalLM(configuration(options, tokenizer)).to(device)
     fuse_norms(model)
     held_out = {"teacher": texts.written(options.text, "dev")[:2000], "corpus": texts.corpus("dev")}
     steps = max(1, int(options.tokens) // (options.batch * options.length))
@@ -125,6 +137,7 @@ def pretrain(options: argparse.Namespace) -> int:
         "decoder", model, batches(tokens, options.batch, options.length, device, options.seed),
         lambda batch: {"nats": loss(model, batch)}, steps, options.learning_rate, device,
         lambda: {f"{name}_nats_per_byte": nats_per_byte(model, tokenizer, some, device) for name, some in held_out.items()},
+        best="corpus_nats_per_byte",
     )  # fmt: skip
     save("decoder", model, tokenizer, options, {"stream": len(tokens)}, result)
     return 0

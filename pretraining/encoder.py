@@ -8,6 +8,7 @@ encoder, matched by their cosine (Reimers and Gurevych, EMNLP 2020).
 """
 
 import argparse
+import os
 import random
 from collections.abc import Callable, Iterator
 
@@ -198,6 +199,9 @@ def pretrain(options: argparse.Namespace) -> int:
             options.seed * 1000 + number,
         )
 
+    os.environ["TOKENIZERS_PARALLELISM"] = (
+        "false"  # forked readers have none of the threads that it would wait for
+    )
     loader = torch.utils.data.DataLoader(
         Stream(reader, options.batch), batch_size=None, num_workers=options.workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if options.workers else None,
@@ -219,7 +223,7 @@ def pretrain(options: argparse.Namespace) -> int:
 
     result = optimise(
         "encoder", model, (to(batch, device) for batch in loader), lambda batch: losses(model, teacher, batch),
-        options.steps, options.learning_rate, device, evaluate,
+        options.steps, options.learning_rate, device, evaluate, best="corpus_belongs",
     )  # fmt: skip
     save("encoder", model.encoder, tokenizer, options, {"dialogues": len(ours)}, result)
     return 0

@@ -27,13 +27,15 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
 
 def optimise(
     name: str, model: nn.Module, batches: Iterator, losses_of: Callable[[object], Losses], steps: int, rate: float,
-    device: torch.device, evaluate: Callable[[], dict[str, float]], looks: int = 5,
+    device: torch.device, evaluate: Callable[[], dict[str, float]], best: str, looks: int = 10,
 ) -> dict:  # fmt: skip
-    """Train on `steps` batches; returns seconds, and what `evaluate` said at every look.
+    """Train on `steps` batches and keep the weights of the best look; returns seconds, and what `evaluate` said at every look.
 
     Args:
         losses_of: a batch -> its losses by name; their sum is what is minimised.
         rate: the peak learning rate.
+        best: which of `evaluate`'s numbers says how good a look is; lower is better. A small corpus that is read many times is
+            learnt by heart in the end.
         looks: how often `evaluate` is asked, the last step included.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -43,6 +45,7 @@ def optimise(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps, min(500, steps // 10 + 1)))  # fmt: skip
     half = device.type == "cuda" and torch.cuda.is_bf16_supported()
     started, seen, history = time.monotonic(), None, []
+    kept: tuple[float, int, dict[str, torch.Tensor]] = (math.inf, 0, {})
     model.train()
     for step in tqdm(range(1, steps + 1), desc=name, mininterval=5):
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -68,8 +71,11 @@ def optimise(
                 {"step": step, "seconds": round(time.monotonic() - started), "training": values} | metrics
             )
             print(f"{name}: {json.dumps(history[-1])}", flush=True)
+            if not kept[2] or metrics[best] < kept[0]:
+                kept = metrics[best], step, {key: value.clone() for key, value in model.state_dict().items()}
     model.eval()
-    return {"steps": steps, "seconds": round(time.monotonic() - started), "history": history}
+    model.load_state_dict(kept[2])
+    return {"steps": steps, "kept": kept[1], "seconds": round(time.monotonic() - started), "history": history}
 
 
 def parameters(model: nn.Module) -> int:

@@ -1,6 +1,8 @@
 """The tiny bases' vocabularies, and the marks of the two speakers as a chat template, by which every script knows them."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -18,6 +20,17 @@ TEMPLATE = (
 )
 
 
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Tokenizers work on all cores meanwhile, and on one again before any process is forked, where their threads would be missing."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false" if before is None else before
+
+
 def decoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE in which a turn's first word is the token that it is within a sentence."""
     tokenizer = Tokenizer(models.BPE())
@@ -30,7 +43,8 @@ def decoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeni
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    with all_cores():
+        tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
@@ -43,7 +57,8 @@ def decoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeni
 
 def encoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Lower-cased WordPiece with BERT's special tokens and one for masked words."""
-    tokenizer = train_encoder_tokenizer(texts, vocab_size - 1)
+    with all_cores():
+        tokenizer = train_encoder_tokenizer(texts, vocab_size - 1)
     tokenizer.add_special_tokens({"mask_token": "[MASK]"})
     return tokenizer
 
@@ -51,7 +66,12 @@ def encoder_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokeni
 def dialogue_ids(tokenizer: PreTrainedTokenizerBase, dialogues: list[tuple[str, ...]]) -> list[list[int]]:
     """Whole dialogues as the decoder will read them, mark for mark."""
     template = template_of(tokenizer, DialogueTemplate())
-    rows = encode_for_decoder(
-        tokenizer, template, [turns[:-1] for turns in dialogues], [turns[-1] for turns in dialogues], 10**9
-    )
+    with all_cores():
+        rows = encode_for_decoder(
+            tokenizer,
+            template,
+            [turns[:-1] for turns in dialogues],
+            [turns[-1] for turns in dialogues],
+            10**9,
+        )
     return [row["input_ids"] for row in rows]

@@ -143,6 +143,7 @@ def test_learning_lowers_the_loss_and_is_recorded(tmp_path):
     assert decoder.main([*small, "--out", str(tmp_path / "out" / "decoder"), "--tokens", "8000", "--batch", "8", "--length", "32", "--corpus-times", "0"]) == 0  # fmt: skip
     record = json.loads((tmp_path / "out" / "decoder" / "training.json").read_text())
     assert record["history"][-1]["training"]["nats"] < record["history"][0]["training"]["nats"]
+    assert record["kept"] == min(record["history"], key=lambda look: look["corpus_nats_per_byte"])["step"]
     model, tokenizer = (
         load_decoder(str(tmp_path / "out" / "decoder")),
         load_decoder_tokenizer(str(tmp_path / "out" / "decoder")),
@@ -152,6 +153,26 @@ def test_learning_lowers_the_loss_and_is_recorded(tmp_path):
         and template_of(tokenizer, None).assistant_prefix == "<reply>"
     )
     assert json.loads((tmp_path / "out" / "tried.jsonl").read_text())["settings"]["width"] == 64
+    further = ["--start-from", str(tmp_path / "out" / "decoder"), "--out", str(tmp_path / "on" / "decoder")]
+    assert decoder.main([*small, *further, "--tokens", "600", "--batch", "2", "--length", "32", "--corpus-times", "0"]) == 0  # fmt: skip
+    again = json.loads((tmp_path / "on" / "decoder" / "training.json").read_text())
+    assert again["parameters"] == record["parameters"]
+    assert again["history"][0]["corpus_nats_per_byte"] < record["history"][0]["corpus_nats_per_byte"]
+
+
+def test_the_best_look_is_kept_and_not_the_last():
+    weight = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(weight.weight, 4.0)
+    seen = []
+
+    def distance_from_one():  # falls, then rises: the loss pulls the weight below 0
+        seen.append(abs(float(weight.weight.detach()) - 1.0))
+        return {"distance": seen[-1]}
+
+    batches = iter(lambda: torch.ones(1, 1), None)
+    result = loop.optimise("line", weight, batches, lambda batch: {"value": (weight(batch) + 1).square().sum()}, 40, 0.4, torch.device("cpu"), distance_from_one, best="distance")  # fmt: skip
+    assert result["kept"] < result["steps"] and min(seen) < seen[-1]
+    assert abs(float(weight.weight.detach()) - 1.0) == pytest.approx(min(seen), abs=1e-6)
 
 
 def test_further_text_comes_in_turns(tmp_path):
