@@ -1,7 +1,6 @@
 """Generate replies with chosen aspects and score them. ``bash gen_cvae.sh --target lyrical,optimistic``"""
 
 import dataclasses
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ import torch
 from common.content import content_of
 from common.devices import choose_device
 from common.errors import InputError
+from common.files import copy_file
 from common.interruption import Interrupted
 from common.jsonl import read_json, write_json, write_jsonl
 from common.locks import exclusive
@@ -286,8 +286,8 @@ def _generate(
         points = sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
         write_json(results_path.with_name(f"{what.name}.sweep.json"), {"points": points, **stamp})
     if what.name == "control":
-        shutil.copyfile(generations, common.run_folder / "generations.jsonl")
-        shutil.copyfile(results_path, common.run_folder / "results.json")
+        copy_file(generations, common.run_folder / "generations.jsonl")
+        copy_file(results_path, common.run_folder / "results.json")
     written.parts.remove()
     if what.name != "control":
         print(table(record, results_path), flush=True)
