@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import InputError
 from common.folders import appearing_whole, check_outside
-from common.jsonl import read_json, write_json
+from common.jsonl import is_file, read_json, write_json
 from common.network import hub_mistake
 from common.options import ROOT
 from model.bases import weights_hash
@@ -114,8 +114,19 @@ def from_here(path: Path) -> Path:
 
 
 def has_evaluators(run: Path, names: list[str]) -> bool:
-    """Whether a run has all evaluators of the attributes named; with some of them no reply can be scored."""
-    return all((run / folder / "config.json").is_file() for folder in evaluator_folders(names).values())
+    """Whether a run has all evaluators of the attributes named; with some of them no reply can be scored.
+
+    Raises:
+        InputError: for one that has lost its configuration, without which it would be left out in silence.
+    """
+    folders = [run / folder for folder in evaluator_folders(names).values()]
+    there = [is_file(folder / "config.json") for folder in folders]
+    for folder, found in zip(folders, there):
+        if not found and (rest := sorted(path.name for path in folder.glob("*.safetensors"))):
+            raise InputError(
+                f"{folder}: expected config.json beside {rest[0]}, found none; copy or train it again, or move the folder away"
+            )
+    return all(there)
 
 
 def save_run(

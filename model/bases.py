@@ -21,6 +21,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from common.checkpoints import damaged_settings
+from common.jsonl import read_json
+
 ROOT = Path(__file__).resolve().parent.parent
 BASES = ROOT / "data" / "bases"  # where `common.base_models` puts them
 ENDS = ("<|endoftext|>", "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "[EOS]", "<|end|>", "[SEP]")
@@ -81,6 +84,8 @@ def scratch_decoder_config(size: ScratchSize, tokenizer: PreTrainedTokenizerBase
 
 
 def _load(loader, name: str, **options):
+    if Path(name).is_dir() and (reason := damaged_settings(Path(name))):
+        raise BaseNotFound(f"base model folder {name} cannot be loaded: {reason}")
     try:
         return loader.from_pretrained(name, **options)
     except ImportError as error:
@@ -263,7 +268,7 @@ def record_of(
         tokenizer: what the model is trained with; None: nothing is recorded of it.
     """
     origin = Path(name).parent / "base.json"
-    stored = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+    stored = read_json(origin) or {}
     revision = None if Path(name).is_dir() else getattr(model.config, "_commit_hash", None)
     record = BaseRecord(
         shown,
