@@ -30,6 +30,7 @@ from common.provenance import (
 from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
+from generation.control_weights import STRONGEST
 from generation.generator import ReplyGenerator
 from generation.kept import (
     chunks_of,
@@ -357,8 +358,10 @@ def sweep_weights(text: str | None) -> list[float]:
         weights = sorted({float(part) for part in text.split(",")}) if text else []
     except ValueError:
         weights = [-1.0]
-    if any(not 0 < weight < float("inf") for weight in weights):
-        raise InputError(f"--sweep_weights must be numbers over 0, separated by commas, found {text!r}")
+    if any(not 0 < weight <= STRONGEST for weight in weights):
+        raise InputError(
+            f"--sweep_weights must be numbers over 0 and at most {STRONGEST:g}, separated by commas, found {text!r}"
+        )
     return weights
 
 
