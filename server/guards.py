@@ -65,6 +65,7 @@ class Guards:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope = in_origin_form(scope)
         sender = _Sender(send, self.bounds.stall_seconds)
         self.under_way += 1
         try:
@@ -139,6 +140,17 @@ class Guards:
                 f"the body did not arrive within {self.bounds.body_seconds:g} s", 408, code="too_slow"
             ) from None
         return b"".join(parts)
+
+
+def in_origin_form(scope: Scope) -> Scope:
+    """A request for ``http://host/path``, as proxies write it, as one for ``/path`` of that host (RFC 9112, section 3.2.2)."""
+    scheme, absolute, rest = scope["path"].partition("://")
+    if not absolute or scheme.lower() not in ("http", "https"):
+        return scope
+    host, _, path = rest.partition("/")
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    raw = b"/" + scope["raw_path"].partition(b"://")[2].partition(b"/")[2]
+    return scope | {"path": f"/{path}", "raw_path": raw, "headers": [*headers, (b"host", host.encode())]}
 
 
 PATHS = ("/v1/chat/completions", "/v1/models", "/v1/cards", "/health", "/metrics")
