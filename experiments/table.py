@@ -173,7 +173,7 @@ def _all_settings(known: list[Summary]) -> list[str]:
 def _evaluators(record: dict) -> list[str]:
     """What the evaluators are worth, and why not to trust them."""
     rows = [
-        [name, written("accuracy_mean", one["accuracy"]), one["base"] or "-", one["hash"] or "-"]
+        [name, written("accuracy_mean", one.get("accuracy")), one.get("base") or "-", one.get("hash") or "-"]
         for name, one in record.get("evaluators", {}).items()
     ]
     lines = [

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 
+from common.checkpoints import damaged_file
 from common.errors import InputError
 from common.folders import appearing_whole, check_outside
 from common.jsonl import is_file, read_json, write_json
@@ -145,7 +146,8 @@ def save_run(
         `folder`.
 
     Raises:
-        InputError: without a trained CVAE, for a folder that holds something, and for results of another training.
+        InputError: without a trained CVAE, for one that is damaged, for a folder that holds something, and for results of
+            another training.
     """
     run, cvae = run_parts(source)
     config, stage = read_json(cvae / "config.json") or {}, read_json(cvae / "stage.json") or {}
@@ -162,6 +164,7 @@ def save_run(
     evaluators = evaluator_folders(names).values() if run and has_evaluators(run, names) else []
     for copied in (cvae, *((run or cvae) / place for place in evaluators)):
         check_outside(folder, copied)
+        check_whole(copied)
     from scoring.report.card import (
         model_card,  # late: brings libraries of the scores, which cost seconds and no reply needs
     )
@@ -177,6 +180,15 @@ def save_run(
                 make_compact(part)
         model_card(work, name or folder.resolve().name, license).save(work / "README.md")
     return folder
+
+
+def check_whole(folder: Path) -> None:
+    """Raises `InputError` for a checkpoint that nobody could load: a damaged file, or no weights."""
+    reason = damaged_file(folder)
+    if reason is None and not any(folder.glob("*.safetensors")):
+        reason = "no weights, *.safetensors"
+    if reason:
+        raise InputError(f"{folder} cannot be shared: {reason}; train it again with --overwrite")
 
 
 def make_compact(folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from common.errors import InputError
 from common.jsonl import read_json, write_json, write_jsonl
 from common.schema import load_schema
+from experiments.cvae import Cvae
 from experiments.rows import read_rows
 from generation.loading import load_cvae
 from generation.sharing import has_evaluators, save_run
@@ -180,6 +181,26 @@ def test_cut_weights_are_found_before_bases_are_loaded(run, monkeypatch):
     (run / "cvae" / "model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(InputError, match="the CVAE cannot be loaded .model.safetensors: "):
         load_cvae(run / "cvae")
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"), [(None, "no weights, "), (b"", "model.safetensors: "), (b"\x00" * 99, "model.safetensors: ")]
+)  # fmt: skip
+def test_what_nobody_could_load_is_not_shared(weights, said, run):
+    (run / "results.json").unlink()
+    if weights is not None:
+        (run / "cvae" / "model.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match=f"cvae cannot be shared: {said}"):
+        save_run(run, run.with_name("shared"))
+    assert not run.with_name("shared").exists()
+
+
+def test_a_record_that_lacks_what_an_experiment_needs_is_named(run):
+    stage = read_json(run / "cvae" / "stage.json")
+    del stage["seconds"], stage["metrics"]["head_accuracy"]
+    write_json(run / "cvae" / "stage.json", stage)
+    with pytest.raises(InputError, match="stage.json: expected seconds, head_accuracy of the training"):
+        Cvae(run / "cvae", SCHEMA, None, 0)
 
 
 @pytest.fixture
