@@ -334,6 +334,7 @@ def make_app(service: Served) -> Guards:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     guards = Guards(app, service.keys, service.hosts, service.bounds, metrics)
+    guards.give_up, guards.close = scheduler.end, scheduler.close
     created = int(time.time())
 
     @app.post("/v1/chat/completions")

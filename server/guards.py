@@ -51,6 +51,8 @@ class Guards:
     Attributes:
         draining: requests are refused with 503; those under way go on.
         under_way: requests that are neither answered nor refused.
+        give_up: called where the time for those under way is over, so that each ends with a word about it.
+        close: called when all is over: the same, and waits for the thread that owns the model.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class Guards:
         self.app, self.hosts, self.bounds, self.metrics = app, hosts, bounds, metrics
         self.keys = [key.encode() for key in keys]
         self.draining, self.under_way = False, 0
+        self.give_up: Callable[[], None] = lambda: None
+        self.close: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on; a refusal is answered here."""
@@ -80,6 +84,9 @@ class Guards:
             await sender.refuse(error)
         except Stalled:
             pass  # the server closes the connection
+        except asyncio.CancelledError:
+            if not self.draining:
+                raise  # else a third signal: uvicorn would print a traceback for each
         finally:
             self.under_way -= 1
             path = scope["path"] if scope["path"] in PATHS else "other"

@@ -102,7 +102,7 @@ def card_content(config: dict, stage: dict, results: dict | None, folder: Path) 
         "evaluators": evaluators,
         "share": share,
         "audit": audit,
-        "floor": bool(floor_warnings(overall["nli"], audit)) if overall else False,
+        "floor": bool(floor_warnings(overall.get("nli"), audit)) if overall else False,
         "warnings": (results or {}).get("warnings", []),
         "run": (results or {}).get("run", {}),
     }

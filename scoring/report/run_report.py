@@ -284,7 +284,8 @@ def evaluators(records: dict[str, dict]) -> dict:
         for name, record in records.items()
         if (record.get("calibration") or {}).get("bins")
     }
-    audit = (records.get("nli") or {}).get("audit")
+    audited = (records.get("nli") or {}).get("audit") or {}
+    audit = {name: value for name, value in audited.items() if value is not None}
     return {
         "confusions": [
             plots.confusion(matrix, f"{name} on dev", "predicted (texts)", "label (texts)")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -578,6 +579,22 @@ def test_draining_refuses_new_requests_and_finishes_those_under_way(serve_with, 
         assert httpx.get(live.root + "/health").json()["status"] == "ending"
         gate._open.set()
         assert under_way.result().status_code == 200
+
+
+def test_when_the_time_to_finish_is_over_a_stream_ends_with_an_error(serve_with, gate):
+    """It was cut off in the middle, and the server printed a traceback."""
+    live = serve_with()
+    body = {"messages": MESSAGES, "stream": True, "target": "plain"}
+    with gate.closed(), httpx.stream("POST", f"{live.url}/chat/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        assert "assistant" in next(lines)
+        for _ in range(2):
+            live.server.handle_exit(signal.SIGTERM, None)
+        live.server._captured_signals.clear()
+        live.wait_until(lambda: live.server.should_exit)
+        gate._open.set()
+        last = [line for line in lines if line][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "ending"
 
 
 def test_a_decoder_s_positions_bound_a_reply(served_model):
