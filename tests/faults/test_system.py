@@ -172,7 +172,7 @@ def test_a_damaged_base_is_one_line(file, name, evaluator):
 
 def test_a_damaged_record_of_where_a_base_is_from_is_one_line(tmp_path):
     (tmp_path / "base.json").write_text('{"name": ')
-    with pytest.raises(InputError, match="base.json: not UTF-8 JSON"):
+    with pytest.raises(BaseNotFound, match="base.json: not UTF-8 JSON"):
         record_of(str(tmp_path / "encoder"), torch.nn.Module(), "encoder")
 
 
