@@ -21,6 +21,7 @@ from common.errors import InputError  # noqa: E402
 from common.jsonl import write_json  # noqa: E402
 from common.provenance import relative  # noqa: E402
 from common.schema import target_name  # noqa: E402
+from generation.control_weights import STRONGEST  # noqa: E402
 from generation.sharing import named_run  # noqa: E402
 from miracle import Miracle, Reply  # noqa: E402
 
@@ -143,8 +144,10 @@ class Chat:
             raise InputError(
                 f"{text!r:.80} is no aspect and no strength; {expected}; aspects are {', '.join(self.aspects)}"
             ) from None
-        if not 0 <= value < float("inf"):
-            raise InputError(f"{expected}; found {text!r:.80}")
+        own = self.model.weights[self.model.schema.attribute_of(aspect).name]
+        if not 0 <= value * own <= STRONGEST:
+            most = f", of at most {STRONGEST / own:g}" if own and value > 0 else ""
+            raise InputError(f"{expected}{most}; found {text!r:.80}")
         return value
 
     def drop(self, word: str) -> None:

@@ -146,14 +146,14 @@ class Miracle:
         quiet_transformers()
         place = choose_device(device)
         run, cvae = run_parts(Path(path))
-        generator = ReplyGenerator(cvae, place)
-        schema = schema_of(generator.config.attributes)
         recorded = (
             (read_json(run / "results.json") or {}).get("run", {}).get("config", {}).get("generation", {})
             if run
             else {}
         )
         settings = [_recorded(kind, recorded, Path(path)) for kind in (ControlArguments, DecodingArguments)]
+        generator = ReplyGenerator(cvae, place)
+        schema = schema_of(generator.config.attributes)
         return cls(
             generator,
             Scorer(run, schema, place) if run and has_evaluators(run, schema.names) else None,
@@ -564,7 +564,10 @@ def _recorded(kind: type, values: dict, run: Path):
         right = isinstance(value, types) or (float in types and isinstance(value, int))
         if not right or (isinstance(value, bool) and bool not in types):
             raise InputError(f"{place}.{option.name}: expected {types[0].__name__}, found {value!r:.40}")
-    return kind(**given)
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(f"{place}.{error}") from None
 
 
 def schema_of(attributes: dict[str, list[str]]) -> Schema:

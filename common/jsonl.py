@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import replacing
 from common.records import mistake_in
 from common.shapes import too_much
 
@@ -140,19 +141,9 @@ def _other_text(line: bytes, where: str) -> str:
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write rows to `path`, replacing it only once all of them are on disk; numbers that are not finite become null."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    try:
-        with open(unfinished, "w", encoding="utf-8") as out:
-            for row in rows:
-                out.write(_dumped(row) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    unfinished.replace(path)
+    with replacing(path) as out:
+        for row in rows:
+            out.write(_dumped(row) + "\n")
 
 
 def _dumped(row: dict) -> str:
@@ -164,17 +155,8 @@ def _dumped(row: dict) -> str:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON, replacing the file only once it is complete and on disk; numbers that are not finite become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    try:
-        with open(unfinished, "w", encoding="utf-8") as out:
-            out.write(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    unfinished.replace(path)
+    with replacing(path) as out:
+        out.write(json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def finite(value: object) -> object:
@@ -188,13 +170,24 @@ def finite(value: object) -> object:
     return value
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; raises `InputError` for what can only be damage: a link to nothing, a folder of that name."""
+    if path.is_file():
+        return True
+    if not os.path.lexists(path):
+        return False
+    kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "a pipe or device"
+    raise InputError(f"{path}: expected a file, found {kind}")
+
+
 def read_json(path: Path) -> dict | None:
     """A JSON file's object; None where there is no such file.
 
     Raises:
-        InputError: for a file that is damaged or, of a run's own (`common.records`), holds something else, with what is wrong.
+        InputError: for a file that is damaged or, of a run's own (`common.records`), holds something else, with what is wrong;
+            also where something that is no file has its name.
     """
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         content = json_value(path.read_bytes())

@@ -77,7 +77,8 @@ RESULTS = Fields(
         "evaluators": Values(EVALUATOR),
         "warnings": Items(str),
         "run": RUN,
-    }
+    },
+    ("overall",),
 )
 INPUTS = Maybe(
     Fields({"code": Number(0), "options": SETTINGS, "contents": Values(Maybe(str))})
@@ -104,6 +105,44 @@ STAGE = Fields(
         ),
         "descriptions": Values(Values(str)),
     }
+)
+
+
+def _attributes(found: object) -> str | None:
+    """What a CVAE's attributes should have been: pairs, or as `dict` takes them too, by name."""
+    pairs = list(found.items()) if isinstance(found, dict) else found
+    right = isinstance(pairs, list) and bool(pairs) and all(map(_is_attribute, pairs))
+    return None if right else "attributes with their aspects, [[name, [aspect, ...]], ...]"
+
+
+def _is_attribute(pair: object) -> bool:
+    if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[1], list):
+        return False
+    return bool(pair[1]) and all(isinstance(name, str) for name in (pair[0], *pair[1]))
+
+
+def _standing_on(config: dict) -> str | None:
+    """What a CVAE's configuration should have been, where it has adapters and does not name their bases."""
+    named = {"encoder", "decoder"} <= (config.get("bases") or {}).keys()
+    return None if named or not config.get("lora_rank") else "'bases' with 'encoder' and 'decoder'"
+
+
+BASE = Fields(dict.fromkeys(("name", "hash", "known", "source"), str), ("name", "hash"))
+CVAE_CONFIG = Checked(
+    Fields(
+        {
+            "attributes": Checked(object, _attributes),
+            "decoder": Fields({"model_type": str}),
+            "bases": Maybe(Values(BASE)),
+            "template": Maybe(Values(Maybe(str))),
+            **dict.fromkeys(("latent_size", "encoder_length", "decoder_length"), Number(1, 1e9)),
+            **dict.fromkeys(
+                ("n_prefix", "lora_rank", "lora_alpha", "head_width", "head_layers"), Number(0, 1e9)
+            ),
+        },
+        ("attributes",),
+    ),
+    _standing_on,
 )
 STAMP = {"cvae": str, "evaluators": str}  # hashes of what wrote and of what scored, `scoring.stale`
 SWEEP = Fields(
@@ -154,5 +193,7 @@ def shape_of(path: Path) -> Shape | None:
 
 def mistake_in(path: Path, content: dict) -> str | None:
     """What in a file's content is not as it was written; None for nothing."""
+    if path.name == "config.json" and (path.parent.name == "cvae" or content.get("model_type") == "miracle"):
+        return misfit(content, CVAE_CONFIG)
     shape = shape_of(path)
     return None if shape is None else misfit(content, shape)

@@ -131,7 +131,18 @@ def _line(place: str, expected: str | None, value: object) -> str | None:
     if expected is None:
         return None
     shown = f"{value!r:.40}" if isinstance(value, (str, float)) else type(value).__name__
-    return f"{place!r}: expected {expected}, found {shown}"
+    return (
+        f"{place!r}: expected {expected}, found {shown}" if place else f"expected {expected}, found {shown}"
+    )
+
+
+def first_not_finite(value: object, place: str = "") -> str | None:
+    """Where in a value a number is NaN or infinite, ``'a.b': expected a finite number, found nan``; None where none is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else _line(place, "a finite number", value)
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (first_not_finite(one, f"{place}.{key}" if place else str(key)) for key, one in pairs)
+    return next(filter(None, inner), None)
 
 
 def too_much(value: object, deepest: int, most: int | None = None) -> str | None:

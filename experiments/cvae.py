@@ -138,11 +138,15 @@ class Cvae(TrainedSystem):
     generator_class = CachingGenerator
 
     def __init__(self, folder: Path, schema: Schema, device: torch.device, seed: int):
-        record = read_json(folder / "stage.json")
-        metrics = record["metrics"]
+        record = read_json(folder / "stage.json") or {}
+        metrics = record | (record.get("metrics") or {})
+        if missing := [name for name in ("seconds", "hash", *VITAL_SIGNS) if name not in metrics]:
+            raise InputError(
+                f"{folder / 'stage.json'}: expected {', '.join(missing)} of the training, found none; delete {folder} to train it again"
+            )
         memory = (read_json(folder.parent / MEMORY) or {}).get("training_megabytes")
         signs = {sign: metrics[sign] for sign in VITAL_SIGNS}
-        super().__init__(record["seconds"], signs, metrics["hash"], memory)
+        super().__init__(metrics["seconds"], signs, metrics["hash"], memory)
         self.seed, self.generator = seed, self.generator_class(folder, device, schema)
 
     def write(self, requests: list[Request], options: dict) -> Written:

@@ -27,6 +27,7 @@ from experiments.study import (  # noqa: E402
     scored_run,
     write_csv,
 )
+from generation.control_weights import STRONGEST  # noqa: E402
 from miracle import Miracle  # noqa: E402
 from scoring.dials import csv_rows, summary, sweep_of  # noqa: E402
 from scoring.report.plots import category  # noqa: E402
@@ -59,9 +60,9 @@ def strengths_of(text: str) -> list[float]:
         strengths = sorted({float(part) for part in text.split(",")})
     except ValueError:
         strengths = []
-    if len(strengths) < 2 or not all(0 <= strength < float("inf") for strength in strengths):
+    if len(strengths) < 2 or not all(0 <= strength <= STRONGEST for strength in strengths):
         raise InputError(
-            f"--strengths must be two or more numbers of 0 or more, separated by commas, found {text!r}"
+            f"--strengths must be two or more numbers from 0 to {STRONGEST:g}, separated by commas, found {text!r}"
         )
     return strengths
 

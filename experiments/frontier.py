@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from common.files import replacing
 from experiments.plan import Plan
 from experiments.summary import Summary, best_of_models
 from experiments.table import chance
@@ -24,7 +25,8 @@ def write_frontier(work: Plan, known: list[Summary]) -> Path:
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         draw(figure.subplots(), known, chance(work), f"{work.grid.name}: control against coherence")
         path = work.grid.folder / "frontier.png"
-        figure.savefig(path, dpi=DPI)
+        with replacing(path, "wb") as out:
+            figure.savefig(out, dpi=DPI, format="png")
     return path
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.jsonl import read_json, write_json
+from common.jsonl import parse_line, read_json, write_json
 from common.provenance import fingerprint
 from experiments.evaluators import trainings
 from experiments.plan import Cell, Plan
@@ -175,7 +175,7 @@ class _Unit:
                 if not line.endswith(b"\n"):
                     return  # being written
                 self.read += len(line)
-                record = json.loads(line)
+                record = parse_line(line, str(self.outcomes_path), strict=False)
                 if record["key"] in self.missing and (self.job is not None or record["row"] is not None):
                     cell = self.missing.pop(record.pop("key"))
                     yield CellOutcome(cell, **record)

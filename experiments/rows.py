@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import replacing
+from common.jsonl import is_file
 
 
 def read_rows(path: Path) -> tuple[str, str, list[str], list[dict[str, str]]]:
@@ -15,10 +17,19 @@ def read_rows(path: Path) -> tuple[str, str, list[str], list[dict[str, str]]]:
         InputError: for a file that is damaged in its middle.
     """
     try:
-        text = path.read_bytes().decode("utf-8") if path.is_file() else ""
+        text = path.read_bytes().decode("utf-8") if is_file(path) else ""
         whole = text[: text.rfind("\n") + 1]
         reader = csv.DictReader(io.StringIO(whole, newline=""))
-        return text, whole, list(reader.fieldnames or []), list(reader)
+        columns, rows = list(reader.fieldnames or []), []
+        for row in reader:
+            surplus = row.pop(None, [])
+            if surplus or None in row.values():
+                found = sum(value is not None for value in row.values()) + len(surplus)
+                raise InputError(
+                    f"{path}:{reader.line_num}: expected {len(columns)} values, found {found}; delete the line to measure its cell again"
+                )
+            rows.append(row)
+        return text, whole, columns, rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"{path}: not a table of rows ({error}); move it away to measure all again"
@@ -42,6 +53,10 @@ class RowsFile:
         """
         self.path = path
         text, whole, before, rows = read_rows(path)
+        if before and columns and columns[0] not in before:
+            raise InputError(
+                f"{path}: expected a column {columns[0]!r}, found {', '.join(before)[:80]!r}; move it away to measure all again"
+            )
         self.columns = list(dict.fromkeys([*before, *columns]))
         self.rows = [{name: row.get(name) or "" for name in self.columns} for row in rows]
         if whole != text or self.columns != before:
@@ -65,7 +80,5 @@ class RowsFile:
         return text.getvalue()
 
     def _rewrite(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_name(self.path.name + ".partial")
-        unfinished.write_text(self._lines(self.rows, heading=True), encoding="utf-8")
-        unfinished.replace(self.path)
+        with replacing(self.path, newline="") as out:
+            out.write(self._lines(self.rows, heading=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.files import replacing
 from experiments.hypervolume import Volume, available, hypervolume
 from experiments.lead import Lead, Points, lead
 from experiments.plan import Cell, Plan
@@ -134,7 +135,7 @@ def _behind(ours: Volume, other: Volume) -> tuple[float, list[float] | None]:
 
 def write_standings(path: Path, ranking: list[Standing]) -> None:
     """A line per model with everything that `Standing` has."""
-    with open(path, "w", encoding="utf-8", newline="") as out:
+    with replacing(path, newline="") as out:
         writer = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(map(_row, ranking))

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.errors import InputError
+from common.files import replacing
 from common.schema import load_schema
 from dataset.dialogues import every_nth, read_dialogues
 from miracle import Miracle, Reply
@@ -65,7 +66,7 @@ def row_of(reply: Reply, **more: object) -> dict:
 
 def write_csv(path: Path, rows: Sequence[dict]) -> None:
     """Rows that all have the first one's keys; None becomes an empty cell."""
-    with open(path, "w", encoding="utf-8", newline="") as out:
+    with replacing(path, newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(
@@ -81,4 +82,5 @@ def draw_panels(
         figure = Figure(figsize=(width * len(panels), height), layout="constrained")
         for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
             draw(axes)
-        figure.savefig(path, dpi=DPI)
+        with replacing(path, "wb") as out:
+            figure.savefig(out, dpi=DPI, format=path.suffix[1:])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.files import replacing
 from common.jsonl import read_json
 from experiments.measures import COST
 from experiments.plan import Plan
@@ -54,7 +55,8 @@ def write_table(work: Plan, known: list[Summary], rows: list[dict[str, str]]) ->
     if ranking:
         write_standings(grid.folder / "frontiers.csv", ranking)
     path = grid.folder / "table.md"
-    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    with replacing(path) as out:
+        out.write("\n".join(lines).rstrip() + "\n")
     return path
 
 
@@ -171,7 +173,7 @@ def _all_settings(known: list[Summary]) -> list[str]:
 def _evaluators(record: dict) -> list[str]:
     """What the evaluators are worth, and why not to trust them."""
     rows = [
-        [name, written("accuracy_mean", one["accuracy"]), one["base"] or "-", one["hash"] or "-"]
+        [name, written("accuracy_mean", one.get("accuracy")), one.get("base") or "-", one.get("hash") or "-"]
         for name, one in record.get("evaluators", {}).items()
     ]
     lines = [

@@ -1,10 +1,12 @@
 """The strength dials w_k of the energy (`model.energy`): one number for all attributes, or a number by attribute."""
 
-import sys
 from typing import Any
 
 from common.errors import InputError
 
+STRONGEST = (
+    1e5  # a thousand times what the demo needs; from 1e20 on latents overflow, or stay where they were
+)
 Weights = float | dict[str, float]
 OTHERS = (
     "*"  # the attributes that a mapping does not name; without it they have 1. No attribute can be called so
@@ -19,7 +21,7 @@ def read_weights(given: Any) -> Weights:
             ``10,attitude=2`` (the others have 10).
 
     Raises:
-        InputError: for anything else, negative numbers included.
+        InputError: for anything else, and for numbers that are out of range.
     """
     try:
         if isinstance(given, str):
@@ -43,14 +45,13 @@ def _parsed(text: str) -> Weights:
 
 
 def checked_weights(weights: Any) -> Weights:
-    """The weights themselves; raises `InputError` for what are none: every number is 0 or more and finite."""
+    """The weights themselves; raises `InputError` for what are none: every number is from 0 to `STRONGEST`."""
     numbers = list(weights.values()) if isinstance(weights, dict) else [weights]
     if any(
-        isinstance(n, bool) or not isinstance(n, (int, float)) or not 0 <= n <= sys.float_info.max
-        for n in numbers
+        isinstance(n, bool) or not isinstance(n, (int, float)) or not 0 <= n <= STRONGEST for n in numbers
     ):
         raise InputError(
-            f"must be 0 or more and finite, one number or one by attribute; found {weights!r:.80}"
+            f"must be from 0 to {STRONGEST:g}, one number or one by attribute; found {weights!r:.80}"
         )
     return weights
 

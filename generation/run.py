@@ -1,7 +1,6 @@
 """Generate replies with chosen aspects and score them. ``bash gen_cvae.sh --target lyrical,optimistic``"""
 
 import dataclasses
-import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ import torch
 from common.content import content_of
 from common.devices import choose_device
 from common.errors import InputError
+from common.files import copy_file
 from common.interruption import Interrupted
 from common.jsonl import read_json, write_json, write_jsonl
 from common.locks import exclusive
@@ -30,6 +30,7 @@ from common.provenance import (
 from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
+from generation.control_weights import STRONGEST
 from generation.generator import ReplyGenerator
 from generation.kept import (
     chunks_of,
@@ -286,8 +287,8 @@ def _generate(
         points = sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
         write_json(results_path.with_name(f"{what.name}.sweep.json"), {"points": points, **stamp})
     if what.name == "control":
-        shutil.copyfile(generations, common.run_folder / "generations.jsonl")
-        shutil.copyfile(results_path, common.run_folder / "results.json")
+        copy_file(generations, common.run_folder / "generations.jsonl")
+        copy_file(results_path, common.run_folder / "results.json")
     written.parts.remove()
     if what.name != "control":
         print(table(record, results_path), flush=True)
@@ -357,8 +358,10 @@ def sweep_weights(text: str | None) -> list[float]:
         weights = sorted({float(part) for part in text.split(",")}) if text else []
     except ValueError:
         weights = [-1.0]
-    if any(not 0 < weight < float("inf") for weight in weights):
-        raise InputError(f"--sweep_weights must be numbers over 0, separated by commas, found {text!r}")
+    if any(not 0 < weight <= STRONGEST for weight in weights):
+        raise InputError(
+            f"--sweep_weights must be numbers over 0 and at most {STRONGEST:g}, separated by commas, found {text!r}"
+        )
     return weights
 
 

@@ -13,9 +13,10 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 
+from common.checkpoints import damaged_file
 from common.errors import InputError
 from common.folders import appearing_whole, check_outside
-from common.jsonl import read_json, write_json
+from common.jsonl import is_file, read_json, write_json
 from common.network import hub_mistake
 from common.options import ROOT
 from model.bases import weights_hash
@@ -114,8 +115,19 @@ def from_here(path: Path) -> Path:
 
 
 def has_evaluators(run: Path, names: list[str]) -> bool:
-    """Whether a run has all evaluators of the attributes named; with some of them no reply can be scored."""
-    return all((run / folder / "config.json").is_file() for folder in evaluator_folders(names).values())
+    """Whether a run has all evaluators of the attributes named; with some of them no reply can be scored.
+
+    Raises:
+        InputError: for one that has lost its configuration, without which it would be left out in silence.
+    """
+    folders = [run / folder for folder in evaluator_folders(names).values()]
+    there = [is_file(folder / "config.json") for folder in folders]
+    for folder, found in zip(folders, there):
+        if not found and (rest := sorted(path.name for path in folder.glob("*.safetensors"))):
+            raise InputError(
+                f"{folder}: expected config.json beside {rest[0]}, found none; copy or train it again, or move the folder away"
+            )
+    return all(there)
 
 
 def save_run(
@@ -134,7 +146,8 @@ def save_run(
         `folder`.
 
     Raises:
-        InputError: without a trained CVAE, for a folder that holds something, and for results of another training.
+        InputError: without a trained CVAE, for one that is damaged, for a folder that holds something, and for results of
+            another training.
     """
     run, cvae = run_parts(source)
     config, stage = read_json(cvae / "config.json") or {}, read_json(cvae / "stage.json") or {}
@@ -151,6 +164,7 @@ def save_run(
     evaluators = evaluator_folders(names).values() if run and has_evaluators(run, names) else []
     for copied in (cvae, *((run or cvae) / place for place in evaluators)):
         check_outside(folder, copied)
+        check_whole(copied)
     from scoring.report.card import (
         model_card,  # late: brings libraries of the scores, which cost seconds and no reply needs
     )
@@ -166,6 +180,15 @@ def save_run(
                 make_compact(part)
         model_card(work, name or folder.resolve().name, license).save(work / "README.md")
     return folder
+
+
+def check_whole(folder: Path) -> None:
+    """Raises `InputError` for a checkpoint that nobody could load: a damaged file, or no weights."""
+    reason = damaged_file(folder)
+    if reason is None and not any(folder.glob("*.safetensors")):
+        reason = "no weights, *.safetensors"
+    if reason:
+        raise InputError(f"{folder} cannot be shared: {reason}; train it again with --overwrite")
 
 
 def make_compact(folder: Path) -> None:

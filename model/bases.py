@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,42 @@ def scratch_decoder_config(size: ScratchSize, tokenizer: PreTrainedTokenizerBase
     )
 
 
+SETTINGS = ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
+
+
+def _damaged_settings(folder: Path) -> str | None:
+    """The first file of settings that is no object of finite numbers, ``config.json: not UTF-8 JSON (...)``; None where all are."""
+    for name in SETTINGS:
+        try:
+            _read_settings(folder / name)
+        except (ValueError, RecursionError) as error:
+            return f"{name}: {error}"
+    return None
+
+
+def _read_settings(path: Path) -> dict:
+    """A file's JSON object, empty where there is none; raises `ValueError` in one line."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_finite, parse_float=_finite)
+    except ValueError as error:
+        raise ValueError(f"not UTF-8 JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _finite(text: str) -> float:
+    """A number of JSON's; NaN in ``layer_norm_eps`` would make numbers of no meaning in silence."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text}, no finite number")
+    return number
+
+
 def _load(loader, name: str, **options):
+    if Path(name).is_dir() and (reason := _damaged_settings(Path(name))):
+        raise BaseNotFound(f"base model folder {name} cannot be loaded: {reason}")
     try:
         return loader.from_pretrained(name, **options)
     except ImportError as error:
@@ -263,7 +299,10 @@ def record_of(
         tokenizer: what the model is trained with; None: nothing is recorded of it.
     """
     origin = Path(name).parent / "base.json"
-    stored = json.loads(origin.read_text(encoding="utf-8")) if origin.is_file() else {}
+    try:
+        stored = _read_settings(origin)
+    except ValueError as error:
+        raise BaseNotFound(f"{origin}: {error}") from error
     revision = None if Path(name).is_dir() else getattr(model.config, "_commit_hash", None)
     record = BaseRecord(
         shown,

@@ -14,6 +14,7 @@ import numpy as np
 
 from common.entry import Parser, run_main, seed_of
 from common.errors import InputError
+from common.files import replacing
 from common.jsonl import read_json
 from common.schema import Schema, load_schema
 from scoring.bootstrap import Bootstrap, percentiles
@@ -232,7 +233,7 @@ def latex(heading: list[str], rows: list[list[str]], requests: int, warnings: li
 
 def write_csv(path: Path, comparison: dict) -> None:
     """One row per system and metric: value, interval, difference from the first, its interval; full precision."""
-    with open(path, "w", newline="", encoding="utf-8") as out:
+    with replacing(path, newline="") as out:
         writer = csv.writer(out)
         writer.writerow(
             [
@@ -312,9 +313,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.csv:
         write_csv(options.csv, comparison)
     if options.latex:
-        options.latex.write_text(
-            latex(heading, rows, comparison["requests"], comparison["warnings"] + own), encoding="utf-8"
-        )
+        with replacing(options.latex) as out:
+            out.write(latex(heading, rows, comparison["requests"], comparison["warnings"] + own))
     if options.html:
         from scoring.report.comparison_report import write_comparison_report
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
 from tqdm import tqdm
 from transformers import (
@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from common.checkpoints import cannot_be_loaded, damaged_file
+from common.checkpoints import cannot_be_loaded, damaged_file, missing_file
 from common.errors import InputError
 from common.provenance import relative
 from dataset.batching import batches_by_length, pad_inputs
@@ -126,13 +126,16 @@ def quiet_loading() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
 def without_adapters(folder: Path) -> PreTrainedModel:
     """A classifier of adapters with its base, put together and merged; its configuration names the base.
 
     Raises:
         model.bases.BaseNotFound: where the base is not found, or is another.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_config(config)
@@ -143,7 +146,14 @@ def without_adapters(folder: Path) -> PreTrainedModel:
         raise InputError(f"{folder}: the base {config.base_record['name']} does not fit this classifier")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        with_adapters = PeftModel.from_pretrained(model, str(folder))
+    with safe_open(folder / ADAPTER_FILES[1], "np") as weights:
+        other = sorted(set(weights.keys()) ^ set(get_peft_model_state_dict(with_adapters)))
+    if other:  # peft makes up what is missing
+        raise ValueError(
+            f"{ADAPTER_FILES[1]}: {len(other)} weights are missing or left over ({other[0]}, ...)"
+        )
+    return with_adapters.merge_and_unload()
 
 
 def reads_exact_match(model: PreTrainedModel) -> bool:
@@ -215,6 +225,8 @@ class Evaluator:
             )
         try:
             base = getattr(AutoConfig.from_pretrained(folder), "base_record", None)
+            if base and (reason := missing_file(folder, *ADAPTER_FILES)):
+                raise cannot_be_loaded(folder, "evaluator", reason, f"train it again: {how} --overwrite")
             model = without_adapters(folder) if base else whole_classifier(folder)
         except (InputError, BaseNotFound, torch.OutOfMemoryError):
             raise

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from common.errors import InputError  # noqa: E402
+from common.files import copy_file  # noqa: E402
 from common.jsonl import read_json, read_lines, write_json, write_jsonl  # noqa: E402
 from common.locks import exclusive  # noqa: E402
 from common.parts import SharedParts  # noqa: E402
@@ -281,7 +282,6 @@ def files_of(options: argparse.Namespace) -> list[tuple[Path, str, Path | None]]
     if (
         not inside
         and run is not None
-        and (run / "results" / f"{name}.json").is_file()
         and "config" in (read_json(run / "results" / f"{name}.json") or {}).get("run", {})
     ):
         raise InputError(
@@ -354,7 +354,7 @@ def _report(
     )
     write_json(place, record)
     if run and name == "control":
-        (run / "generations.jsonl").write_bytes((run / "generations" / "control.jsonl").read_bytes())
+        copy_file(run / "generations" / "control.jsonl", run / "generations.jsonl")
         write_json(run / "results.json", record)
         from scoring.report.run_report import write_run_report
 

@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 
 from common.errors import InputError
-from common.jsonl import parse_line, read_json, read_lines
+from common.jsonl import is_file, parse_line, read_json, read_lines
 from common.provenance import fingerprint
 
 DATA = (
@@ -50,7 +50,7 @@ def data_hash(stage: dict) -> str | None:
 
 def stamp_of(generations: Path) -> dict[str, str | None]:
     """`STAMP` of a generations file, by its first row; values are None where it does not say."""
-    first = next(islice(read_lines(generations), 1), None) if generations.is_file() else None
+    first = next(islice(read_lines(generations), 1), None) if is_file(generations) else None
     if first is None:
         return dict.fromkeys(STAMP)
     try:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
+from common.jsonl import is_file
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -42,12 +43,12 @@ def system_at(path: Path) -> System:
         InputError: where there is nothing of the kind.
     """
     if path.is_dir():
-        if not (path / "generations.jsonl").is_file():
+        if not is_file(path / "generations.jsonl"):
             raise InputError(
                 f"{path}: no generations.jsonl in it; expected a run's folder, outs/<run>, or a generations file"
             )
         return System(path.resolve().name, path / "generations.jsonl", path / "results.json")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"not found: {path}; expected a run's folder, outs/<run>, or a generations file")
     if path.resolve().parent.name == "generations":
         run = path.resolve().parent.parent

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from common.errors import InputError
+from generation.control_weights import STRONGEST
 from generation.options import uncontrolled
 from miracle import Miracle, Reply
 from model.decoder import positions_limit
@@ -25,7 +26,7 @@ from server.errors import Refused
 from server.guards import Bounds, Guards
 from server.jobs import Added, Event, Failed, Finished, Job, writings_of
 from server.metrics import Metrics
-from server.protocol import STRONGEST, ChatRequest, conversation_of, read_request
+from server.protocol import ChatRequest, conversation_of, read_request
 from server.scheduler import Capacity, Scheduler
 
 logger = logging.getLogger(__name__)
@@ -333,6 +334,7 @@ def make_app(service: Served) -> Guards:
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     guards = Guards(app, service.keys, service.hosts, service.bounds, metrics)
+    guards.give_up, guards.close = scheduler.end, scheduler.close
     created = int(time.time())
 
     @app.post("/v1/chat/completions")

@@ -51,6 +51,8 @@ class Guards:
     Attributes:
         draining: requests are refused with 503; those under way go on.
         under_way: requests that are neither answered nor refused.
+        give_up: called where the time for those under way is over, so that each ends with a word about it.
+        close: called when all is over: the same, and waits for the thread that owns the model.
     """
 
     def __init__(
@@ -59,12 +61,15 @@ class Guards:
         self.app, self.hosts, self.bounds, self.metrics = app, hosts, bounds, metrics
         self.keys = [key.encode() for key in keys]
         self.draining, self.under_way = False, 0
+        self.give_up: Callable[[], None] = lambda: None
+        self.close: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check, then pass on; a refusal is answered here."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope = in_origin_form(scope)
         sender = _Sender(send, self.bounds.stall_seconds)
         self.under_way += 1
         try:
@@ -79,6 +84,9 @@ class Guards:
             await sender.refuse(error)
         except Stalled:
             pass  # the server closes the connection
+        except asyncio.CancelledError:
+            if not self.draining:
+                raise  # else a third signal: uvicorn would print a traceback for each
         finally:
             self.under_way -= 1
             path = scope["path"] if scope["path"] in PATHS else "other"
@@ -139,6 +147,17 @@ class Guards:
                 f"the body did not arrive within {self.bounds.body_seconds:g} s", 408, code="too_slow"
             ) from None
         return b"".join(parts)
+
+
+def in_origin_form(scope: Scope) -> Scope:
+    """A request for ``http://host/path``, as proxies write it, as one for ``/path`` of that host (RFC 9112, section 3.2.2)."""
+    scheme, absolute, rest = scope["path"].partition("://")
+    if not absolute or scheme.lower() not in ("http", "https"):
+        return scope
+    host, _, path = rest.partition("/")
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    raw = b"/" + scope["raw_path"].partition(b"://")[2].partition(b"/")[2]
+    return scope | {"path": f"/{path}", "raw_path": raw, "headers": [*headers, (b"host", host.encode())]}
 
 
 PATHS = ("/v1/chat/completions", "/v1/models", "/v1/cards", "/health", "/metrics")

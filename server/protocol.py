@@ -3,13 +3,15 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from generation.control_weights import STRONGEST
 from server.errors import Refused
 
-STRONGEST = 1e5  # weight
+MOST_CHARACTERS = 20_000  # of turns that are looked at: reading them holds up all replies, and a prompt has no room for more
 MOST_CHOICES, MOST_STOPS, LONGEST_STOP = 128, 4, 200
 # Fields of OpenAI's that this service does not have, with the values that ask for nothing and are let through.
 UNSUPPORTED: dict[str, tuple] = {
@@ -195,7 +197,7 @@ def conversation_of(
 
     Neighbouring messages of one role are one turn. What a system message says besides dials is read as context: it stands
     in front of the user turn that follows, and so does what an assistant says before any user. An assistant's empty message
-    is left out.
+    is left out. So are the oldest turns beyond `MOST_CHARACTERS`.
 
     Args:
         context_of_system: a system message's text -> what of it is context.
@@ -230,8 +232,20 @@ def conversation_of(
             "the last message that says something must be the user's; a reply to it is what is written",
             param="messages",
         )
-    kept = turns[-(most_turns - 1 + most_turns % 2) :]
+    kept = _latest(turns, most_turns)
     return PastTurns(tuple(text for _, text in kept), len(turns) - len(kept))
+
+
+def _latest(turns: list[tuple[str, str]], most_turns: int) -> list[tuple[str, str]]:
+    """The latest turns, user first and last, that are looked at; raises `Refused` where the last is too long by itself."""
+    sizes = accumulate(len(text) for _, text in reversed(turns))
+    fitting = min(most_turns, sum(size <= MOST_CHARACTERS for size in sizes))
+    if not fitting:
+        raise Refused(
+            f"messages: expected at most {MOST_CHARACTERS} characters in the last turn, found {len(turns[-1][1])}",
+            param="messages", code="context_length_exceeded",
+        )  # fmt: skip
+    return turns[-(fitting - 1 + fitting % 2) :]
 
 
 def finite(number: float | None) -> float | None:

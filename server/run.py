@@ -37,10 +37,11 @@ class Protocol(H11Protocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """At SIGTERM or SIGINT the requests under way are finished and new ones get 503; a second signal ends at once.
+    """At SIGTERM or SIGINT the requests under way are finished and new ones get 503; at a second signal they end with
+    an error, and a third waits for nobody.
 
     Args:
-        grace: seconds after which the requests under way are given up.
+        grace: seconds after which the requests under way are given up: they end with an error.
     """
 
     def __init__(self, config: uvicorn.Config, guards: Guards, grace: float):
@@ -52,7 +53,9 @@ class DrainingServer(uvicorn.Server):
         """What a signal does."""
         self._captured_signals.append(sig)
         if self.guards.draining:
-            self.should_exit = self.force_exit = True
+            if self._ends == 0.0:
+                self.should_exit = self.force_exit = True
+            self._ends = 0.0
             return
         self.guards.draining = True
         self._ends = time.monotonic() + self.grace
@@ -60,6 +63,7 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; True ends the server."""
         if self._ends is not None and (self.guards.under_way == 0 or time.monotonic() > self._ends):
+            self.guards.give_up()
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -97,4 +101,7 @@ def serve(service: Served, host: str, port: int, grace: float) -> None:
     made, guards = listen(host, port), make_app(service)
     shown = f"[{host}]" if ":" in host else host
     print(f"{service.name}: http://{shown}:{made.getsockname()[1]}/v1  (Ctrl-C ends it)", flush=True)
-    DrainingServer(configured(guards), guards, grace).run(sockets=[made])
+    try:
+        DrainingServer(configured(guards), guards, grace).run(sockets=[made])
+    finally:
+        guards.close()  # after a third signal too: a process that ends under the model's thread aborts

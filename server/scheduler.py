@@ -82,11 +82,15 @@ class Scheduler:
         """Begin to work."""
         self._thread.start()
 
-    def close(self) -> None:
-        """End after the step under way; jobs that are not finished fail."""
+    def end(self) -> None:
+        """End after the step under way, which is not waited for; jobs that are not finished fail."""
         with self._changed:
             self._closing = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """The same, and wait for it."""
+        self.end()
         if self._thread.ident is not None:
             self._thread.join()
 

@@ -102,7 +102,7 @@ def card_content(config: dict, stage: dict, results: dict | None, folder: Path) 
         "evaluators": evaluators,
         "share": share,
         "audit": audit,
-        "floor": bool(floor_warnings(overall["nli"], audit)) if overall else False,
+        "floor": bool(floor_warnings(overall.get("nli"), audit)) if overall else False,
         "warnings": (results or {}).get("warnings", []),
         "run": (results or {}).get("run", {}),
     }
@@ -137,10 +137,16 @@ def eval_results(results: dict | None) -> list[EvalResult] | None:
     return [
         EvalResult(
             task_type="text-generation", dataset_type="custom", dataset_name=contexts, metric_type=key, metric_name=METRICS[key].title,
-            metric_value=round(overall[key], 4), metric_args={"ci95": [round(end, 4) for end in overall["ci95"][key]]} if overall["ci95"].get(key) else None,
+            metric_value=round(overall[key], 4), metric_args=_interval(overall.get("ci95", {}).get(key)),
         )
         for key in INDEXED if overall.get(key) is not None
     ] or None  # fmt: skip
+
+
+def _interval(ends: list[float | None] | None) -> dict | None:
+    """An interval in the hub's form; None where an end is unknown."""
+    known = [round(end, 4) for end in ends or [] if end is not None]
+    return {"ci95": known} if len(known) == 2 else None
 
 
 def plain(value: object) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from common.files import replacing
 from scoring.metrics import arrow, written
 
 FOLDER = Path(__file__).resolve().parent
@@ -35,10 +36,6 @@ def inlined(name: str) -> Markup:
 
 def write_page(path: Path, html: str) -> Path:
     """Write a page, replacing the file only once it is complete; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(
-        html, encoding="utf-8", errors="replace"
-    )  # half a surrogate pair in a reply becomes "?"
-    unfinished.replace(path)
+    with replacing(path, errors="replace") as out:  # half a surrogate pair in a reply becomes "?"
+        out.write(html)
     return path

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from common.errors import InputError
-from common.jsonl import parse_line, read_lines
+from common.jsonl import is_file, parse_line, read_lines
 from common.shapes import Fields, Items, Maybe, Values, misfit
 
 REPLY = Fields(
@@ -46,7 +46,7 @@ def read_replies(path: Path, aspects: dict[str, list[str]], limit: int = EMBEDDE
     Raises:
         InputError: for a line that is no generation, naming file and line.
     """
-    if not path.is_file():
+    if not is_file(path):
         return None
     lines = read_lines(path)
     rows = [_checked(parse_line(line, where, strict=False), where) for where, line in islice(lines, limit)]

@@ -1,6 +1,5 @@
 """The report of one run: reads the run's folder, builds the page."""
 
-import math
 import re
 import shlex
 from collections import defaultdict
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
-from common.jsonl import read_json
+from common.jsonl import is_file, read_json
 from scoring.metrics import METRICS
 from scoring.report import plots
 from scoring.report.page import render, write_page
@@ -83,7 +82,7 @@ def write_run_report(run_folder: Path, output: Path | None = None) -> Path:
 
 def read_run(folder: Path) -> RunFiles:
     """Read a run's folder; raises `InputError` as `write_run_report` does."""
-    if not (folder / "results.json").is_file():
+    if not is_file(folder / "results.json"):
         raise InputError(
             f"{folder}: no results.json; generate and score replies first (bash pipeline.sh, or bash gen_cvae.sh)"
         )
@@ -91,10 +90,6 @@ def read_run(folder: Path) -> RunFiles:
         read_json(folder / "results.json"),
         read_json(folder / "results" / "control.latents.json"),
     )
-    if not isinstance(results.get("overall"), dict):
-        raise InputError(
-            f"{folder / 'results.json'}: expected the results of a run with the key 'overall', found {list(results)}"
-        )
     stage = read_json(folder / "cvae" / "stage.json") or {}
     known = aspects_of(results) or (latents or {}).get("attributes", {})
     replies = read_replies(folder / "generations.jsonl", known)
@@ -251,7 +246,7 @@ def combinations(results: dict) -> dict | None:
         return None
     attributes = list(results["overall"].get("attributes", {}))
     values = [
-        [m["attributes"].get(name, {}).get("accuracy") for name in attributes]
+        [m.get("attributes", {}).get(name, {}).get("accuracy") for name in attributes]
         + [m.get("accuracy_joint"), m.get("nli")]
         for m in by_target.values()
     ]
@@ -289,7 +284,8 @@ def evaluators(records: dict[str, dict]) -> dict:
         for name, record in records.items()
         if (record.get("calibration") or {}).get("bins")
     }
-    audit = (records.get("nli") or {}).get("audit")
+    audited = (records.get("nli") or {}).get("audit") or {}
+    audit = {name: value for name, value in audited.items() if value is not None}
     return {
         "confusions": [
             plots.confusion(matrix, f"{name} on dev", "predicted (texts)", "label (texts)")
@@ -354,7 +350,7 @@ def curves(history: list[dict]) -> list:
     series: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for entry in history:
         for key, value in entry.items():
-            if "step" in entry and isinstance(value, (int, float)) and math.isfinite(value):
+            if "step" in entry and isinstance(value, (int, float)) and abs(value) < 1e300:
                 series[key].append((entry["step"], value))
     pictures = []
     for key, (title, unit) in TERMS.items():

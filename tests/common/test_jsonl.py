@@ -55,9 +55,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 
 
 def test_json_comes_back_as_written_and_a_missing_file_is_none(tmp_path):
-    path = tmp_path / "new" / "results.json"
+    path = tmp_path / "new" / "some.json"
     assert read_json(path) is None
     write_json(path, {"text": "héllo", "n": [1, None]})
     assert read_json(path) == {"text": "héllo", "n": [1, None]} and [
         p.name for p in path.parent.iterdir()
-    ] == ["results.json"]
+    ] == ["some.json"]

@@ -32,6 +32,7 @@ from experiments.plan import plan
 from experiments.rows import RowsFile
 from experiments.runner import units
 from experiments.summary import Summary, best_of_models
+from generation import control_weights
 from model.bases import ScratchSize, scratch_encoder_config, weights_hash
 from scoring.evaluators import Evaluator, new_classifier
 
@@ -162,6 +163,7 @@ def test_rows_appear_and_a_second_start_does_nothing(grid_file, parrot, tmp_path
     monkeypatch.setattr(
         cvae.ReplyGenerator, "priors", lambda self, *args: encodings.append(1) or encode(self, *args)
     )
+    monkeypatch.setattr(control_weights, "STRONGEST", 1e39)
     ours = {
         "kind": "cvae",
         "generation": {
@@ -723,6 +725,23 @@ def test_the_picture_has_a_line_per_model_over_its_strength():
     assert {"ours 100", "1", "10", "free", "human replies: 0.90 \u2192", "chance"} <= texts
     left, right = axes.get_xlim()
     assert left < 0.2 and 0.6 < right < 0.9 and axes.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("key;nli\nk;0.5\n", "r.csv: expected a column 'key', found 'key;nli'"),
+        ("key,nli\nk,0.5\nl,0.5,7\n", "r.csv:3: expected 2 values, found 3"),
+        ("key,nli\nk\nl,0.5\n", "r.csv:2: expected 2 values, found 1"),
+    ],
+)
+def test_a_table_that_was_saved_by_another_program_is_left_as_it_is(content, said, tmp_path):
+    """What no longer has its columns was filled up with empty ones, and all was measured again."""
+    path = tmp_path / "r.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=said):
+        RowsFile(path, ["key", "nli"])
+    assert path.read_text() == content
 
 
 def test_rows_keep_commas_quotes_and_order(tmp_path):

@@ -77,8 +77,8 @@ def test_a_reply_that_comes_again_is_noted():
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
-        (dials, ["--strengths", "1"], "--strengths must be two or more numbers of 0 or more"),
-        (dials, ["--strengths", "1,x"], "--strengths must be two or more numbers of 0 or more"),
+        (dials, ["--strengths", "1"], "--strengths must be two or more numbers from 0 to 100000"),
+        (dials, ["--strengths", "1,x"], "--strengths must be two or more numbers from 0 to 100000"),
         (dials, ["--limit", "0"], "--limit must be 1 or more, found 0"),
         (conversations, ["--turns", "1"], "--turns must be 2 or more, found 1"),
         (conversations, ["--follow-ups", "no.yaml"], "follow-ups not found: no.yaml"),

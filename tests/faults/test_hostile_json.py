@@ -82,7 +82,7 @@ def test_a_damaged_file_of_state_is_one_line(content, tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
-    path = tmp_path / "results.json"
+    path = tmp_path / "numbers.json"
     write_json(path, {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (-float("inf"), "x")}})
     assert read_json(path) == {"a": None, "b": [None, 1.5], "c": {"d": [None, "x"]}}
 

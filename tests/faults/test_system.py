@@ -19,6 +19,7 @@ from common.jsonl import write_json, write_jsonl
 from common.parts import Parts
 from common.system_errors import REMEDIES, system_mistake
 from generation.loading import load_cvae, tokenizers_of
+from model.bases import BaseNotFound, load_config, load_encoder, load_tokenizer, record_of
 from scoring.evaluators import Evaluator
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +62,8 @@ ANY_JSON = {
     "deep": lambda content: b'{"a":' * 5000,
     "zeros": lambda content: bytes(len(content)),
     "UTF-16": lambda content: content.decode().encode("utf-16"),
+    "NaN": lambda content: content.rstrip()[:-1] + b', "x": {"y": [1, NaN]}}',
+    "a number too large": lambda content: content.rstrip()[:-1] + b', "x": -1e999}',
 }
 WEIGHTS = {
     "empty": lambda content: b"",
@@ -88,6 +91,7 @@ CONFIG = {
 TABLE = [
     *(("config.json", name, damage) for name, damage in (ANY_JSON | CONFIG).items()),
     *(("tokenizer.json", name, damage) for name, damage in ANY_JSON.items()),
+    *(("tokenizer_config.json", name, damage) for name, damage in ANY_JSON.items()),
     *(("model.safetensors", name, damage) for name, damage in WEIGHTS.items()),
 ]
 HARMLESS = {("config.json", "bases as a number"), ("config.json", "no model_type"), ("config.json", "attributes as a text"), ("config.json", "negative layers")}  # fmt: skip
@@ -152,6 +156,24 @@ def test_a_damaged_checkpoint_is_one_line(kind, file, name, damage, request):
             assert f"{file}: " in said, said
     else:
         assert (file, name) in HARMLESS
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", ANY_JSON)
+def test_a_damaged_base_is_one_line(file, name, evaluator):
+    """NaN in a configuration, such as layer_norm_eps, made numbers of no meaning in silence."""
+    path = evaluator / file
+    path.write_bytes(ANY_JSON[name](path.read_bytes()))
+    for load in (load_config, load_encoder, load_tokenizer):
+        with pytest.raises(BaseNotFound, match=f"cannot be loaded: {file}: ") as caught:
+            load(str(evaluator))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_record_of_where_a_base_is_from_is_one_line(tmp_path):
+    (tmp_path / "base.json").write_text('{"name": ')
+    with pytest.raises(BaseNotFound, match="base.json: not UTF-8 JSON"):
+        record_of(str(tmp_path / "encoder"), torch.nn.Module(), "encoder")
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt"])

@@ -422,6 +422,7 @@ def test_the_terminal_s_mistakes_are_lines(model, tmp_path):
         "/seed -1",
         "/plain ²",
         "/plain nan",
+        "/plain 1e20",
         "/save a\0b",
         "/save ~nobody-here/x",
         "/²",

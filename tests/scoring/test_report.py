@@ -434,7 +434,7 @@ def test_without_results_one_line_says_so(tmp_path):
     [
         ("results.json", "{", r"results\.json: not UTF-8 JSON"),
         ("results.json", "[1]", r"results\.json: expected a JSON object, found list"),
-        ("results.json", "{}", "expected the results of a run with the key 'overall'"),
+        ("results.json", "{}", "results.json: no 'overall' in it"),
         (
             "generations.jsonl",
             '{"context": ["a"], "target": {}}\n',

@@ -256,7 +256,15 @@ def test_different_evaluators_are_a_warning(save, tmp_path):
     for name, one in (("a", "1"), ("b", "2")):
         save(
             f"{name}/results.json",
-            [json.dumps({"evaluators": {"attitude": {"accuracy": 0.9, "hash": one}}, "warnings": []})],
+            [
+                json.dumps(
+                    {
+                        "overall": {},
+                        "evaluators": {"attitude": {"accuracy": 0.9, "hash": one}},
+                        "warnings": [],
+                    }
+                )
+            ],
         )
         paths.append(save(f"{name}/generations.jsonl", rows(0, 3)).parent)
     assert "the attitude evaluators differ" in compare.compare(paths, load_schema())["warnings"][0]
@@ -265,7 +273,10 @@ def test_different_evaluators_are_a_warning(save, tmp_path):
 def test_the_systems_own_warnings_are_printed_and_kept_with_the_latex_table(save, tmp_path, capsys):
     runs = []
     for name in ("a", "b"):
-        save(f"{name}/results.json", [json.dumps({"warnings": [f"{name} is fooled by 5 %"] * (name == "b")})])
+        save(
+            f"{name}/results.json",
+            [json.dumps({"overall": {}, "warnings": [f"{name} is fooled by 5 %"] * (name == "b")})],
+        )
         runs.append(str(save(f"{name}/generations.jsonl", rows(0, 3)).parent))
     compare.main([*runs, "--latex", str(tmp_path / "t.tex"), "--csv", str(tmp_path / "t.csv"), *SCHEMA])
     assert "\nwarning: b: b is fooled by 5 %\n" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from server.errors import Refused
-from server.protocol import Message, conversation_of, read_request
+from server.protocol import MOST_CHARACTERS, Message, conversation_of, read_request
 
 HELLO = [{"role": "user", "content": "Hello."}]
 
@@ -97,6 +97,23 @@ def test_the_oldest_turns_are_dropped_and_the_user_stays_first():
     pairs = [(("user", "assistant")[i % 2], str(i)) for i in range(21)]
     found = conversation(*pairs, most=5)
     assert found.turns == ("16", "17", "18", "19", "20") and found.dropped == 16
+
+
+def test_what_is_far_too_long_is_not_looked_at():
+    """A quarter of a megabyte held all replies up for seconds while it was read into tokens."""
+    long, half = "a " * MOST_CHARACTERS, "a" * (MOST_CHARACTERS // 2)
+    found = conversation(("user", "A."), ("assistant", long), ("user", "B."))
+    assert found.turns == ("B.",) and found.dropped == 2
+    found = conversation(
+        ("user", half), ("assistant", "x"), ("user", half), ("assistant", "y"), ("user", "B.")
+    )
+    assert found.turns == (half, "y", "B.") and found.dropped == 2
+    for pairs in ([("user", long)], [("system", long), ("user", "A.")]):
+        with pytest.raises(
+            Refused, match="expected at most 20000 characters in the last turn, found [34]"
+        ) as refused:
+            conversation(*pairs)
+        assert refused.value.status == 400 and refused.value.code == "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
