@@ -294,7 +294,9 @@ def test_empty_replies_and_few_contexts_are_warnings_of_the_results():
 def test_audit_warns_of_a_model_that_is_fooled():
     good = {"real": 0.8, "random": 0.2, "repeated": 0.1, "gibberish": 0.0}
     assert audit_warnings(good) == []
-    assert len(audit_warnings(good | {"gibberish": 0.9, "random": 0.7})) == 2
+    apart, fooled = audit_warnings(good | {"repeated": 0.7, "gibberish": 0.9, "random": 0.7})
+    assert "under 0.25 apart" in apart
+    assert fooled.endswith("(repeated 0.70, gibberish 0.90; real ones 0.80)")  # one line, not one for each
 
 
 def test_every_metric_is_measured_and_described():
