@@ -42,6 +42,7 @@ from generation.kept import (
 from generation.options import ControlArguments, DecodingArguments, recorded_options
 from generation.record import (
     context_warnings,
+    head_warnings,
     length_warnings,
     posterior_warnings,
     sampling_record,
@@ -220,7 +221,9 @@ def _generate(
             trained_hash(trained),
         )
     seconds = written.seconds
-    doubts = posterior_warnings(trained.get("metrics") or {}) + context_warnings(written.cuts)
+    metrics = trained.get("metrics") or {}
+    doubts = posterior_warnings(metrics) + head_warnings(metrics, schema.aspects)
+    doubts += context_warnings(written.cuts)
     doubts += length_warnings(written.lengths, decoding.max_new_tokens)
     before = by_first(lambda: replies_digest(generations))
     if is_first():
