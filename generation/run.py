@@ -30,12 +30,14 @@ from common.provenance import (
 from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
+from generation.finished import finished, inputs_hash, unfinished
 from generation.generator import ReplyGenerator
 from generation.kept import (
     chunks_of,
     generations_of,
     numbers_of,
     replies_digest,
+    request_hash,
     sample_of,
     write_kept,
 )
@@ -204,15 +206,25 @@ def _generate(
 
     trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
-    unfinished = generations.with_name(f"{what.name}.replies.partial")
+    partial = unfinished(generations)
+    inputs = None
+    if scorer is not None:
+        asked = request_hash(
+            generator, common.run_folder / "cvae", requests, control, decoding, trained_hash(trained)
+        )
+        inputs = inputs_hash(asked, scorer.hash, configuration)
+        done = by_first(lambda: finished(common.run_folder, str(what.name), inputs))
+        if done and not common.overwrite:
+            print(f"{what.name}: already written, {len(requests)} replies", flush=True)
+            return show(common.run_folder, str(what.name), done) if is_first() else None
     with (
-        saying_what_is_kept(unfinished),
+        saying_what_is_kept(partial),
         enough_memory(
             f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"
         ),
     ):
         written = write_kept(
-            unfinished,
+            partial,
             generator,
             common.run_folder / "cvae",
             requests,
@@ -239,11 +251,12 @@ def _generate(
         return None
 
     language_model = language_model_of(what, common, device)
-    with saying_what_is_kept(unfinished):
+    with saying_what_is_kept(partial):
         columns = timed(
             seconds, "scoring", score_file, generations, schema, scorer, language_model, generations
         )
     references = references_of(generations, schema, scorer, language_model)
+    traced = what.trace and control.algorithm == "ode"
     run = {
         "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -257,6 +270,9 @@ def _generate(
         **({"processes": count()} if count() > 1 else {}),
         **sampling_record(written.sample),
         "seconds": seconds,
+        "inputs": inputs,
+        "replies": replies_digest(generations),
+        "beside": ["latents"] * traced + ["sweep"] * bool(weights),
     }
     if columns is None:  # the first process has all numbers
         if weights:
@@ -277,7 +293,7 @@ def _generate(
     if replies_digest(generations) != before:  # an earlier decoding under this name wrote something else
         for old in ("latents", "sweep"):
             results_path.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
-    if what.trace and control.algorithm == "ode":
+    if traced:
         kept = [
             dataclasses.replace(request, candidate=number)
             for request, number in zip(requests, written.candidates)
@@ -292,15 +308,21 @@ def _generate(
         shutil.copyfile(generations, common.run_folder / "generations.jsonl")
         shutil.copyfile(results_path, common.run_folder / "results.json")
     written.parts.remove()
-    if what.name != "control":
-        print(table(record, results_path), flush=True)
-        print(f"-> {results_path}", flush=True)
+    return show(common.run_folder, str(what.name), record)
+
+
+def show(run_folder: Path, name: str, record: dict) -> Path | None:
+    """Print a decoding's table and where it lies; of the run's main replies write the report too, and return where it is."""
+    place = run_folder / "results" / f"{name}.json"
+    if name != "control":
+        print(table(record, place), flush=True)
+        print(f"-> {place}", flush=True)
         return None
     from scoring.report.run_report import write_run_report  # brings Matplotlib
 
-    report = write_run_report(common.run_folder)
-    print(table(record, f"{report}, {results_path}"), flush=True)
-    print(f"\n{samples(generations)}\n\n-> {results_path}", flush=True)
+    report = write_run_report(run_folder)
+    print(table(record, f"{report}, {place}"), flush=True)
+    print(f"\n{samples(run_folder / 'generations' / 'control.jsonl')}\n\n-> {place}", flush=True)
     return report
 
 
