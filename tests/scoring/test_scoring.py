@@ -16,6 +16,7 @@ from dataset.tokenizers import train_decoder_tokenizer
 from scoring.audit import audit_warnings
 from scoring.bootstrap import Bootstrap, mean_of
 from scoring.columns import Columns, Gatherer
+from scoring.evaluators import other_schema
 from scoring.generations import checked
 from scoring.metrics import METRICS, OF_REPLIES, OF_REPLY
 from scoring.perplexity import PerplexityModel
@@ -289,6 +290,16 @@ def test_empty_replies_and_few_contexts_are_warnings_of_the_results():
     assert (
         record(10, ["a b"] * 20)["warnings"] == record(1, ["a b"] * 3)["warnings"] == ["careful"]
     )  # one context has no interval
+
+
+def test_a_run_of_another_schema_is_not_told_to_train(tmp_path):
+    """Without --schema the bundled attributes' evaluators were asked for in a run that has others."""
+    missing = tmp_path / "classifier" / "mood"
+    assert other_schema(missing) == ""
+    (tmp_path / "classifier" / "formality").mkdir(parents=True)
+    (tmp_path / "classifier" / "formality" / "config.json").write_text("{}")
+    assert other_schema(missing) == "the run has formality: name its schema (--schema my_schema.py), or "
+    assert other_schema(tmp_path / "nli") == ""
 
 
 def test_audit_warns_of_a_model_that_is_fooled():
