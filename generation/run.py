@@ -271,7 +271,6 @@ def _generate(
         **sampling_record(written.sample),
         "seconds": seconds,
         "inputs": inputs,
-        "replies": replies_digest(generations),
         "beside": ["latents"] * traced + ["sweep"] * bool(weights),
     }
     if columns is None:  # the first process has all numbers
@@ -279,6 +278,7 @@ def _generate(
             sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
         written.parts.remove()
         return None
+    run["replies"] = replies_digest(generations)
     baseline, stale = baseline_of(common.run_folder, str(what.name), columns, run["cvae"], scorer.records)
     record = results(
         columns,
