@@ -193,11 +193,28 @@ def check_attribute(
         warnings.append(
             f"{name}: {FEW_WORDS} words are enough to get {report['few_words']:.2f} of dev replies right"
         )
-    for word in report["give_away"]:
-        warnings.append(
-            f"{name}: {word['word']!r} gives {word['aspect']} away (precision {word['precision']:.2f}, in {word['recall']:.0%} of its replies)"
-        )
+    warnings.extend(give_away_warnings(name, report["give_away"]))
     return report
+
+
+def give_away_warnings(attribute: str, words: list[dict], most: int = 5) -> list[str]:
+    """One line for each aspect that single words give away, with the most frequent of them.
+
+    Args:
+        words: ``[{"word", "aspect", "precision", "recall"}]``.
+    """
+    by_aspect: dict[str, list[dict]] = defaultdict(list)
+    for word in sorted(words, key=lambda word: -word["recall"]):
+        by_aspect[word["aspect"]].append(word)
+    warnings = []
+    for aspect, given in by_aspect.items():
+        named = ", ".join(
+            f"{word['word']!r} (precision {word['precision']:.2f}, in {word['recall']:.0%} of its replies)"
+            for word in given[:most]
+        )
+        more = f" and {len(given) - most} more words" if given[most:] else ""
+        warnings.append(f"{attribute}: {aspect} is given away by {named}{more}")
+    return warnings
 
 
 def check_duplicates(
@@ -250,6 +267,7 @@ def check_duplicates(
 
     linked = [(first, first, 1.0) for first, group in members.items() if len(group) > 1] + near
     leaked: dict[tuple[str, str], set[int]] = defaultdict(set)
+    first_pair: dict[tuple[str, str], str] = {}
     for a, b, similarity in linked:
         together = sorted({*members[a], *members[b]})
         for seen, held in (("train", "dev"), ("train", "test"), ("dev", "test")):
@@ -257,11 +275,14 @@ def check_duplicates(
             after = [index for index in together if rows[index][0].split == held]
             if before and after:
                 leaked[seen, held].update(after)
+                first_pair.setdefault(
+                    (seen, held), f"{rows[after[0]][1].where} and {rows[before[0]][1].where}"
+                )
                 example(before[0], after[0], similarity)
     for (seen, held), indices in leaked.items():
         share = len(indices) / sum(source.split == held for source, _ in rows)
         result["leaks"][f"{seen}-{held}"] = {"rows": len(indices), "share": share}
-        message = f"leakage: {len(indices)} {held} rows ({share:.1%}) have a {unit} that is also in {seen}, or nearly"
+        message = f"leakage: {len(indices)} {held} rows ({share:.1%}) have a {unit} that is also in {seen}, or nearly: {first_pair[seen, held]}{', ...' if len(indices) > 1 else ''}"
         (errors if seen == "train" and share > limits.leakage else warnings).append(message)
     return result
 

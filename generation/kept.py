@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from common.errors import InputError
+from common.eta import Pace
 from common.jsonl import read_jsonl
 from common.parts import SharedParts
-from common.processes import count
+from common.processes import count, is_first
 from common.provenance import device_name, fingerprint
 from common.shapes import Fields, Items, Maybe, Number, Values, misfit
 from dataset.encoding import Cut
@@ -99,15 +100,39 @@ def write_kept(
     if parts:
         written = sum(len(chunks[number]) for number in parts.found)
         print(f"going on behind {written} of {len(requests)} replies", flush=True)
-    for number in parts.mine():
+    mine = parts.mine()
+    progress = Progress(sum(len(chunks[number]) for number in mine))
+    for number in mine:
         chunk = chunks[number]
         seconds: dict[str, float] = {}
         cut = generator.cuts([request.context for request in chunk], how)
         replies = generator.write(chunk, control, how, seconds)
         note = _note(replies, cut, generator.lengths(replies.texts), seconds)
         parts.close_part(number, generations_of(chunk, replies.texts, control.seed, cvae), note)
+        progress.add(len(chunk))
     parts.complete()
     return _kept(parts, len(requests))
+
+
+class Progress:
+    """Says every half minute how many replies are written and how long the rest takes; the first process, of its own share.
+
+    Args:
+        total: replies that this process has to write.
+    """
+
+    EVERY = 30.0  # seconds
+
+    def __init__(self, total: int):
+        self.done, self.said, self.pace = 0, 0.0, Pace(total)
+
+    def add(self, replies: int) -> None:
+        """Count replies that are written."""
+        self.done += replies
+        words = self.pace.words(self.done)
+        if is_first() and words and self.pace.elapsed >= self.said + self.EVERY:
+            self.said = self.pace.elapsed
+            print(f"{self.done} of {self.pace.total} replies, {words}", flush=True)
 
 
 def _note(written: Replies, cut: list[Cut | None], lengths: list[int], seconds: dict[str, float]) -> dict:

@@ -1,6 +1,7 @@
 """What generation says of itself: warnings, the sampler's numbers, seconds."""
 
 import time
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -8,6 +9,7 @@ from dataset.encoding import Cut
 from model.sampler import Sample
 
 COLLAPSED_KL = 1.0  # nats per dialogue; naming one aspect of two takes ln 2 = 0.69
+LEARNT = 0.25  # of the way from chance to certainty
 CUT_SHARE = 0.1  # of replies that end at the token limit
 
 
@@ -37,6 +39,22 @@ def posterior_warnings(metrics: dict) -> list[str]:
         return []
     return [
         f"posterior: KL {kl:.2f} nats per dialogue on dev is under {COLLAPSED_KL:g}: the posterior has collapsed, and latents say little of a reply; lower --kl_weight or raise --free_bits"
+    ]
+
+
+def head_warnings(metrics: dict, aspects: Mapping[str, Sequence[str]]) -> list[str]:
+    """Says that the latent heads have hardly learnt their aspects; empty where they have, or where the metrics do not say.
+
+    Args:
+        metrics: of the CVAE's training.
+        aspects: attribute -> its aspects.
+    """
+    accuracy = metrics.get("head_accuracy")
+    chance = sum(1 / len(names) for names in aspects.values()) / len(aspects)
+    if accuracy is None or accuracy >= chance + LEARNT * (1 - chance):
+        return []
+    return [
+        f"latent heads: accuracy {accuracy:.2f} on the latents of dev replies, chance is {chance:.2f}: control can do little; train for longer (--num_train_epochs, --min_steps)"
     ]
 
 

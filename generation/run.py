@@ -31,18 +31,21 @@ from common.schema import Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, balanced, every_nth, read_dialogues
 from dataset.encoding import DialogueTemplate
 from generation.control_weights import STRONGEST
+from generation.finished import finished, inputs_hash, unfinished
 from generation.generator import ReplyGenerator
 from generation.kept import (
     chunks_of,
     generations_of,
     numbers_of,
     replies_digest,
+    request_hash,
     sample_of,
     write_kept,
 )
 from generation.options import ControlArguments, DecodingArguments, recorded_options
 from generation.record import (
     context_warnings,
+    head_warnings,
     length_warnings,
     posterior_warnings,
     sampling_record,
@@ -204,15 +207,25 @@ def _generate(
 
     trained = read_json(common.run_folder / "cvae" / "stage.json") or {}
     generations = common.run_folder / "generations" / f"{what.name}.jsonl"
-    unfinished = generations.with_name(f"{what.name}.replies.partial")
+    partial = unfinished(generations)
+    inputs = None
+    if scorer is not None:
+        asked = request_hash(
+            generator, common.run_folder / "cvae", requests, control, decoding, trained_hash(trained)
+        )
+        inputs = inputs_hash(asked, scorer.hash, configuration)
+        done = by_first(lambda: finished(common.run_folder, str(what.name), inputs))
+        if done and not common.overwrite:
+            print(f"{what.name}: already written, {len(requests)} replies", flush=True)
+            return show(common.run_folder, str(what.name), done) if is_first() else None
     with (
-        saying_what_is_kept(unfinished),
+        saying_what_is_kept(partial),
         enough_memory(
             f"generation: out of memory at --batch_size {decoding.batch_size}; halve it (the replies stay the same)"
         ),
     ):
         written = write_kept(
-            unfinished,
+            partial,
             generator,
             common.run_folder / "cvae",
             requests,
@@ -221,7 +234,9 @@ def _generate(
             trained_hash(trained),
         )
     seconds = written.seconds
-    doubts = posterior_warnings(trained.get("metrics") or {}) + context_warnings(written.cuts)
+    metrics = trained.get("metrics") or {}
+    doubts = posterior_warnings(metrics) + head_warnings(metrics, schema.aspects)
+    doubts += context_warnings(written.cuts)
     doubts += length_warnings(written.lengths, decoding.max_new_tokens)
     before = by_first(lambda: replies_digest(generations))
     if is_first():
@@ -237,11 +252,12 @@ def _generate(
         return None
 
     language_model = language_model_of(what, common, device)
-    with saying_what_is_kept(unfinished):
+    with saying_what_is_kept(partial):
         columns = timed(
             seconds, "scoring", score_file, generations, schema, scorer, language_model, generations
         )
     references = references_of(generations, schema, scorer, language_model)
+    traced = what.trace and control.algorithm == "ode"
     run = {
         "command": command_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -255,12 +271,15 @@ def _generate(
         **({"processes": count()} if count() > 1 else {}),
         **sampling_record(written.sample),
         "seconds": seconds,
+        "inputs": inputs,
+        "beside": ["latents"] * traced + ["sweep"] * bool(weights),
     }
     if columns is None:  # the first process has all numbers
         if weights:
             sweep(weights, generator, requests, control, decoding, scorer, language_model, schema)
         written.parts.remove()
         return None
+    run["replies"] = replies_digest(generations)
     baseline, stale = baseline_of(common.run_folder, str(what.name), columns, run["cvae"], scorer.records)
     record = results(
         columns,
@@ -275,7 +294,7 @@ def _generate(
     if replies_digest(generations) != before:  # an earlier decoding under this name wrote something else
         for old in ("latents", "sweep"):
             results_path.with_name(f"{what.name}.{old}.json").unlink(missing_ok=True)
-    if what.trace and control.algorithm == "ode":
+    if traced:
         kept = [
             dataclasses.replace(request, candidate=number)
             for request, number in zip(requests, written.candidates)
@@ -290,15 +309,21 @@ def _generate(
         copy_file(generations, common.run_folder / "generations.jsonl")
         copy_file(results_path, common.run_folder / "results.json")
     written.parts.remove()
-    if what.name != "control":
-        print(table(record, results_path), flush=True)
-        print(f"-> {results_path}", flush=True)
+    return show(common.run_folder, str(what.name), record)
+
+
+def show(run_folder: Path, name: str, record: dict) -> Path | None:
+    """Print a decoding's table and where it lies; of the run's main replies write the report too, and return where it is."""
+    place = run_folder / "results" / f"{name}.json"
+    if name != "control":
+        print(table(record, place), flush=True)
+        print(f"-> {place}", flush=True)
         return None
     from scoring.report.run_report import write_run_report  # brings Matplotlib
 
-    report = write_run_report(common.run_folder)
-    print(table(record, f"{report}, {results_path}"), flush=True)
-    print(f"\n{samples(generations)}\n\n-> {results_path}", flush=True)
+    report = write_run_report(run_folder)
+    print(table(record, f"{report}, {place}"), flush=True)
+    print(f"\n{samples(run_folder / 'generations' / 'control.jsonl')}\n\n-> {place}", flush=True)
     return report
 
 

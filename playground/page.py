@@ -14,6 +14,7 @@ from playground import views
 from playground.latent_map import latent_map
 from playground.session import Log, Tickets, context_of, written
 from playground.settings import NONE, STRENGTHS, Settings, cut, from_link, to_link
+from playground.theme import theme
 
 EXAMPLES = 5
 QUESTIONS = (
@@ -350,19 +351,13 @@ def serve(runs: list[tuple[str, Miracle]], folder: Path, port: int, log: Path | 
     if log is not None and not log.parent.is_dir():
         raise InputError(f"--log {log}: there is no folder {log.parent}")
     page = build(runs, folder, log).queue(default_concurrency_limit=1, max_size=WAITING)
-    theme = gr.themes.Default(
-        primary_hue="blue",
-        neutral_hue="stone",
-        font=("system-ui", "sans-serif"),
-        font_mono=("ui-monospace", "monospace"),
-    )
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
         Middleware(ContentSecurityPolicy),
     ]
     try:
         page.launch(
-            server_name="127.0.0.1", server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[], theme=theme, pwa=False,
+            server_name="127.0.0.1", server_port=port, share=False, quiet=True, ssr_mode=False, footer_links=[], theme=theme(), pwa=False,
             css_paths=Path(__file__).with_name("style.css"), app_kwargs={"middleware": guards}, enable_monitoring=False, mcp_server=False,
             prevent_thread_lock=True,
         )  # fmt: skip

@@ -40,10 +40,10 @@ def bars(reply: Reply, doubts: list[str] = ()) -> str:
     if reply.probabilities is None:
         return '<p class="note">This run has no evaluators, so there are no probabilities.</p>'
     groups = [
-        f'<div class="group"><h4>{safe(name)}</h4>{"".join(bar(a, p, reply.target.get(name) == a) for a, p in chances.items())}</div>'
+        f'<div class="group" role="group" aria-label="{safe(name)}"><p class="of">{safe(name)}</p>{"".join(bar(a, p, reply.target.get(name) == a) for a, p in chances.items())}</div>'
         for name, chances in reply.probabilities.items()
     ]
-    return f'<div class="bars">{"".join(groups)}<div class="group"><h4>coherence{doubt(doubts)}</h4>{bar("fits context", reply.coherence, False)}</div></div>'
+    return f'<div class="bars">{"".join(groups)}<div class="group" role="group" aria-label="coherence"><p class="of">coherence{doubt(doubts)}</p>{bar("fits context", reply.coherence, False)}</div></div>'
 
 
 def facts(reply: Reply) -> str:

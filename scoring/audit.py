@@ -59,11 +59,15 @@ def audit_warnings(audit: dict[str, float]) -> list[str]:
         found.append(
             f"coherence: real replies score {audit['real']:.2f}, random ones {audit['random']:.2f}; under 0.25 apart, the score says little"
         )
-    for kind, value in audit.items():
-        if kind not in ("real", "random") and value > audit["real"] - 0.25:
-            found.append(
-                f"coherence: {kind} replies score {value:.2f}, real ones {audit['real']:.2f}; the model is fooled by them"
-            )
+    fooling = [
+        f"{kind} {value:.2f}"
+        for kind, value in audit.items()
+        if kind not in ("real", "random") and value > audit["real"] - 0.25
+    ]
+    if fooling:
+        found.append(
+            f"coherence: the model is fooled by some degenerate replies ({', '.join(fooling)}; real ones {audit['real']:.2f})"
+        )
     return found
 
 

@@ -196,6 +196,18 @@ def majority_warning(name: str, record: dict) -> str | None:
     return f"evaluator {name}: dev accuracy {accuracy:.3f} is not over {needed:.3f}, two standard errors above always saying the most frequent label ({share:.3f} of {n}); it may know nothing of the text"
 
 
+def other_schema(folder: Path) -> str:
+    """Where an attribute's folder is missing but others' are there: that the run may be another schema's; else nothing."""
+    others = (
+        sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
+        if folder.name != "nli"
+        else []
+    )
+    if not others:
+        return ""
+    return f"the run has {', '.join(others)}: name its schema (--schema my_schema.py), or "
+
+
 @dataclass
 class Evaluator:
     """A trained classifier, ready to score."""
@@ -217,7 +229,7 @@ class Evaluator:
         """
         if not (folder / "config.json").is_file():
             how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
-            raise InputError(f"no {name} evaluator in {folder}; train it first: {how}")
+            raise InputError(f"no {name} evaluator in {folder}; {other_schema(folder)}train it first: {how}")
         how = "bash train_nli.sh" if name == "nli" else f"ATTR={name} bash train_classifier.sh"
         if reason := damaged_file(folder):
             raise InputError(

@@ -162,10 +162,17 @@ def baseline_of(
     Returns:
         (the numbers or None, a warning where there are some that stand on other weights).
     """
+    return baseline_for(run_folder, name, columns.summary(), cvae, evaluators)
+
+
+def baseline_for(
+    run_folder: Path, name: str, asked: dict, cvae: str | None, evaluators: dict[str, dict]
+) -> tuple[dict | None, list[str]]:
+    """As `baseline_of`, by the columns' summary of the requests."""
     stored = read_json(run_folder / "results" / "none.json")
     if name == "none" or stored is None:
         return None, []
-    asked, before = columns.summary(), stored.get("run", {}).get("requests") or {}
+    before = stored.get("run", {}).get("requests") or {}
     if any(asked[key] != before.get(key) for key in asked if key != "hash"):
         return None, []
     others = other_evaluators(evaluators, stored.get("evaluators", {}))

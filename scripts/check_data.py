@@ -114,6 +114,12 @@ def per_aspect(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
+def some(words: list[str], most: int = 5) -> str:
+    """The first words of a list and how many more there are."""
+    more = f" and {len(words) - most} more" if words[most:] else ""
+    return ", ".join(words[:most]) + more or "none"
+
+
 def tables(report: dict) -> str:
     """The report for people: three tables, then what is wrong."""
     files = [
@@ -134,7 +140,7 @@ def tables(report: dict) -> str:
         )
         bag = " / ".join(number(a["bag_of_words"][split]) for split in ("dev", "test"))
         accuracies = " / ".join(number(a.get("classifier", {}).get(split)) for split in ("dev", "test"))
-        given = ", ".join(w["word"] for w in a["give_away"]) or "none"
+        given = some([w["word"] for w in a["give_away"]])
         attributes.append(
             [name, words, number(a["length_ratio"]), bag, number(a["few_words"]), accuracies, given]
         )

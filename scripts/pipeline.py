@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
             run.OPTIONS,
             run.generate,
             "generation",
-            ["--overwrite"],
-        ),  # of other options, as the stages above
+            ["--name", "control"],
+        ),  # a name that is given replaces results of other options, as the stages above do
     }
     stages: list[
         tuple[str, Callable[..., Path | None], tuple]

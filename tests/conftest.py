@@ -212,6 +212,7 @@ def tiny_run(tmp_path_factory):
 
     outs = tmp_path_factory.mktemp("tiny")
     quick = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
+    quick += ["--classifier.min_steps", "0", "--nli.min_steps", "0"]
     schema = str(Path(__file__).resolve().parent.parent / "schema.py")
     assert (
         pipeline.main(

@@ -23,7 +23,7 @@ from dataset.encoding import SHORTEST, DialogueTemplate, ended
 from dataset.tokenizers import SCRATCH_TEMPLATE, train_decoder_tokenizer, train_encoder_tokenizer
 from generation.control_weights import read_weights
 from generation.loading import ENCODER_TOKENIZER, load_cvae, tokenizers_of
-from generation.record import posterior_warnings
+from generation.record import head_warnings, posterior_warnings
 from generation.sharing import run_parts
 from model import bases
 from model.checkpointing import checkpoint_layers
@@ -37,6 +37,7 @@ from model.schedule import KL_SCHEDULES
 from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
 from training.inputs import Inputs, compared_settings, dialogue_files
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
+from training.steps import with_steps
 
 VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
 
@@ -235,6 +236,12 @@ class LossArguments:
     new_learning_rate: float = field(
         default=1e-3, metadata={"help": "learning rate of layers that come from no base"}
     )
+    min_steps: int = field(
+        default=0,
+        metadata={
+            "help": "at least so many steps, except with --limit: few dialogues are gone through in more epochs; 0: as many as the epochs make"
+        },
+    )
     precision: str = field(
         default="auto",
         metadata={"help": "auto (bf16 where the GPU has it), fp32, bf16, fp16", "choices": PRECISIONS},
@@ -269,7 +276,7 @@ class LossArguments:
             raise InputError(f"term_weights: {error}") from None
         within("kl_ramp", self.kl_ramp, 0 <= self.kl_ramp <= 1, "from 0 to 1")
         at_least(1, self, "kl_cycles")
-        at_least(0, self, "recompute_tokens")
+        at_least(0, self, "recompute_tokens min_steps")
         within("new_learning_rate", self.new_learning_rate, 0 < self.new_learning_rate < math.inf, "over 0")
 
     @property
@@ -296,7 +303,7 @@ class LossArguments:
     @property
     def settings(self) -> dict:
         """What decides a training; an option that came later is left out at its default, so that earlier trainings count."""
-        settings = without_defaults(self, "term_weights", "prior_combination", "flow_weight")
+        settings = without_defaults(self, "term_weights", "prior_combination", "flow_weight", "min_steps")
         settings.pop("shared_graphs")  # how a step is computed, not what it is
         if self.context_weight:
             settings["context_first_token"] = "left out"  # it counted where there was padding before it
@@ -636,6 +643,7 @@ def _train(
         data=data_record(schema, train_rows, dev_rows) + further_record(more, further),
         descriptions={a.name: a.descriptions for a in schema.attributes if a.descriptions},
     )
+    training = with_steps(training, real + len(further), 0 if common.limit else loss.min_steps)
     arguments = resolved_arguments(training, stage, loss.precision, label_names=["labels"])
     set_seed(training.seed)
     model, encoder_tokenizer, decoder_tokenizer = build(
@@ -732,5 +740,5 @@ def _train(
         f"{metrics['head_accuracy']:.3f} on posterior and {metrics['prior_head_accuracy']:.3f} on prior samples, {seconds:.0f} s{held} -> {stage.folder}",
         flush=True,
     )
-    for line in posterior_warnings(metrics):
+    for line in posterior_warnings(metrics) + head_warnings(metrics, schema.aspects):
         print(f"warning: {line}", flush=True)

@@ -1,7 +1,5 @@
 """What the training of the evaluators shares, for attributes and for coherence."""
 
-import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from model.losses import sum_over_processes
 from scoring.calibration import dev_report
 from scoring.evaluators import Evaluator, majority_warning, save_classifier
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
+from training.steps import with_steps
 from training.trainer import StageTrainer
 
 
@@ -114,28 +113,6 @@ def accuracy_or_why_not(metrics: dict, unit: str = "texts") -> str:
 def accuracy(prediction) -> dict[str, float]:
     """Arg-max accuracy of a `transformers.EvalPrediction`."""
     return {"accuracy": float((np.argmax(prediction.predictions, axis=-1) == prediction.label_ids).mean())}
-
-
-EVALUATIONS = 10  # of a training whose epochs were made more
-
-
-def with_steps(training: TrainingArguments, rows: int, least: int) -> TrainingArguments:
-    """Options whose epochs make at least so many steps over that many rows; the same ones where they do.
-
-    Where an epoch is a few steps, evaluations and checkpoints at its end would take longer than the steps: there are then
-    about `EVALUATIONS` of each.
-    """
-    step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
-    epochs = math.ceil(least / max(1, math.ceil(rows / step)))
-    if training.max_steps > 0 or epochs <= training.num_train_epochs:
-        return training
-    changes: dict = {"num_train_epochs": epochs}
-    if epochs > EVALUATIONS:
-        steps = epochs * max(1, math.ceil(rows / step))
-        for kind in ("eval", "save"):
-            if getattr(training, f"{kind}_strategy") == "epoch":
-                changes |= {f"{kind}_strategy": "steps", f"{kind}_steps": max(1, steps // EVALUATIONS)}
-    return dataclasses.replace(training, **changes)
 
 
 class EvaluatorTrainer(StageTrainer):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -25,6 +24,7 @@ from common.provenance import enough_memory
 from model.bases import not_finite, weights_hash
 from training.inputs import Inputs
 from training.interruption import stopping_at_signals
+from training.log import ReadableLog
 
 APART = 1_000_003  # between the seeds of two processes
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -228,31 +228,10 @@ def resolved_arguments(
 
 
 class ProgressBars(ProgressCallback):
-    """The progress bars with their ETA; the log is `ReadableLog`'s."""
+    """The progress bars with their ETA; the log is `training.log.ReadableLog`'s."""
 
     def on_log(self, *args, **kwargs):
         """Nothing."""
-
-
-class ReadableLog(TrainerCallback):
-    """Log lines that a person can read."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """One line per log: step, epoch, then the numbers."""
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
-            return
-        shown = {
-            key.removeprefix("eval_"): value for key, value in logs.items() if isinstance(value, (int, float))
-        }
-        hidden = ("runtime", "samples_per_second", "steps_per_second", "epoch", "grad_norm", "learning_rate")
-        numbers = "  ".join(f"{key} {value:.4g}" for key, value in shown.items() if key not in hidden)
-        kind = "dev  " if any(key.startswith("eval_") for key in logs) else "train"
-        line = f"{self.name} {kind} step {state.global_step}/{state.max_steps}  {numbers}"
-        with tqdm.external_write_mode():  # above the bars, where there are some
-            print(line, flush=True)
 
 
 @contextmanager

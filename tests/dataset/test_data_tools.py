@@ -146,6 +146,10 @@ def test_duplicates_in_a_file_and_leaks_across_files(data, capsys):
     assert reply["leaks"]["train-dev"] == {"rows": 1, "share": 1 / 3}
     assert context["leaks"]["train-dev"]["rows"] == 1 and context["exact"] == 0
     assert status == 1 and sum("leakage" in error for error in report["errors"]) == 2
+    assert all(
+        re.search(r"in train, or nearly: \S*dev.jsonl:\d+ and \S*train.jsonl:\d+", error)
+        for error in report["errors"]
+    )
     assert any("topics are both in train and in dev: bus" in warning for warning in report["warnings"])
     status, report = checked(data(train=train, dev=dev), capsys, "--leakage", "0.5")
     assert status == 0 and sum("leakage" in warning for warning in report["warnings"]) == 3
@@ -162,10 +166,26 @@ def test_uneven_aspects_long_replies_and_stock_sentences_are_warnings(data, caps
         and "uneven aspects" in text
         and "differ in length" in text
         and "'yes.' 12 times" in text
-        and "'so' gives calm away" in text
+        and "temper: calm is given away by " in text
+        and "'so' (precision" in text
     )
     assert check_data.main(["--schema", str(data(train=train)), "--strict"]) == 1
     assert "warning: " in capsys.readouterr().out
+
+
+def test_the_words_that_give_an_aspect_away_are_one_warning(data, capsys):
+    train = [row(a, t, n) for n, t in enumerate(THINGS) for a in ("calm", "angry")]
+    for number, line in enumerate(train):
+        words = "hush slow soft still mild even cool" if line["tag"] == "calm" else "argh no"
+        line["output"] = [f"{words} {number}"]
+    path = str(data(train=train))
+    report = checked(path, capsys)[1]
+    lines = [line for line in report["warnings"] if "given away" in line]
+    assert (
+        len(lines) == 2 and "'hush'" in " ".join(lines) and any("and 2 more words" in line for line in lines)
+    )
+    check_data.main(["--schema", path])
+    assert " and 4 more " in capsys.readouterr().out
 
 
 def test_text_and_nli_files_are_checked_too(data, capsys, tmp_path):

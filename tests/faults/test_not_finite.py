@@ -7,7 +7,7 @@ import torch
 
 from common.errors import InputError
 from common.jsonl import read_json, read_jsonl, write_jsonl
-from generation.record import COLLAPSED_KL, length_warnings, posterior_warnings
+from generation.record import COLLAPSED_KL, head_warnings, length_warnings, posterior_warnings
 from model.bases import weights_hash
 from scoring.evaluators import majority, majority_warning
 from scoring.results import control_warnings
@@ -76,7 +76,7 @@ def test_what_a_checkpoint_logs_is_json(tmp_path, monkeypatch):
     def kept(callback, args, state, control, **kwargs):
         saved.append(json.dumps(state.log_history, allow_nan=False))
 
-    monkeypatch.setattr("training.stage.ReadableLog.on_save", kept, raising=False)
+    monkeypatch.setattr("training.log.ReadableLog.on_save", kept, raising=False)
     weights_after(tmp_path, "classifier", 2)
     assert saved and '"grad_norm": null' in saved[-1]
 
@@ -124,6 +124,13 @@ def test_a_collapsed_posterior_is_said():
     assert posterior_warnings({"kl_unclamped": COLLAPSED_KL + 0.01}) == posterior_warnings({}) == []
     (line,) = posterior_warnings({"kl_unclamped": 0.02})
     assert line.startswith("posterior: KL 0.02 nats per dialogue on dev is under 1:")
+
+
+def test_latent_heads_at_chance_are_said():
+    aspects = {"tone": ("calm", "angry"), "mood": ("glad", "sad", "cross", "bored")}  # chance 0.375
+    assert head_warnings({}, aspects) == head_warnings({"head_accuracy": 0.54}, aspects) == []
+    (line,) = head_warnings({"head_accuracy": 0.4}, aspects)
+    assert "accuracy 0.40" in line and "chance is 0.38" in line and "--min_steps" in line
 
 
 def test_control_that_does_nothing_is_said():

@@ -10,7 +10,7 @@ from common.options import parse_arguments
 from dataset.sampling import LengthGrouped
 from model.bases import weights_hash
 from training import classifier, coherence, cvae
-from training.stage import ReadableLog
+from training.log import ReadableLog
 
 pytestmark = pytest.mark.slow  # whole trainings and commands
 

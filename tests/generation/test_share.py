@@ -127,6 +127,11 @@ def test_a_cvae_alone_can_be_shared(tiny_run, tmp_path):
         "No replies were scored." in card and "reply.probabilities" not in card and "model-index" not in card
     )
     assert Miracle.from_pretrained(tmp_path / "alone", "cpu").scorer is None
+    stage = tmp_path / "alone" / "cvae" / "stage.json"
+    stage.write_text(json.dumps(json.loads(stage.read_text()) | {"descriptions": {}}))
+    share.save_run(tmp_path / "alone" / "cvae", tmp_path / "undescribed")
+    plain = (tmp_path / "undescribed" / "README.md").read_text()
+    assert "\n| attribute | aspect |\n|---|---|\n| languagestyle | plain |\n" in plain  # and no empty column
 
 
 def test_a_model_put_together_by_hand_cannot_be_shared(tiny_run, tmp_path):

@@ -118,6 +118,8 @@ def test_coherence_that_is_in_doubt_says_so_beside_its_bar():
         [entry], ['coherence: fooled by "x"', "and weak"]
     )
     assert "doubt" not in views.chat([entry]) and "doubt" not in views.answer(reply)
+    named = views.bars(reply)  # groups with names: under the page's one h1 an h4 skipped two levels
+    assert 'role="group" aria-label="mood"' in named and "<h" not in named
 
 
 def test_principal_axes_find_the_long_direction():

@@ -16,6 +16,7 @@ from dataset.tokenizers import train_decoder_tokenizer
 from scoring.audit import audit_warnings
 from scoring.bootstrap import Bootstrap, mean_of
 from scoring.columns import Columns, Gatherer
+from scoring.evaluators import other_schema
 from scoring.generations import checked
 from scoring.metrics import METRICS, OF_REPLIES, OF_REPLY
 from scoring.perplexity import PerplexityModel
@@ -291,10 +292,22 @@ def test_empty_replies_and_few_contexts_are_warnings_of_the_results():
     )  # one context has no interval
 
 
+def test_a_run_of_another_schema_is_not_told_to_train(tmp_path):
+    """Without --schema the bundled attributes' evaluators were asked for in a run that has others."""
+    missing = tmp_path / "classifier" / "mood"
+    assert other_schema(missing) == ""
+    (tmp_path / "classifier" / "formality").mkdir(parents=True)
+    (tmp_path / "classifier" / "formality" / "config.json").write_text("{}")
+    assert other_schema(missing) == "the run has formality: name its schema (--schema my_schema.py), or "
+    assert other_schema(tmp_path / "nli") == ""
+
+
 def test_audit_warns_of_a_model_that_is_fooled():
     good = {"real": 0.8, "random": 0.2, "repeated": 0.1, "gibberish": 0.0}
     assert audit_warnings(good) == []
-    assert len(audit_warnings(good | {"gibberish": 0.9, "random": 0.7})) == 2
+    apart, fooled = audit_warnings(good | {"repeated": 0.7, "gibberish": 0.9, "random": 0.7})
+    assert "under 0.25 apart" in apart
+    assert fooled.endswith("(repeated 0.70, gibberish 0.90; real ones 0.80)")  # one line, not one for each
 
 
 def test_every_metric_is_measured_and_described():

@@ -362,6 +362,12 @@ def test_the_form_needs_no_network(runs, export):
     assert re.findall(r'(?:src|href)="([^"]*)"', form) == ["data:,"] and "default-src 'none'" in form
 
 
+def test_what_the_form_shows_lies_in_its_main_landmark(runs, export):
+    folder, _, _ = export(runs("zebra", "quokka"))
+    form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")
+    assert form.index("<main>") < form.index("<h1>") < form.index("</form>") < form.index("</main>")
+
+
 def test_every_radio_button_has_a_label_and_a_group(runs, export):
     folder, rows, _ = export(runs("zebra", "quokka"), items=5)
     form = (folder / "for_annotators" / "sheet.html").read_text("utf-8")

@@ -118,12 +118,15 @@ def test_a_stage_s_model_is_gone_before_the_next_stage(monkeypatch):
 
 def test_a_finished_pipeline_trains_nothing_again_and_writes_the_same_replies(run, capsys):
     before = (run / "generations.jsonl").read_text()
+    times = {path: path.stat().st_mtime_ns for path in sorted(run.glob("*/control.json*"))}
     assert (
         pipeline.main(["--outs", str(run.parent), "--run", "r", "--preset", "scratch", *QUICK, *ONE_EPOCH])
         == 0
     )
     said = capsys.readouterr().out
     assert said.count("already trained") == 5
+    assert "none: already written, 48 replies" in said and "control: already written, 48 replies" in said
+    assert times == {path: path.stat().st_mtime_ns for path in times}
     assert re.search(r"^nli: already trained, .* pairs$", said, re.MULTILINE)
     assert said.splitlines()[-1] == f"-> {run / 'report.html'}" and "4 of 48 replies, all in" in said
     assert (run / "generations.jsonl").read_text() == before
@@ -791,8 +794,8 @@ def test_the_pipeline_replaces_its_own_replies(monkeypatch):
     assert pipeline.main(["--generation.weights", "3"]) == 0
     (_, *none), (_, *control) = ([common, what, control] for common, what, control, _ in seen[-2:])
     assert (none[0].name, none[1].algorithm, none[1].weights) == ("none", "none", 3.0)
-    assert (control[0].name, control[1].algorithm, control[1].weights) == (None, "ode", 3.0)
-    assert [common.overwrite for common, *_ in seen] == [False] * 4 + [True]
+    assert (control[0].name, control[1].algorithm, control[1].weights) == ("control", "ode", 3.0)
+    assert [common.overwrite for common, *_ in seen] == [False] * 5
 
 
 @pytest.mark.parametrize(

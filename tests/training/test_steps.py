@@ -1,9 +1,12 @@
-"""training/evaluators.py: how long an evaluator trains."""
+"""training/steps.py: how long a training is."""
+
+import json
 
 import pytest
 from transformers import TrainingArguments
 
-from training.evaluators import with_steps
+import train_cvae
+from training.steps import with_steps
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,26 @@ def test_accumulated_batches_count_as_one_step_and_a_number_of_steps_stays(tmp_p
     assert with_steps(training, 64, 10).num_train_epochs == 5
     fixed = TrainingArguments(output_dir=str(tmp_path), max_steps=3, use_cpu=True, report_to=[])
     assert with_steps(fixed, 64, 10) is fixed
+
+
+@pytest.mark.parametrize(("more", "steps"), [([], 6), (["--limit", "4"], 1)])
+def test_a_cvae_of_few_dialogues_trains_for_the_least_number_of_steps(tmp_path, capsys, more, steps):
+    """Four steps of the demo's epochs left the latent heads of a small attribute at chance; a trial stays short."""
+    rows = [{"input": [f"What of {n}?"], "output": [f"{a} thing"], "tag": a} for n in range(4) for a in ("red", "green")]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    schema = tmp_path / "my_schema.py"
+    schema.write_text(
+        "ATTRIBUTES = [dict(name='colour', aspects=['red', 'green'], dialogues='rows.jsonl', dev_dialogues='rows.jsonl')]\n"
+    )
+    words = [
+        "--preset",
+        "scratch",
+        "--outs",
+        str(tmp_path),
+        "--schema",
+        str(schema),
+        "--num_train_epochs",
+        "1",
+    ]
+    assert train_cvae.main([*words, "--min_steps", "6", *more]) == 0
+    assert f"step {steps}/{steps} " in capsys.readouterr().out
