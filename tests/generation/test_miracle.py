@@ -203,7 +203,7 @@ def test_the_prior_is_the_one_that_the_reply_started_from(model):
         ((QUESTION, {"attitude": "plain"}), {}, "unknown aspect 'plain'; attitude has"),
         ((QUESTION, ""), {}, "the target is ''; expected aspects, .* or None for no control"),
         ((QUESTION, []), {}, "the target is \\[\\]"),
-        ((QUESTION, "plain"), {"weights": -1}, "must be 0 or more and finite"),
+        ((QUESTION, "plain"), {"weights": -1}, "must be from 0 to 100000"),
         ((QUESTION, "plain"), {"weights": {"mood": 1}}, "weights of \\['mood'\\]"),
         ((QUESTION, "plain"), {"n": 0}, "n must be 1 or more"),
         ((QUESTION, "plain"), {"temprature": 1}, "unknown option temprature"),

@@ -716,7 +716,7 @@ def test_a_training_that_is_no_terminal_s_has_log_lines_and_no_bars(tmp_path, ca
     )
     out, err = capsys.readouterr()
     assert ("\r" in err) == bars and "\r" not in out
-    assert [line[:15] for line in out.splitlines() if "step" in line] == [
+    assert [line[:15] for line in out.splitlines() if " step " in line] == [
         "cvae train step",
         "cvae dev   step",
     ]  # and not dev once more at the end

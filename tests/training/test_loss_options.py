@@ -38,7 +38,7 @@ def test_a_further_term_is_weighed_on_the_command_line(monkeypatch):
         ("size=1", "term_weights: no such term of the loss: size; there are reconstruction, kl"),
         ("kl=1", "term_weights: kl is no further term; it has a weight of its own"),
         ("3", "argument --term_weights/--term-weights: must be term=number,..., found '3'"),
-        ("size=-1", "must be 0 or more and finite"),
+        ("size=-1", "must be from 0 to 100000"),
     ],
 )
 def test_other_term_weights_are_refused(text, said):
