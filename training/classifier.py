@@ -85,7 +85,9 @@ def _train(
     def encoded(texts: list[tuple[str, int]]) -> Dataset:
         return compact_dataset(texts, rows_of)
 
-    record = train_evaluator(model, tokenizer, encoded(train), encoded(dev), training, stage, options)
+    record = train_evaluator(
+        model, tokenizer, encoded(train), encoded(dev), training, stage, options, common.limit
+    )
     print(
         f"{attribute.name}: {accuracy_or_why_not(record['metrics'])}, {record['seconds']:.0f} s -> {stage.folder}",
         flush=True,

@@ -151,7 +151,7 @@ def _train(
             training.seed,
         )
 
-    record = train_evaluator(model, tokenizer, *encoded, training, stage, options, audit)
+    record = train_evaluator(model, tokenizer, *encoded, training, stage, options, common.limit, audit)
     metrics = record["metrics"]
     print(
         f"nli: {accuracy_or_why_not(metrics, 'pairs')}, {record['seconds']:.0f} s -> {stage.folder}",

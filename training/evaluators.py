@@ -40,7 +40,7 @@ class EvaluatorArguments:
     min_steps: int = field(
         default=0,
         metadata={
-            "help": "at least so many steps: few rows are gone through in more epochs; 0: as many as the epochs make"
+            "help": "at least so many steps, except with --limit: few rows are gone through in more epochs; 0: as many as the epochs make"
         },
     )
     scratch_layers: int = field(default=2, metadata={"help": "layers of an encoder trained from scratch"})
@@ -143,11 +143,13 @@ def train_evaluator(
     training: TrainingArguments,
     stage: Stage,
     options: EvaluatorArguments,
+    limit: int | None,
     audit: Callable[[Path], dict] | None = None,
 ) -> dict:
     """Train an evaluator into its stage's folder.
 
     Args:
+        limit: of the rows, of a trial, which has as many steps as its epochs make.
         train, dev: encoded rows with ``labels`` and ``length``.
         audit: called with the folder of the trained model; what it returns is kept as the metric ``audit``.
 
@@ -162,7 +164,7 @@ def train_evaluator(
     trainer = EvaluatorTrainer(
         model=model,
         args=resolved_arguments(
-            with_steps(training, len(train), options.min_steps),
+            with_steps(training, len(train), 0 if limit else options.min_steps),
             stage,
             options.precision,
             label_names=["labels"],

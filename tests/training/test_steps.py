@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import TrainingArguments
 
+import train_classifier
 import train_cvae
 from training.steps import with_steps
 
@@ -46,8 +47,9 @@ def test_accumulated_batches_count_as_one_step_and_a_number_of_steps_stays(tmp_p
     assert with_steps(fixed, 64, 10) is fixed
 
 
+@pytest.mark.parametrize("train", [train_cvae.main, train_classifier.main])
 @pytest.mark.parametrize(("more", "steps"), [([], 6), (["--limit", "4"], 1)])
-def test_a_cvae_of_few_dialogues_trains_for_the_least_number_of_steps(tmp_path, capsys, more, steps):
+def test_few_dialogues_are_trained_on_for_the_least_number_of_steps(tmp_path, capsys, train, more, steps):
     """Four steps of the demo's epochs left the latent heads of a small attribute at chance; a trial stays short."""
     rows = [{"input": [f"What of {n}?"], "output": [f"{a} thing"], "tag": a} for n in range(4) for a in ("red", "green")]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -65,5 +67,5 @@ def test_a_cvae_of_few_dialogues_trains_for_the_least_number_of_steps(tmp_path, 
         "--num_train_epochs",
         "1",
     ]
-    assert train_cvae.main([*words, "--min_steps", "6", *more]) == 0
+    assert train([*words, "--min_steps", "6", *more]) == 0
     assert f"step {steps}/{steps} " in capsys.readouterr().out
