@@ -247,6 +247,21 @@ def test_the_page_asks_no_other_host_and_the_console_is_silent(page):
     assert [entry["message"] for entry in page.browser.get_log("browser")] == []
 
 
+def test_the_keyboard_reaches_every_kind_of_setting_and_its_place_is_seen(page):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    page.open()
+    kinds = {}
+    for _ in range(40):
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        kind, style = page.browser.execute_script(
+            "const e = document.activeElement; return [e.type || e.tagName, getComputedStyle(e).outlineStyle]"
+        )
+        kinds.setdefault(kind, style)
+    assert {kinds[kind] for kind in ("radio", "range", "checkbox")} == {"solid"}
+
+
 def test_another_aspect_and_another_strength_give_another_reply(page):
     page.open("?remember=0&s.languagestyle=2")
     page.choose("lyrical")
