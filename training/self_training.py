@@ -112,6 +112,12 @@ class SelfTrainingArguments:
             "help": "share of each combination's replies that may be accepted: those in which the writer's own heads find all named aspects most probable"
         },
     )
+    diversity: float = field(
+        default=0.0,
+        metadata={
+            "help": "what a reply's probability loses there if all of its bigrams stand in replies of the combination that were taken before: maximal marginal relevance"
+        },
+    )
     threshold: float = field(
         default=0.0,
         metadata={"help": "least probability of all named aspects together, by the same heads"},
@@ -180,6 +186,7 @@ class SelfTrainingArguments:
             at_least(1, self, "contexts")
         within("real_share", self.real_share, 0 < self.real_share <= 1, "over 0 and at most 1")
         within("best_share", self.best_share, 0 < self.best_share <= 1, "over 0 and at most 1")
+        within("diversity", self.diversity, 0 <= self.diversity < math.inf, "from 0 that is finite")
         within("threshold", self.threshold, 0 <= self.threshold <= 1, "from 0 to 1")
         if self.least_relevance is not None:
             within("least_relevance", self.least_relevance, math.isfinite(self.least_relevance), "that is finite")  # fmt: skip
@@ -188,7 +195,7 @@ class SelfTrainingArguments:
     def acceptance(self) -> Acceptance:
         """Which replies are trained on."""
         least = -math.inf if self.least_relevance is None else self.least_relevance
-        return Acceptance(self.best_share, self.threshold, least, self.copies)
+        return Acceptance(self.best_share, self.threshold, least, self.copies, self.diversity)
 
     def targets(self, schema: Schema) -> list[Target]:
         """The combinations that replies are written for; raises `InputError` where none is left."""

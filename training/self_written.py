@@ -22,6 +22,7 @@ from generation.kept import chunks_of, request_hash
 from generation.options import ControlArguments, DecodingArguments
 from generation.record import timed
 from generation.requests import Drafts, Request
+from training.marginal_relevance import marginally_best
 
 Context = tuple[str, ...]
 Target = dict[str, str]
@@ -56,12 +57,15 @@ class Acceptance:
         threshold: least probability of all named aspects together.
         least_relevance: least relevance in nats per token; minus infinity: any, also where it is not known.
         copies: how many of the accepted replies may have the same words.
+        diversity: what a reply's probability loses, where the best share is taken, if all of its bigrams stand in replies of
+            the same combination that were taken before (`training.marginal_relevance`).
     """
 
     best_share: float
     threshold: float
     least_relevance: float
     copies: int
+    diversity: float = 0.0
 
     def accepted(self, written: list[SelfWritten]) -> list[SelfWritten]:
         """Those that are accepted, in order; of more than `copies` equal replies the first ones."""
@@ -76,16 +80,19 @@ class Acceptance:
         return replies
 
     def _best(self, written: list[SelfWritten]) -> set[int]:
-        """Positions of the most probable replies of every combination; of equal ones the first."""
+        """Positions of every combination's best replies; of equal ones the first."""
         positions: dict[str, list[int]] = {}
         for number, one in enumerate(written):
             positions.setdefault(target_name(one.target), []).append(number)
         return {
-            number
+            own[index]
             for own in positions.values()
-            for number in sorted(own, key=lambda n: -written[n].probability)[
-                : math.ceil(self.best_share * len(own))
-            ]
+            for index in marginally_best(
+                [written[number].response for number in own],
+                [written[number].probability for number in own],
+                math.ceil(self.best_share * len(own)),
+                self.diversity,
+            )
         }
 
     def _good(self, one: SelfWritten) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import pytest
 
@@ -12,6 +13,7 @@ from common.parts import Parts
 from common.schema import Attribute, Schema, load_schema, target_name
 from dataset.dialogues import Dialogue, parse_dialogue, without_targets
 from training import cvae, self_training
+from training.marginal_relevance import marginally_best
 from training.self_guards import distinct2, reused, training_replies
 from training.self_written import (
     Acceptance,
@@ -123,6 +125,44 @@ def test_the_best_of_every_combination_are_taken_however_probable_the_others_are
     assert [one.response for one in Acceptance(0.5, 0.0, -math.inf, 1).accepted(two)] == ["First"]
 
 
+def test_with_diversity_what_was_taken_before_counts_against_a_reply():
+    """Three that say the same lead by probability; with diversity one of them is taken, and those that say something else."""
+    same = [written(p, f"A warm hand holds {what}") for p, what in ((0.9, "you"), (0.85, "me"), (0.8, "us"))]
+    every = [
+        *same,
+        written(0.7, "The sea is wide tonight"),
+        written(0.6, "Bread needs an hour"),
+        written(0.1, "No idea"),
+    ]
+    plain = Acceptance(0.5, 0.0, -math.inf, 1).accepted(every)
+    assert [one.probability for one in plain] == [0.9, 0.85, 0.8]
+    diverse = Acceptance(0.5, 0.0, -math.inf, 1, diversity=1.0).accepted(every)
+    assert [one.probability for one in diverse] == [0.9, 0.7, 0.6]
+    little = Acceptance(0.5, 0.0, -math.inf, 1, diversity=0.01).accepted(every)
+    assert little == plain
+
+
+def test_marginal_relevance_is_that_of_the_plain_greedy_choice():
+    """The lazy choice equals the one that compares all texts every time."""
+    generator = random.Random(0)
+    texts = [" ".join(generator.choices("abcde", k=6)) for _ in range(60)] + ["", "a", "no"]
+    scores = [round(generator.random(), 1) for _ in texts]  # many equal ones
+
+    def pairs(text):
+        return set(zip(text.split(), text.split()[1:]))
+
+    left, held, expected = list(range(len(texts))), set(), []
+    while len(expected) < 40:
+        values = {
+            n: scores[n] - 0.7 * (len(pairs(texts[n]) & held) / max(1, len(pairs(texts[n])))) for n in left
+        }
+        best = min(left, key=lambda n: (-values[n], n))
+        left.remove(best), expected.append(best)
+        held |= pairs(texts[best])
+    assert marginally_best(texts, scores, 40, 0.7) == expected
+    assert marginally_best(texts, scores, 99, 0.0) == sorted(range(len(texts)), key=lambda n: -scores[n])
+
+
 def test_acceptance_is_counted_by_combination(schema):
     other = {"style": "plain", "mood": "calm"}
     every = [written(0.9), written(0.5), written(0.2, target=other)]
@@ -218,6 +258,7 @@ def test_distinct2_is_the_mean_over_targets():
         (["--least_relevance", "0", "--generation.fluency", "0", "--generation.relevance", "0"], "least_relevance: relevance is not computed"),
         (["--combinations", "plain"], "combinations: 'plain' is no combination of all attributes; there are plain"),
         (["--combinations", "plain+optimistic+critical", "--held_out", "plain+optimistic+critical"], "all of them are held out"),
+        (["--diversity", "-1"], "diversity: expected a number from 0 that is finite, found -1.0"),
         (["--best_share", "0"], "best_share: expected a number over 0 and at most 1, found 0.0"),
         (["--threshold", "1.1"], "threshold: expected a number from 0 to 1, found 1.1"),
         (["--real_share", "0"], "real_share: expected a number over 0 and at most 1, found 0.0"),
