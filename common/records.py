@@ -127,6 +127,21 @@ def _standing_on(config: dict) -> str | None:
     return None if named or not config.get("lora_rank") else "'bases' with 'encoder' and 'decoder'"
 
 
+MARKS = (
+    "user_prefix",
+    "assistant_prefix",
+    "turn_start",
+    "turn_end",
+    "start",
+    "reply_end",
+)  # `dataset.encoding.DialogueTemplate`
+
+
+def _unknown_mark(template: dict) -> str | None:
+    """What a template's marks should have been, where one is none of those that there are."""
+    return None if template.keys() <= {*MARKS} else f"of the marks {', '.join(MARKS)}"
+
+
 BASE = Fields(dict.fromkeys(("name", "hash", "known", "source"), str), ("name", "hash"))
 CVAE_CONFIG = Checked(
     Fields(
@@ -134,7 +149,7 @@ CVAE_CONFIG = Checked(
             "attributes": Checked(object, _attributes),
             "decoder": Fields({"model_type": str}),
             "bases": Maybe(Values(BASE)),
-            "template": Maybe(Values(Maybe(str))),
+            "template": Maybe(Checked(Values(Maybe(str)), _unknown_mark)),
             **dict.fromkeys(("latent_size", "encoder_length", "decoder_length"), Number(1, 1e9)),
             **dict.fromkeys(
                 ("n_prefix", "lora_rank", "lora_alpha", "head_width", "head_layers"), Number(0, 1e9)

@@ -1,5 +1,6 @@
 """Files of a run or of a release that are damaged or gone: one line that names the file, whoever reads it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from common.errors import InputError
 from common.jsonl import read_json, write_json, write_jsonl
+from common.records import MARKS
 from common.schema import load_schema
+from dataset.encoding import DialogueTemplate
 from experiments.cvae import Cvae
 from experiments.rows import read_rows
 from generation.loading import load_cvae
@@ -167,6 +170,10 @@ CVAE_DAMAGE = {
     "a base without a hash": ({"bases": {"encoder": {"name": "a"}}}, "'bases.encoder' has no 'hash'"),
     "a length as a text": ({"decoder_length": "x"}, "'decoder_length': expected a number"),
     "no length": ({"decoder_length": 0}, "'decoder_length': expected a number from 1"),
+    "a mark that there is not": (
+        {"template": {"begin": "<s>"}},
+        "'template': expected of the marks user_prefix, ",
+    ),
     "a mark that is a number": ({"template": {"start": 3}}, "'template.start': expected a text"),
 }
 
@@ -178,6 +185,10 @@ def test_a_cvae_s_configuration_is_looked_at_before_its_bases_are_loaded(change,
     with pytest.raises(InputError) as caught:
         load_cvae(run / "cvae")
     assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value)
+
+
+def test_the_marks_of_a_configuration_are_those_of_a_template():
+    assert set(MARKS) == {field.name for field in dataclasses.fields(DialogueTemplate)}
 
 
 def test_cut_weights_are_found_before_bases_are_loaded(run, monkeypatch):
