@@ -59,12 +59,13 @@ class SelfTrainedKind(CvaeKind):
         """The CVAE's options, the self-training's, and how replies are written."""
         self_training, writing, given = divided(options)
         trained = super().training(grid, given, seed)
+        how = dataclasses.asdict(writing_of(grid, writing, seed))
+        del how["control"]["seed"]  # the model's: the seeds of a setting belong together
+        apart = {name: value for name, value in trained.items() if name != "seed"}
         return trained | {
             "self_training": dataclasses.asdict(self_training),
-            WRITING: dataclasses.asdict(writing_of(grid, writing, seed)),
-            "teacher": fingerprint(
-                {"options": trained, "held_out": self_training.held_out, "seed": seed}, []
-            ),
+            WRITING: how,
+            "teacher": fingerprint({"options": apart, "held_out": self_training.held_out}, []),
         }
 
     def common_folder(self, model: Model) -> str:
@@ -161,4 +162,4 @@ def writing_of(grid: Grid, given: dict, seed: int) -> Writing:
 
 def teacher_of(model: Model) -> str:
     """The folder of a model's teacher."""
-    return f"teacher-{model.options['teacher']}"
+    return f"teacher-{model.options['teacher']}-{model.seed}"

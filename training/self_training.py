@@ -113,7 +113,7 @@ class SelfTrainingArguments:
         },
     )
     diversity: float = field(
-        default=0.0,
+        default=1.0,
         metadata={
             "help": "what a reply's probability loses there if all of its bigrams stand in replies of the combination that were taken before: maximal marginal relevance"
         },
@@ -156,7 +156,7 @@ class SelfTrainingArguments:
         },
     )
     student: str = field(
-        default="fresh",
+        default="continued",
         metadata={
             "help": "train each round's CVAE from the bases, or go on from the writer",
             "choices": STUDENTS,
