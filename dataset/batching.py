@@ -71,6 +71,9 @@ def cvae_rows(
 ) -> list[dict]:
     """Token ids of (targets, classified, dialogue), as `CvaeCollator` takes them.
 
+    The response is what both the posterior's and the decoder's input end with: how many tokens of each it has says token types
+    and labels, which would take half of the rows' memory.
+
     Args:
         dialogues: targets are an aspect's index per attribute, -1 where the dialogue is not labelled for it; classified says
             whether the latent heads learn from it.
@@ -88,9 +91,9 @@ def cvae_rows(
             "classified": int(classified),
             "context_ids": c["input_ids"],
             "posterior_ids": p["input_ids"],
-            "posterior_types": p["token_type_ids"],
+            "posterior_response": sum(p["token_type_ids"]),
             "decoder_ids": d["input_ids"],
-            "labels": d["labels"],
+            "decoder_response": sum(label != IGNORED for label in d["labels"]),
             "length": len(p["input_ids"]) + len(d["input_ids"]),
         }
         for target, classified, c, p, d in zip(targets, counted, prior, posterior, decoder)
@@ -146,28 +149,41 @@ class CvaeCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor | int]:
         """The decoder's columns are padded on the left, so that all responses end in the last column."""
 
-        def length(key: str) -> int:
-            rounded = round_up(max(len(row[key]) for row in rows), self.multiple)
-            return rounded if key in ("decoder_ids", "labels") else min(rounded, self.longest)
+        context, posterior, decoder = (
+            [row[f"{part}_ids"] for row in rows] for part in ("context", "posterior", "decoder")
+        )
+        types = [_ending([0] * len(row["posterior_ids"]), [1] * row["posterior_response"]) for row in rows]
+        labels = [_ending([IGNORED] * len(row["decoder_ids"]), row["decoder_ids"][-row["decoder_response"] :]) for row in rows]  # fmt: skip
 
-        def padded(key: str, value: int, side: str = "right") -> torch.Tensor:
-            return pad([row[key] for row in rows], value, side, length(key))
+        def length(ids: list[list[int]]) -> int:
+            return round_up(max(map(len, ids)), self.multiple)
 
-        def mask(key: str, side: str = "right") -> torch.Tensor:
-            return pad([[1] * len(row[key]) for row in rows], 0, side, length(key))
+        def padded(ids: list[list[int]], value: int) -> torch.Tensor:
+            return pad(ids, value, "right", min(length(ids), self.longest))
+
+        def padded_left(ids: list[list[int]], value: int) -> torch.Tensor:
+            return pad(ids, value, "left", length(ids))
 
         return {
-            "context_ids": padded("context_ids", self.encoder_pad),
-            "context_mask": mask("context_ids"),
-            "posterior_ids": padded("posterior_ids", self.encoder_pad),
-            "posterior_mask": mask("posterior_ids"),
-            "posterior_types": padded("posterior_types", 0),
-            "decoder_ids": padded("decoder_ids", self.decoder_pad, "left"),
-            "decoder_mask": mask("decoder_ids", "left"),
-            "labels": padded("labels", IGNORED, "left"),
-            "response_length": round_up(
-                max(sum(label != IGNORED for label in row["labels"]) for row in rows), self.multiple
-            ),
+            "context_ids": padded(context, self.encoder_pad),
+            "context_mask": padded(_ones(context), 0),
+            "posterior_ids": padded(posterior, self.encoder_pad),
+            "posterior_mask": padded(_ones(posterior), 0),
+            "posterior_types": padded(types, 0),
+            "decoder_ids": padded_left(decoder, self.decoder_pad),
+            "decoder_mask": padded_left(_ones(decoder), 0),
+            "labels": padded_left(labels, IGNORED),
+            "response_length": round_up(max(row["decoder_response"] for row in rows), self.multiple),
             "targets": torch.tensor([row["targets"] for row in rows]),
             "classified": torch.tensor([row["classified"] for row in rows], dtype=torch.bool),
         }
+
+
+def _ones(rows: list[list[int]]) -> list[list[int]]:
+    """An attention mask before padding."""
+    return [[1] * len(row) for row in rows]
+
+
+def _ending(row: list[int], end: list[int]) -> list[int]:
+    """A row whose last numbers are others."""
+    return row[: len(row) - len(end)] + end
