@@ -98,11 +98,8 @@ class Evaluators:
             training.run()
             release_memory()
         self.first = Scorer(grid.evaluators or grid.folder / folder_name(grid, FIRST), schema, device)
-        self.second = (
-            Scorer(grid.folder / folder_name(grid, SECOND), schema, device, coherence=False)
-            if grid.second_encoder is not None
-            else None
-        )
+        second = grid.second_evaluators or (grid.second_encoder and grid.folder / folder_name(grid, SECOND))
+        self.second = Scorer(second, schema, device, coherence=False) if second else None
         self.language_model = language_model_of(plan.what, plan.common, device)
         self.people = [d.response for d in labelled(grid, schema) if d.response] if grid.mauve else []
         self.records, self.warnings = dict(self.first.records), self.first.warnings()

@@ -26,7 +26,8 @@ class Grid:
         contexts: ``dev:N``, ``test`` or ``test-dialogues:N``, see `experiments.contexts`.
         targets: ``all``: every combination of aspects for every context; ``single``: one aspect at a time, see `experiments.contexts`.
         evaluators: a run's folder whose evaluators score the replies; None: the experiment trains its own.
-        second_encoder: base of a second, independent set of attribute classifiers; None: no second set.
+        second_encoder: base of a second, independent set of attribute classifiers, which the experiment trains; None: none.
+        second_evaluators: a run's folder whose classifiers are the second set instead.
         mauve: measure MAUVE against the people's replies of the contexts' split, see `scoring.mauve`.
         ours: the model whose frontier the table compares with every other one's; None: the best ``cvae``.
         keep_models: False deletes a trained CVAE once its cells are measured.
@@ -51,6 +52,7 @@ class Grid:
     targets: str = "all"
     evaluators: Path | None = None
     second_encoder: str | None = None
+    second_evaluators: Path | None = None
     mauve: bool = False
     ours: str | None = None
     keep_models: bool = True
@@ -113,6 +115,7 @@ def read_grid(path: Path, **changes: object) -> Grid:
         "targets",
         "evaluators",
         "second_encoder",
+        "second_evaluators",
         "ours",
     )
     known = (*texts, "limit", "seeds", "mauve", "keep_models", "keep_replies", "models", *SECTIONS)
@@ -154,8 +157,12 @@ def read_grid(path: Path, **changes: object) -> Grid:
         )
     sections = {name: content.pop(name) for name in SECTIONS if name in content}
     content |= {"seeds": tuple(content.get("seeds", (0,))), "path": path, "sections": sections}
-    if "evaluators" in content:
-        content["evaluators"] = Path(content["evaluators"]).expanduser()
+    if "second_encoder" in content and "second_evaluators" in content:
+        raise InputError(
+            f"{path}: second_evaluators: there is a second set already, that of 'second_encoder'"
+        )
+    for key in {"evaluators", "second_evaluators"} & content.keys():
+        content[key] = Path(content[key]).expanduser()
     if "second_encoder" in content:
         content["second_encoder"] = os.path.expanduser(content["second_encoder"])  # a hub name stays as it is
     return Grid(**content)

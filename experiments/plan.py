@@ -37,6 +37,7 @@ class Cell:
         swept: those of the options that the grid crosses, and the model's crossed training options as
             ``training.<option>``.
         key: a hash of all that decides the cell's numbers.
+        written: the same of its replies alone, whoever scores them.
         held_out: combinations that are measured as unseen ones; empty: none.
     """
 
@@ -45,6 +46,7 @@ class Cell:
     swept: dict
     key: str
     held_out: tuple[str, ...] = ()
+    written: str = ""
 
     @property
     def label(self) -> str:
@@ -117,14 +119,11 @@ def plan(grid: Grid, schema: Schema) -> Plan:
         try:
             for options, swept in crossed(grid.models[model.label].get("generation", {})):
                 resolved = kind.generation(schema, defaults, options)
-                key = fingerprint(
-                    {"label": model.label, "model": model.name, "generation": _keyed(resolved)}
-                    | measured
-                    | unseen,
-                    [],
-                )
+                made = {"model": model.name, "generation": _keyed(resolved)}
+                key = fingerprint({"label": model.label} | made | measured | unseen, [])
+                written = fingerprint(made | {"contexts": contexts, "data": data}, [])
                 columns = {f"training.{name}": value for name, value in model.swept.items()} | swept
-                cells.setdefault(key, Cell(model, resolved, columns, key, held_out))
+                cells.setdefault(key, Cell(model, resolved, columns, key, held_out, written))
         except InputError as error:
             raise grid.mistake(where, error) from None
     return Plan(grid, schema, list(cells.values()), requests, common, what)
@@ -204,16 +203,12 @@ def _generation_defaults(grid: Grid) -> tuple[dict, CommonArguments, run.Generat
 
 def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
     """What decides which evaluators score: the options of their training, or the hashes of those of a run."""
+    classifiers = [f"classifier/{name}" for name in schema.names]
     identity: dict = {}
     if grid.evaluators is not None:
-        for name in (*(f"classifier/{name}" for name in schema.names), "nli"):
-            record = read_json(grid.evaluators / name / "stage.json")
-            if record is None:
-                raise grid.mistake(
-                    "evaluators",
-                    f"expected a run's folder with trained evaluators, found no {name} in {grid.evaluators}",
-                )
-            identity[name] = record.get("metrics", {}).get("hash")
+        identity |= _hashes(grid, "evaluators", grid.evaluators, [*classifiers, "nli"])
+    if grid.second_evaluators is not None:
+        identity["second"] = _hashes(grid, "second_evaluators", grid.second_evaluators, classifiers)
     used = {training.section for training in trainings(grid, common)}
     for section, why in (
         ("nli", "because of 'evaluators'"),
@@ -240,6 +235,17 @@ def _evaluators(grid: Grid, schema: Schema, common: CommonArguments) -> dict:
             "encoder": base_name(parts[0].encoder),
         }
     return identity
+
+
+def _hashes(grid: Grid, key: str, folder: Path, names: list[str]) -> dict[str, str | None]:
+    """The hashes of trained evaluators; raises `InputError` where one is not there."""
+    records = {name: read_json(folder / name / "stage.json") for name in names}
+    for name, record in records.items():
+        if record is None:
+            raise grid.mistake(
+                key, f"expected a run's folder with trained evaluators, found no {name} in {folder}"
+            )
+    return {name: (record or {}).get("metrics", {}).get("hash") for name, record in records.items()}
 
 
 def _files(schema: Schema, contexts: str) -> list[Path | None]:

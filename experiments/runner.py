@@ -18,6 +18,7 @@ CELL = ["key", "model", "kind", "seed", "contexts"]
 SECONDS = ["training", "latents", "decoding", "choosing", "scoring"]
 SAMPLER = ["nfe", "energy_start", "energy", "settled", "halving_latent_change", "halving_energy_change"]
 RECORD = [
+    "written",
     "training",
     "generation",
     "weights_hash",
@@ -76,7 +77,7 @@ class Runner:
         self.plan, self.results, self.workers, self.jobs = plan, done, workers, jobs
         measured_before = {row["key"] for row in done.rows}
         self.missing = [cell for cell in plan.cells if cell.key not in measured_before]
-        self.models = len({cell.model.name for cell in self.missing})
+        self.models = {cell.model.name for cell in self.missing}  # of which nothing has come out yet
         self.failed, self.finished = 0, 0
         self.loading: list[float] = []  # seconds of every model loaded or trained so far
         self.measuring = 0.0
@@ -139,8 +140,10 @@ class Runner:
         self.measuring += outcome.seconds
         if outcome.loading is not None:
             self.loading.append(outcome.loading)
+        self.models.discard(cell.model.name)
         left = self.measuring / self.finished * (len(self.missing) - self.finished)
-        left += sum(self.loading) / len(self.loading) * (self.models - len(self.loading))
+        if self.loading:  # none where kept replies were scored again
+            left += sum(self.loading) / len(self.loading) * len(self.models)
         spent = time.monotonic() - self.began
         print(
             f"[{self.finished}/{len(self.missing)}] {cell.label}: {what}; {spent:.0f} s, about {left / self.workers:.0f} s left",

@@ -16,8 +16,9 @@ from common.jsonl import write_jsonl
 from common.peak_memory import held
 from common.provenance import device_name, fingerprint, git_revision, package_versions
 from experiments.evaluators import Evaluators
-from experiments.measures import measured, seconds_per_1000, unseen
+from experiments.measures import UNSEEN, columns_of, measured, seconds_per_1000, unseen
 from experiments.plan import Cell, Plan, kinds
+from experiments.rescoring import KeptReplies
 from experiments.system import TrainedSystem, Written
 from generation.kept import generations_of
 from generation.record import timed
@@ -51,7 +52,7 @@ class Worker:
     """
 
     def __init__(self, plan: Plan):
-        self.plan, self.kinds = plan, kinds()
+        self.plan, self.kinds, self.kept = plan, kinds(), KeptReplies(plan.grid)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.evaluators = Evaluators(plan, self.device)
         self.evaluators_memory = held(self.device)
@@ -71,6 +72,19 @@ class Worker:
             yield from self._model([cell for cell in cells if cell.model.name == name], shared)
 
     def _model(self, cells: list[Cell], shared: dict[str, dict]) -> Iterator[CellOutcome]:
+        """Score again what is kept of a model, then load it where cells are left, and measure those."""
+        left = []
+        for cell in cells:
+            started = time.monotonic()
+            row = self._kept_row(cell)
+            if row is None:
+                left.append(cell)
+            else:
+                yield CellOutcome(cell, row, None, None, time.monotonic() - started)
+        if left:
+            yield from self._loaded(left, shared)
+
+    def _loaded(self, cells: list[Cell], shared: dict[str, dict]) -> Iterator[CellOutcome]:
         """Load a model and measure its cells."""
         model, started = cells[0].model, time.monotonic()
         system, trouble = None, None
@@ -111,39 +125,65 @@ class Worker:
             known[same] = written, rows, seconds
         return written, rows, seconds
 
-    def _row(self, cell: Cell, system: TrainedSystem, known: dict[str, Scored]) -> dict:
-        """A cell's row."""
+    def _kept_row(self, cell: Cell) -> dict | None:
+        """A row of replies that were written before, by the evaluators of now; None where there are none.
+
+        What the writing took and what its model was are the earlier row's.
+        """
+        row = (
+            None if cell.model.kind == "human" else self.kept.row_of(cell)
+        )  # people's are of requests of their own
+        rows = self.kept.generations(cell, row, self.plan.requests) if row else None
+        if row is None or rows is None:
+            return None
+        seconds: dict[str, float] = {}
+        timed(seconds, "scoring", self.evaluators.score, rows)
+        scores = {*columns_of(self.plan.schema), *UNSEEN}
+        numbers, _ = self._numbers(cell, rows)
+        return (
+            {name: value for name, value in row.items() if name not in scores}
+            | numbers
+            | {
+                "seconds_scoring": seconds["scoring"],
+                "date": _now(),
+                "evaluators": self.provenance["evaluators"],
+            }
+        )
+
+    def _numbers(self, cell: Cell, rows: list[dict]) -> tuple[dict, list[str]]:
+        """What scored replies say, beside what names the cell, and reasons for doubt; the replies are kept."""
         plan, model = self.plan, cell.model
-        written, rows, seconds = self._scored(cell, system, known)
         if plan.grid.keep_replies:
             write_jsonl(plan.grid.folder / "generations" / f"{cell.key}.jsonl", rows)
-        numbers = measured(rows, plan.schema, len({request.context for request in plan.requests}))
-        likeness = self.evaluators.mauve(written.replies) if model.kind != "human" else None
-        doubts = written.warnings + (likeness.warnings() if likeness else [])
+        replies = [row["response"] for row in rows]
+        likeness = self.evaluators.mauve(replies) if model.kind != "human" else None
+        numbers = (
+            {"key": cell.key, "model": model.label, "kind": model.kind, "seed": model.seed, "contexts": plan.grid.contexts, "written": cell.written}
+            | cell.swept
+            | measured(rows, plan.schema, len({request.context for request in plan.requests}))
+            | {"mauve": likeness.value if likeness else None}
+            | (unseen(rows, cell.held_out) if cell.held_out else {})
+        )  # fmt: skip
+        return numbers, likeness.warnings() if likeness else []
+
+    def _row(self, cell: Cell, system: TrainedSystem, known: dict[str, Scored]) -> dict:
+        """A cell's row."""
+        written, rows, seconds = self._scored(cell, system, known)
+        numbers, doubts = self._numbers(cell, rows)
         texts = {
-            "training": json.dumps(model.options),
+            "training": json.dumps(cell.model.options),
             "generation": json.dumps(cell.options),
             "weights_hash": system.hash,
         }
         return (
-            {
-                "key": cell.key,
-                "model": model.label,
-                "kind": model.kind,
-                "seed": model.seed,
-                "contexts": plan.grid.contexts,
-            }
-            | cell.swept
-            | numbers
-            | {"mauve": likeness.value if likeness else None}
-            | (unseen(rows, cell.held_out) if cell.held_out else {})
+            numbers
             | {f"seconds_{name}": value for name, value in (seconds | {"training": system.seconds}).items()}
             | self._cost(written, system)
             | {f"dev_{sign}": value for sign, value in system.signs.items()}
             | written.sampler
             | system.notes
             | texts
-            | {"warnings": "; ".join(doubts), "date": _now()}
+            | {"warnings": "; ".join(written.warnings + doubts), "date": _now()}
             | self.provenance
         )
 
