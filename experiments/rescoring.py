@@ -11,7 +11,7 @@ from generation.kept import generations_of
 from generation.requests import Request
 
 
-class KeptReplies:
+class EarlierReplies:
     """Rows of an experiment's table whose replies lie in ``generations/``, by what decided those replies.
 
     That is the model with its training, seed and data, the generation options and the contexts (`experiments.plan.Cell.written`);

@@ -18,7 +18,7 @@ from common.provenance import device_name, fingerprint, git_revision, package_ve
 from experiments.evaluators import Evaluators
 from experiments.measures import UNSEEN, columns_of, measured, seconds_per_1000, unseen
 from experiments.plan import Cell, Plan, kinds
-from experiments.rescoring import KeptReplies
+from experiments.rescoring import EarlierReplies
 from experiments.system import TrainedSystem, Written
 from generation.kept import generations_of
 from generation.record import timed
@@ -52,7 +52,7 @@ class Worker:
     """
 
     def __init__(self, plan: Plan):
-        self.plan, self.kinds, self.kept = plan, kinds(), KeptReplies(plan.grid)
+        self.plan, self.kinds, self.kept = plan, kinds(), EarlierReplies(plan.grid)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.evaluators = Evaluators(plan, self.device)
         self.evaluators_memory = held(self.device)
