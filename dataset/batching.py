@@ -72,7 +72,7 @@ def cvae_rows(
     """Token ids of (targets, classified, dialogue), as `CvaeCollator` takes them.
 
     The response is what both the posterior's and the decoder's input end with: how many tokens of each it has says token types
-    and labels, which would take half of the rows' memory.
+    and labels, which would take a third of the rows' memory.
 
     Args:
         dialogues: targets are an aspect's index per attribute, -1 where the dialogue is not labelled for it; classified says

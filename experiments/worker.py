@@ -75,12 +75,16 @@ class Worker:
         """Score again what is kept of a model, then load it where cells are left, and measure those."""
         left = []
         for cell in cells:
-            started = time.monotonic()
-            row = self._kept_row(cell)
-            if row is None:
-                left.append(cell)
+            started, row, failure = time.monotonic(), None, None
+            try:
+                row = self._kept_row(cell)
+            except Exception as error:
+                failure = _failure(cell, error)
+                release_memory()
+            if row or failure:
+                yield CellOutcome(cell, row, failure, None, time.monotonic() - started)
             else:
-                yield CellOutcome(cell, row, None, None, time.monotonic() - started)
+                left.append(cell)
         if left:
             yield from self._loaded(left, shared)
 
@@ -128,13 +132,11 @@ class Worker:
     def _kept_row(self, cell: Cell) -> dict | None:
         """A row of replies that were written before, by the evaluators of now; None where there are none.
 
-        What the writing took and what its model was are the earlier row's.
+        What the writing took and what its model was are the earlier row's. People's replies are to requests of their own.
         """
-        row = (
-            None if cell.model.kind == "human" else self.kept.row_of(cell)
-        )  # people's are of requests of their own
-        rows = self.kept.generations(cell, row, self.plan.requests) if row else None
-        if row is None or rows is None:
+        if cell.model.kind == "human" or (row := self.kept.row_of(cell)) is None:
+            return None
+        if (rows := self.kept.generations(cell, row, self.plan.requests)) is None:
             return None
         seconds: dict[str, float] = {}
         timed(seconds, "scoring", self.evaluators.score, rows)

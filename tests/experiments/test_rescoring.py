@@ -18,6 +18,7 @@ from transformers import BertForSequenceClassification
 from common.errors import InputError
 from common.jsonl import read_json, read_jsonl, write_json
 from experiments.__main__ import main
+from experiments.evaluators import Evaluators
 from experiments.grid import read_grid
 from model.bases import weights_hash
 
@@ -93,3 +94,20 @@ def test_a_run_s_classifiers_can_be_the_second_set(grid_file, parrot, others):  
         read_grid(grid_file({"parrot": PARROT}, second_evaluators="a", second_encoder="b"))
     with pytest.raises(InputError, match="grid.yaml: second_evaluators: expected a run's folder"):
         main([str(grid_file({"parrot": PARROT}, second_evaluators="nowhere")), "--dry-run"])
+
+
+def test_a_cell_that_cannot_be_scored_again_fails_alone(grid_file, parrot, others, monkeypatch):  # noqa: F811
+    path = grid_file({"parrot": PARROT})
+    assert main([str(path)]) == 0
+    score, calls = Evaluators.score, []
+
+    def scored(self, rows):
+        calls.append(rows)
+        if len(calls) == 2:
+            raise RuntimeError("out of room")
+        score(self, rows)
+
+    monkeypatch.setattr(Evaluators, "score", scored)
+    assert main([str(grid_file({"parrot": PARROT}, evaluators=str(others)))]) == 1
+    assert parrot.written == [1, 2, 3] and [row["strength"] for row in rows_of(path)[3:]] == ["1", "3"]
+    assert "out of room" in (path.parent / "experiments" / "grid" / "failures.csv").read_text()
