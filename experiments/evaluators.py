@@ -1,6 +1,6 @@
 """What scores an experiment's replies: evaluators trained once or taken from a run, a second set, a perplexity model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,12 @@ class Training:
     def preset_section(self) -> str:
         """The preset's section: the second set's is that of the first."""
         return self.section.removeprefix("second_")
+
+    def parts(self, attributes: list[str]) -> list["Training"]:
+        """What can be trained at the same time: every attribute's classifier."""
+        if self.module is not classifier:
+            return [self]
+        return [replace(self, words=[*self.words, "--attribute", name]) for name in attributes]
 
     def run(self) -> None:
         """Train, or find it trained."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
-from experiments.evaluators import trainings
+from experiments.evaluators import Training, trainings
 from experiments.orphans import end_with_parent
 from experiments.plan import Cell, Plan
 from experiments.worker import CellOutcome, Worker
@@ -55,8 +55,7 @@ class Pool:
 
     def evaluators(self) -> tuple[dict[str, dict], list[str]]:
         """Train all evaluators at once, those that are not yet trained; returns their records and warnings."""
-        number = len(trainings(self.plan.grid, self.plan.common))
-        for _ in self._results([self.pool.submit(_train, i) for i in range(number)]):
+        for _ in self._results([self.pool.submit(_train, i) for i in range(len(_trainings(self.plan)))]):
             pass
         (evaluators,) = self._results([self.pool.submit(_describe)])
         return evaluators
@@ -114,8 +113,12 @@ def _begin(plan: Plan, queue, numbers, workers: int, gpus: list[str], threads: i
     STATE.update(plan=plan, queue=queue)
 
 
+def _trainings(plan: Plan) -> list[Training]:
+    return [part for one in trainings(plan.grid, plan.common) for part in one.parts(plan.schema.names)]
+
+
 def _train(number: int) -> None:
-    trainings(STATE["plan"].grid, STATE["plan"].common)[number].run()
+    _trainings(STATE["plan"])[number].run()
 
 
 def _worker() -> Worker:

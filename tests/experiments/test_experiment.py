@@ -832,6 +832,28 @@ def test_a_second_set_of_evaluators(grid_file, tmp_path, decoder_tokenizer):
     assert main([str(path)]) == 0  # nothing is missing, so nothing needs to be scored
 
 
+@pytest.mark.slow
+def test_classifiers_of_several_attributes_are_trained_apart(grid_file, capsys):
+    """By the processes of an experiment, which took them one behind the other; together they are what one training makes."""
+    path = grid_file(
+        {"people": {"kind": "human"}},
+        evaluators=None,
+        classifier={"num_train_epochs": 1, "min_steps": 0},
+    )
+    work = plan(read_grid(path), load_schema())
+    classifiers, nli = evaluators_module.trainings(work.grid, work.common)
+    assert nli.parts(work.schema.names) == [nli]
+    apart = classifiers.parts(work.schema.names)
+    assert len(apart) == 3
+    apart[1].run()
+    folder = work.grid.folder / "evaluators" / "classifier"
+    assert [place.name for place in folder.iterdir() if place.is_dir()] == ["attitude"]
+    apart[0].run(), apart[2].run()
+    capsys.readouterr()
+    classifiers.run()
+    assert capsys.readouterr().out.count("already trained") == 3
+
+
 def test_evaluators_that_version_0_1_trained_are_taken(grid_file, tmp_path):
     """It called their folders ``judges`` and ``second_judges``."""
     grid = read_grid(grid_file({"people": {"kind": "human"}}))
