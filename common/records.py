@@ -127,14 +127,8 @@ def _standing_on(config: dict) -> str | None:
     return None if named or not config.get("lora_rank") else "'bases' with 'encoder' and 'decoder'"
 
 
-MARKS = (
-    "user_prefix",
-    "assistant_prefix",
-    "turn_start",
-    "turn_end",
-    "start",
-    "reply_end",
-)  # `dataset.encoding.DialogueTemplate`
+# of `dataset.encoding.DialogueTemplate`
+MARKS = ("user_prefix", "assistant_prefix", "turn_start", "turn_end", "start", "reply_end")
 
 
 def _unknown_mark(template: dict) -> str | None:
