@@ -1,8 +1,8 @@
 """Decoders of half a billion to three billion parameters: training and decoding beside their floors. ``python -m scripts.bench_decoders``
 
 Random weights at the shapes of `scripts.shapes`, nothing is downloaded; `--memory-gb` imitates a smaller card. Training: whole
-optimizer steps of `--examples` dialogues (60 tokens of context, 30 of reply), in as many batches as memory asks for, with
-adapters of rank 16 on a bf16 decoder, on a 4-bit one (needs bitsandbytes), and of all weights (AdamW in fp32, or with 8-bit
+optimizer steps of `--examples` dialogues (60 tokens of context, 30 of reply), in as many batches as memory asks for, once with
+the decoder's layers kept and once with them computed again in the backward pass, of which the faster counts; with adapters of rank 16 on a bf16 decoder, on a 4-bit one (needs bitsandbytes), and of all weights (AdamW in fp32, or with 8-bit
 moments by bitsandbytes). Tokens are the decoder's. What does not fit is said in a line with what would.
 
 Floors: for training the arithmetic of forward and backward (of frozen weights no gradient) over the rate of matrix products;
@@ -29,7 +29,7 @@ from model.checkpointing import checkpoint_layers
 from model.cvae import MiracleModel
 from model.losses import LossWeights
 from model.quantised import hold_in_4bit
-from scripts.bench import bandwidth, matmul_rate, seconds_of, seconds_once
+from scripts.bench import bandwidth, matmul_rate, profile, seconds_of, seconds_once
 from scripts.bench_processes import CONTEXT, NEW_TOKENS, REPLY
 from scripts.shapes import ATTRIBUTES, Setup, build, decoders, encoders
 from training.recorded_step import GraphedStep
@@ -46,6 +46,7 @@ class DecoderFigure:
 
     Attributes:
         batch: examples computed at once, or replies decoded at once.
+        recomputed: whether layers were computed again in the backward pass.
         rate, floor: tokens per second.
         memory_gb: the most that PyTorch held; None on a CPU.
     """
@@ -56,6 +57,7 @@ class DecoderFigure:
     rate: float
     floor: float
     memory_gb: float | None
+    recomputed: bool = False
 
 
 def numbers_of(config: PreTrainedConfig) -> tuple[float, float]:
@@ -150,16 +152,20 @@ def encoder_of(decoder: str) -> PreTrainedConfig:
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
-def training_step(decoder: str, mode: str, examples: int, machine: Machine) -> Callable[[int], None]:
-    """An optimizer step of `examples` dialogues, so many at once.
+def training_step(
+    decoder: str, mode: str, examples: int, machine: Machine, recomputed: bool
+) -> Callable[[int], None]:
+    """An optimizer step of `examples` dialogues, so many at once; on a GPU the steps are recorded.
 
-    The decoder's layers are computed again in the backward pass; on a GPU the steps are recorded.
+    Args:
+        recomputed: whether the decoder's layers are computed again in the backward pass.
     """
     model = build(setup_of(decoder, 16 if mode.startswith("adapters") else 0), machine.device).train()
     if mode == "adapters, 4 bits":
         hold_in_4bit(model.decoder.lm, machine.device, machine.dtype)
         machine.clear()
-    checkpoint_layers(model.decoder.lm)
+    if recomputed:
+        checkpoint_layers(model.decoder.lm)
     trained = [p for p in model.parameters() if p.requires_grad]
     if mode == "all weights, 8-bit moments":
         from bitsandbytes.optim import AdamW8bit
@@ -192,36 +198,56 @@ def training_step(decoder: str, mode: str, examples: int, machine: Machine) -> C
     return step
 
 
-def train(decoder: str, mode: str, examples: int, machine: Machine, repeats: int) -> DecoderFigure | str:
-    """The rate with the largest batch that fits; or in a line what does not fit."""
-    config = decoders()[decoder]
+def train(
+    decoder: str, mode: str, examples: int, machine: Machine, repeats: int, profiled: bool = False
+) -> DecoderFigure | str:
+    """The better rate of layers kept and layers computed again, with the largest batch that fits; or in a line what does not fit."""
+    machine.clear()
+    parameters = sum(numbers_of(decoders()[decoder]))
+    if mode.startswith("all") and memory_of_all_weights(parameters, "8-bit" in mode) > machine.room:
+        return does_not_fit(decoder, mode)
+    figures = []
+    for recomputed in (False, True):
+        try:
+            step = training_step(decoder, mode, examples, machine, recomputed)
+        except torch.OutOfMemoryError:
+            return does_not_fit(decoder, mode)
+        figure = training_figure(decoder, mode, examples, machine, repeats, step, profiled)
+        if figure is not None:
+            figures.append(dataclasses.replace(figure, recomputed=recomputed))
+        del step
+    return max(figures, key=lambda figure: figure.rate) if figures else does_not_fit(decoder, mode)
+
+
+def training_figure(
+    decoder: str,
+    mode: str,
+    examples: int,
+    machine: Machine,
+    repeats: int,
+    step: Callable[[int], None],
+    profiled: bool,
+) -> DecoderFigure | None:
+    """The rate of a step with the largest batch that fits; None where not even one example does."""
     share = (
         2 if mode.startswith("adapters") else 3
     )  # passes' worth of products: of frozen weights no gradients
-    operations = (
-        share * examples * forward_operations(config, CONTEXT + REPLY, (CONTEXT + REPLY) / 2 + 2, REPLY)
-    )
-    machine.clear()
-    parameters = sum(numbers_of(config))
-    if mode.startswith("all") and memory_of_all_weights(parameters, "8-bit" in mode) > machine.room:
-        return does_not_fit(decoder, mode)
-    try:
-        step = training_step(decoder, mode, examples, machine)
-    except torch.OutOfMemoryError:
-        return does_not_fit(decoder, mode)
-    batch = examples
+    text = forward_operations(decoders()[decoder], CONTEXT + REPLY, (CONTEXT + REPLY) / 2 + 2, REPLY)
+    tokens, batch = examples * (CONTEXT + REPLY), examples
     while batch >= 1:
         machine.clear()
         try:
             work = partial(step, batch)
             seconds_once(work, machine.device)
             seconds = seconds_of(work, machine.device, repeats, 1)
-            tokens = examples * (CONTEXT + REPLY)
-            floor = tokens * machine.products / operations
-            return DecoderFigure(decoder, f"train, {mode}", batch, tokens / seconds, floor, machine.memory())
         except torch.OutOfMemoryError:
             batch //= 2
-    return does_not_fit(decoder, mode)
+            continue
+        if profiled:
+            print(profile(work, machine.device, 24), flush=True)
+        floor = tokens * machine.products / (share * examples * text)
+        return DecoderFigure(decoder, f"train, {mode}", batch, tokens / seconds, floor, machine.memory())
+    return None
 
 
 def does_not_fit(decoder: str, mode: str) -> str:
@@ -286,7 +312,7 @@ def measure(decoder: str, options: argparse.Namespace) -> list[DecoderFigure | s
         if mode in NEEDS_BITSANDBYTES and importlib.util.find_spec("bitsandbytes") is None:
             figures.append(f"{decoder}: {mode} needs bitsandbytes: python -m pip install bitsandbytes")
             continue
-        figures.append(train(decoder, mode, options.examples, machine, options.repeats))
+        figures.append(train(decoder, mode, options.examples, machine, options.repeats, options.profile))
         print(figures[-1] if isinstance(figures[-1], str) else line(figures[-1]), flush=True)
     try:
         machine.clear()
@@ -302,7 +328,7 @@ def measure(decoder: str, options: argparse.Namespace) -> list[DecoderFigure | s
 def line(f: DecoderFigure) -> str:
     """A figure in a line."""
     memory = "-" if f.memory_gb is None else f"{f.memory_gb:.1f} GB"
-    return f"{f.decoder:<13} {f.what:<33} {f.batch:>4} {f.rate:>10,.0f} tokens/s {f.rate / f.floor:>6.0%} of {f.floor:>11,.0f} {memory:>8}"
+    return f"{f.decoder:<13} {f.what + (', recomputed' if f.recomputed else ''):<45} {f.batch:>4} {f.rate:>10,.0f} tokens/s {f.rate / f.floor:>6.0%} of {f.floor:>11,.0f} {memory:>8}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -317,6 +343,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, nargs="*", default=[1, 64, 512], help="replies decoded at once (default: 1 64 512)")  # fmt: skip
     options.add_argument("--memory-gb", type=float, help="imitate a card with that much memory")
     options.add_argument("--repeats", type=int, default=3, help="(default: 3)")
+    options.add_argument(
+        "--profile", action="store_true", help="print which kernels a training step's time goes to"
+    )
     options.add_argument("--csv", type=Path, help="write the figures there too")
     return options
 

@@ -81,8 +81,8 @@ def test_decoders_are_measured_and_what_does_not_fit_is_said(capsys, tmp_path, m
     ]
     assert all(float(row["rate"]) > 0 and float(row["floor"]) > 0 for row in rows)
 
-    def full(decoder, mode, examples, machine):
-        step = none(decoder, mode, examples, machine)
+    def full(decoder, mode, examples, machine, recomputed):
+        step = none(decoder, mode, examples, machine, recomputed)
 
         def try_it(batch):
             if batch > 1:
