@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 
 import torch
@@ -17,6 +18,54 @@ from experiments.plan import Cell, Plan
 from experiments.worker import CellOutcome, Worker
 
 POLL = 0.5  # seconds between looks at what is there
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+class PlacingContext(SpawnContext):
+    """Begins processes that see one GPU each, in turn.
+
+    A process must not see the others from its first line on: a library that it imports may look at the GPUs (`bitsandbytes`
+    does), and what is said after that is not heard.
+
+    Args:
+        gpus: as ``CUDA_VISIBLE_DEVICES`` names them; none: nothing is said.
+    """
+
+    def __init__(self, gpus: list[str]):
+        super().__init__()
+        self.gpus, self.begun = gpus, 0
+
+    def Process(self, *args, **kwargs) -> SpawnProcess:  # noqa: N802 (multiprocessing's name)
+        """A process that sees the next GPU."""
+        process = PlacedProcess(*args, **kwargs)
+        process.number, self.begun = self.begun, self.begun + 1
+        process.gpu = self.gpus[process.number % len(self.gpus)] if self.gpus else None
+        return process
+
+
+class PlacedProcess(SpawnProcess):
+    """A process that sees one GPU.
+
+    Attributes:
+        number: from 0, in the order of beginning.
+        gpu: which; None: whatever this process sees.
+    """
+
+    number = 0
+    gpu: str | None = None
+
+    def start(self) -> None:
+        """Begin, with the environment of now and that GPU."""
+        before = os.environ.get(VISIBLE)
+        try:
+            if self.gpu is not None:
+                os.environ[VISIBLE] = self.gpu
+            super().start()
+        finally:
+            if before is not None:
+                os.environ[VISIBLE] = before
+            elif self.gpu is not None:
+                del os.environ[VISIBLE]
 
 
 class Pool:
@@ -30,10 +79,9 @@ class Pool:
     """
 
     def __init__(self, plan: Plan, workers: int):
-        self.plan, context = plan, multiprocessing.get_context("spawn")
-        self.queue, numbers = context.SimpleQueue(), context.SimpleQueue()
-        for number in range(workers):
-            numbers.put(number)
+        gpus = visible_gpus()
+        self.plan, context = plan, PlacingContext(gpus)
+        self.queue = context.SimpleQueue()
         self.logs = plan.grid.folder / "workers"
         self.logs.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // workers)
@@ -41,7 +89,7 @@ class Pool:
             workers,
             context,
             _begin,
-            (plan, self.queue, numbers, workers, visible_gpus(), threads, self.logs),
+            (plan, self.queue, workers, len(gpus), threads, self.logs),
         )
 
     def __enter__(self) -> "Pool":
@@ -81,7 +129,7 @@ class Pool:
 
 def visible_gpus() -> list[str]:
     """The GPUs that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    named = os.environ.get(VISIBLE)
     return (
         [gpu for gpu in named.split(",") if gpu]
         if named is not None
@@ -98,13 +146,13 @@ def memory_share(number: int, workers: int, gpus: int) -> float:
     return 1.0 if beside == 1 else 0.96 / beside  # each has a context of its own, outside of PyTorch's count
 
 
-def _begin(plan: Plan, queue, numbers, workers: int, gpus: list[str], threads: int, logs: Path) -> None:
+def _begin(plan: Plan, queue, workers: int, gpus: int, threads: int, logs: Path) -> None:
     end_with_parent()
-    number = numbers.get()
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        if torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(memory_share(number, workers, len(gpus)))
+    process = multiprocessing.current_process()
+    assert isinstance(process, PlacedProcess)
+    number = process.number
+    if gpus and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(memory_share(number, workers, gpus))
     torch.set_num_threads(threads)
     log = os.open(logs / f"{number}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):

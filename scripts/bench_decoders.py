@@ -187,6 +187,7 @@ def training_step(
         if batch not in rows_of:
             gradients.forget()
             optimizer.zero_grad(set_to_none=True)
+            optimizer.state.clear()  # of a step that memory cut short
             rows_of.clear()
             rows_of[batch] = example_batch(decoder, batch, machine.device)
         for _ in range(examples // batch):
@@ -208,10 +209,11 @@ def train(
         return does_not_fit(decoder, mode)
     figures = []
     for recomputed in (False, True):
+        machine.clear()
         try:
             step = training_step(decoder, mode, examples, machine, recomputed)
         except torch.OutOfMemoryError:
-            return does_not_fit(decoder, mode)
+            break
         figure = training_figure(decoder, mode, examples, machine, repeats, step, profiled)
         if figure is not None:
             figures.append(dataclasses.replace(figure, recomputed=recomputed))
