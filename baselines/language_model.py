@@ -23,6 +23,7 @@ from generation.choosing import CandidateScores, candidate_scores
 from generation.options import DecodingArguments, in_bf16
 from generation.requests import Request
 from generation.writing import decode_rows
+from model.attention import group_attention
 from model.cache import PrefixLayer, StaticPrefixCache
 from model.decoder import (
     align_head,
@@ -67,6 +68,7 @@ class PlainDecoder:
 
     def __init__(self, lm: PreTrainedModel):
         self.lm, self.position_offset = lm, position_offset(lm)
+        group_attention(lm)
 
     def to_offset(self, rows: torch.Tensor) -> torch.Tensor:
         """The numbers of the replies [B] as they are: `generate` keeps them for the rows still alive."""

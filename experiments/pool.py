@@ -35,7 +35,7 @@ class PlacingContext(SpawnContext):
         super().__init__()
         self.gpus, self.begun = gpus, 0
 
-    def Process(self, *args, **kwargs) -> SpawnProcess:  # noqa: N802 (multiprocessing's name)
+    def Process(self, *args, **kwargs) -> SpawnProcess:
         """A process that sees the next GPU."""
         process = PlacedProcess(*args, **kwargs)
         process.number, self.begun = self.begun, self.begun + 1

@@ -37,10 +37,11 @@ def nucleus_choice(
 def _largest(probabilities: torch.Tensor, mass: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest probabilities of every row in falling order, at least as many as have that mass together, and their tokens.
 
-    On a CPU sorting a vocabulary takes longer than a small model's step, and a few tokens nearly always have the mass; on a
-    GPU nothing may be read back.
+    Sorting a vocabulary takes longer than a small model's step, and a few tokens nearly always have the mass; in a step that
+    is recorded as a graph nothing may be read back.
     """
-    for few in () if probabilities.is_cuda or mass >= 1 else FEW:
+    recorded = probabilities.is_cuda and torch.cuda.is_current_stream_capturing()
+    for few in () if recorded or mass >= 1 else FEW:
         if few < probabilities.shape[-1]:
             largest, order = probabilities.topk(few, dim=-1)
             if bool((largest.cumsum(-1)[:, -1] >= mass).all()):

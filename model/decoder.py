@@ -17,12 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from model.attention import group_attention, takes_bool_masks
 from model.cache import PrefixLayer, StaticPrefixCache
 from model.encoder import encoder_config as decoder_config
 from model.losses import token_losses
 
 ALIGNED = 64  # columns
-CHUNK = 2**25  # logits that are computed at once in training: 0.13 GB in fp32, several times over
+CHUNK = 2**26  # logits that are computed at once in training: 0.27 GB in fp32, several times over
 RMS_NORMS = (
     "LlamaRMSNorm",
     "MistralRMSNorm",
@@ -105,7 +106,7 @@ def causal_mask(seen: torch.Tensor, new: int) -> torch.Tensor:
 
 def mask_for(lm: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
     """A mask of what may be seen (bool) as the model's attention takes it: all but ``sdpa`` add it to the scores."""
-    if lm.config._attn_implementation == "sdpa":
+    if takes_bool_masks(lm):
         return mask
     return torch.zeros_like(mask, dtype=lm.dtype).masked_fill(~mask, torch.finfo(lm.dtype).min)
 
@@ -210,6 +211,7 @@ class LatentDecoder(nn.Module):
         if isinstance(head := self.lm.get_output_embeddings(), nn.Linear):
             align_head(head)
         fuse_norms(self.lm)
+        group_attention(self.lm)
         self.n_prefix, self.token_dropout = n_prefix, token_dropout
         self.plain_head: bool | None = None  # see `_plain_head`
         self.n_layers, self.n_heads, self.head_dim = cache_shape(config)

@@ -26,6 +26,7 @@ from common.entry import Parser, run_main
 from common.errors import InputError
 from common.options import ROOT
 
+PARTS = ("beginning", "writing", "choosing and scoring")  # of the server's work, as its /metrics names them
 START_SECONDS, FINISH_SECONDS = 300, 300
 QUESTIONS = (
     "My bread did not rise this morning. What shall I do?",
@@ -74,11 +75,11 @@ def server(run: Path, device: str | None, options: list[str]) -> Iterator[str]:
         process.wait()
 
 
-def tokens_of(address: str) -> dict[str, float]:
-    """Tokens that the server has counted, by kind."""
+def counted(address: str) -> dict[str, float]:
+    """What the server has counted: tokens by kind, and the seconds of each part of its work."""
     counts = {}
     for line in httpx.get(f"{address}/metrics", timeout=30).text.splitlines():
-        if line.startswith("miracle_tokens_total"):
+        if line.startswith(("miracle_tokens_total", "miracle_part_seconds_total")):
             counts[line.split('"')[1]] = float(line.split()[-1])
     return counts
 
@@ -142,11 +143,12 @@ def measure(address: str, clients: int, seconds: float, candidates: int, tool: s
     """Let clients ask for some seconds.
 
     Returns:
-        Counts, replies and tokens per second, and percentiles of the seconds from a request to its reply.
+        Counts, replies and tokens per second, percentiles of the seconds from a request to its reply, and what share of the
+        time the server's model spends on each part of its work.
     """
-    before, began = tokens_of(address), time.monotonic()
+    before, began = counted(address), time.monotonic()
     latencies, failures = TOOLS[tool](address, clients, seconds, candidates)
-    whole, after = time.monotonic() - began, tokens_of(address)
+    whole, after = time.monotonic() - began, counted(address)
     grown = {kind: after[kind] - before.get(kind, 0.0) for kind in after}
     waits = np.array(latencies) if latencies else np.array([float("nan")])
     return {
@@ -155,19 +157,21 @@ def measure(address: str, clients: int, seconds: float, candidates: int, tool: s
         "reply_tokens_per_second": round(grown.get("reply", 0) / whole, 1),
         "written_tokens_per_second": round(grown.get("written", 0) / whole, 1),
         "p50": round(float(np.percentile(waits, 50)), 2), "p99": round(float(np.percentile(waits, 99)), 2),
+        "parts": {name: round(grown.get(name, 0.0) / whole, 3) for name in PARTS},
     }  # fmt: skip
 
 
 def table(rows: list[dict]) -> str:
     """The numbers as a table, with the throughput beside that of the first line."""
     lines = [
-        "| clients | answered | failed | replies/s | against the first | reply tokens/s | tokens/s of all candidates | p50 s | p99 s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| clients | answered | failed | replies/s | against the first | reply tokens/s | tokens/s of all candidates | p50 s | p99 s | beginning / writing / scoring |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         ratio = row["replies_per_second"] / (rows[0]["replies_per_second"] or float("nan"))
         cells = [row["clients"], row["answered"], row["failed"], row["replies_per_second"], f"{ratio:.2f}"]
         cells += [row["reply_tokens_per_second"], row["written_tokens_per_second"], row["p50"], row["p99"]]
+        cells.append(" / ".join(f"{share:.0%}" for share in row["parts"].values()))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

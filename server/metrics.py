@@ -1,5 +1,9 @@
 """What the service counts, for Prometheus."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
@@ -24,12 +28,24 @@ class Metrics:
         self.waiting = Gauge("miracle_waiting", "requests in the queue", **own)
         self.rows = Gauge("miracle_rows", "rows being written", **own)
         self.step_seconds = Histogram("miracle_step_seconds", "a step of all rows", buckets=STEPS, **own)
+        self.part_seconds = Counter(
+            "miracle_part_seconds", "what the model's thread spends its time on", ["part"], **own
+        )
         self.first_seconds = Histogram(
             "miracle_first_text_seconds", "from a request to its first text", buckets=SECONDS, **own
         )
         self.request_seconds = Histogram(
             "miracle_request_seconds", "from a request to its last reply", buckets=SECONDS, **own
         )
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the seconds of a part of the work."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.part_seconds.labels(name).inc(time.monotonic() - began)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -32,9 +32,6 @@ from server.waiting import WaitingLine
 
 logger = logging.getLogger(__name__)
 
-PREFILL = 2048  # prompt tokens that join at once; the others would wait for them
-SCORED_AT_ONCE = 8  # replies for which the evaluators do not wait any longer
-SCORE_WITHIN = 4  # steps that a written reply may wait for others to be scored with
 SMOOTHING = 0.1  # of the moving average of the seconds between two jobs that end
 
 
@@ -60,11 +57,35 @@ class Capacity:
             )
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long jobs wait for one another between two steps.
+
+    Attributes:
+        join_within: steps that pass at most, while others are written, before waiting jobs join.
+        prefill: prompt tokens that join at once; the others would wait for them.
+        scored_at_once: written replies for which the evaluators do not wait any longer.
+        score_within: steps that a written reply waits at most.
+    """
+
+    join_within: int
+    prefill: int
+    scored_at_once: int
+    score_within: int
+
+
+ON_CPU = Pace(1, 2048, 8, 4)  # reading a prompt takes as long for each of many as for one
+ON_GPU = Pace(
+    8, 16384, 64, 8
+)  # a step is soon done; latents, prompts and scores take as long for one as for a hundred
+
+
 class Scheduler:
     """Writes the jobs' replies; every method may be called from any thread."""
 
     def __init__(self, model: Miracle, capacity: Capacity, metrics: Metrics | None = None):
         self.model, self.capacity, self.metrics = model, capacity, metrics or Metrics()
+        self.pace = ON_GPU if model.generator.device.type == "cuda" else ON_CPU
         self._line = WaitingLine(capacity.waiting, capacity.waiting_per_client)
         self._changed = threading.Condition()
         self._closing = False
@@ -74,6 +95,7 @@ class Scheduler:
             tuple[Job, PendingReply, int]
         ] = []  # not scored yet, with the step at which it ended
         self._steps = 0
+        self._joined = 0  # the step before which jobs joined last
         self._last_end = time.monotonic()
         self._batches: dict[str, RowBatch] = {}  # by precision, which in practice is one
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
@@ -156,9 +178,13 @@ class Scheduler:
                 self._do(work, future)
             self._drop_cancelled()
             if new:
-                self._begin(new)
-            self._step()
-            self._finish(self._due())
+                with self.metrics.part("beginning"):
+                    self._begin(new)
+                self._joined = self._steps
+            with self.metrics.part("writing"):
+                self._step()
+            with self.metrics.part("choosing and scoring"):
+                self._finish(self._due())
             self._observe()
         for job in [*self._running, *self._line.all()]:
             self._fail(job, Refused("the server ended", 503, code="ending", retry_after=5))
@@ -174,6 +200,8 @@ class Scheduler:
 
     def _taken(self) -> list[Job]:
         """Jobs that join now."""
+        if self.rows and self._steps - self._joined < self.pace.join_within:
+            return []
         room = self.capacity.rows - sum(job.size for job in self._running)
         running: dict[str, int] = {}
         for job in self._running:
@@ -183,7 +211,7 @@ class Scheduler:
             found.append(job)
             running[job.client] = running.get(job.client, 0) + job.size
             room -= job.size
-            if sum(job.size * self._prompt_estimate(job) for job in found) > PREFILL:
+            if sum(job.size * self._prompt_estimate(job) for job in found) > self.pace.prefill:
                 break
         return found
 
@@ -343,7 +371,12 @@ class Scheduler:
         if not self._written:
             return []
         oldest = self._written[0][2]
-        if self.rows and len(self._written) < SCORED_AT_ONCE and self._steps - oldest < SCORE_WITHIN:
+        pace = self.pace
+        if (
+            self.rows
+            and len(self._written) < pace.scored_at_once
+            and self._steps - oldest < pace.score_within
+        ):
             return []
         due, self._written = [(job, writing) for job, writing, _ in self._written], []
         return due

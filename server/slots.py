@@ -131,11 +131,11 @@ class SlotCache(Cache):
             layer.keys[first : first + rows, :, :filled] = read.keys.gather(2, index)
             layer.values[first : first + rows, :, :filled] = read.values.gather(2, index)
 
-    def move(self, source: int, target: int) -> None:
-        """A slot's content into another slot."""
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """The content of slots into other slots, of which none is a source."""
         for layer in self.layers:
-            layer.keys[target].copy_(layer.keys[source])
-            layer.values[target].copy_(layer.values[source])
+            for states in (layer.keys, layer.values):
+                states[targets] = states[sources]
 
 
 def graph_slots(slots: int) -> int:
@@ -307,21 +307,21 @@ class RowBatch:
         if not self.rows:
             self._owners, self._filled = [], []
             return
-        for slot in reversed(range(len(self._owners))):
-            if id(self._owners[slot][0]) in gone:
-                self._free(slot)
+        staying = [slot for slot, (row, _) in enumerate(self._owners) if id(row) not in gone]
+        holes = [slot for slot in range(len(staying)) if id(self._owners[slot][0]) in gone]
+        if holes:
+            self._move(staying[-len(holes) :], holes)
+        del self._owners[len(staying) :], self._filled[len(staying) :]
 
-    def _free(self, slot: int) -> None:
+    def _move(self, sources: list[int], targets: list[int]) -> None:
+        """The last slots into those that were left, all at once: a move is a kernel for every layer."""
         assert self._cache is not None and self._offset is not None
-        last = len(self._owners) - 1
-        if slot != last:
-            self._cache.move(last, slot)
-            for whole in (self._offset, self._lexical):
-                if whole is not None:
-                    whole[slot] = whole[last]
-            self._owners[slot], self._filled[slot] = self._owners[last], self._filled[last]
-        self._owners.pop()
-        self._filled.pop()
+        self._cache.move(sources, targets)
+        for whole in (self._offset, self._lexical):
+            if whole is not None:
+                whole[targets] = whole[sources]
+        for source, target in zip(sources, targets):
+            self._owners[target], self._filled[target] = self._owners[source], self._filled[source]
 
     def _choose(
         self, rows: list[DecodingRow], logits: torch.Tensor, owners: list[tuple[DecodingRow, int]]

@@ -123,6 +123,27 @@ def test_a_checkpoint_holds_what_is_trained_and_comes_back_equal(adapted, batch,
     )
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_adapters_in_one_product_give_peft_s_numbers_and_gradients(kind, adapted, batch):
+    """The sum is added to by the second product, in place: the same loss and gradients as by peft's own code."""
+    model, found = adapted(kind).train(), []
+    for own in (True, False):
+        for layer in model.modules():
+            if not own and hasattr(layer, "lora_A"):
+                layer.forward = layer.plain_forward
+        model.zero_grad()
+        torch.manual_seed(0)  # of dropout
+        loss = loss_of(model, batch)["loss"]
+        loss.backward()
+        found.append(
+            (loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        )
+    (ours, our_gradients), (theirs, their_gradients) = found
+    torch.testing.assert_close(ours, theirs)
+    assert sum(map(is_adapter, our_gradients)) > 8
+    torch.testing.assert_close(our_gradients, their_gradients, rtol=1e-4, atol=1e-5)
+
+
 def test_only_adapters_and_our_layers_get_gradients(adapted, batch):
     model = adapted("llama")
     loss_of(model.train(), batch)["loss"].backward()
