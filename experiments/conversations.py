@@ -153,6 +153,11 @@ def parser() -> argparse.ArgumentParser:
         "--candidates", type=int, help="replies to choose from (default: the run's own number)"
     )
     options.add_argument(
+        "--context-block-ngram",
+        type=int,
+        help="no n-gram of this size that the conversation has already; 0: allowed (default: the run's own)",
+    )
+    options.add_argument(
         "--follow-ups",
         type=Path,
         default=FOLLOW_UPS,
@@ -193,7 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     openings = list(dict.fromkeys(context[0] for context in contexts_of(options)))
     model = scored_run(options.run, options.device)
     conversations = planned(openings, model.schema, options.turns, lines, options.seed)
-    generation_options = {} if options.candidates is None else {"candidates": options.candidates}
+    given = {"candidates": options.candidates, "context_block_ngram": options.context_block_ngram}
+    generation_options = {name: value for name, value in given.items() if value is not None}
 
     def write(contexts: list[list[str]], targets: list[dict[str, str]]) -> list[Reply]:
         return model.replies(contexts, targets, options.weights, options.seed, **generation_options)
@@ -208,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         "openings": len(openings),
         "weights": options.weights,
     }
-    record |= {"candidates": options.candidates, "versions": package_versions(), "git": git_revision()}
+    record |= given | {"versions": package_versions(), "git": git_revision()}
     write_json(folder / "conversations.json", {"turns": turns, "losses": lost, "run": record})
     write_csv(folder / "turns.csv", csv_rows(turns))
     draw_panels(folder / "turns.png", [partial(draw, turns, name, title) for name, title in PANELS.items()])

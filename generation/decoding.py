@@ -6,7 +6,14 @@ from typing import Any, Protocol
 
 import torch
 
-from generation.token_choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
+from generation.token_choice import (
+    UNWRITTEN,
+    ban_repeated_ngrams,
+    ban_said_ngrams,
+    guide,
+    nucleus_choice,
+    penalise_repetition,
+)
 from model.cache import StaticPrefixCache
 from model.decoder import causal_mask, positions_of
 from model.graphs import recorded
@@ -30,6 +37,7 @@ class Rules:
     repetition_penalty: float
     guidance: float
     plausibility: float
+    context_block_ngram: int = 0
 
 
 class Decoder(Protocol):
@@ -105,6 +113,9 @@ class DecodingState:
         room = self.cache.room
         self.rows = torch.arange(batch, device=device)
         self.written = torch.full((batch, longest), UNWRITTEN, device=device)
+        self.said: torch.Tensor | None = None  # [B, T]
+        if rules.context_block_ngram:
+            self.said = torch.where(prompt_mask[:batch].bool(), prompt_ids[:batch], UNWRITTEN)
         self.ended = torch.zeros(batch, dtype=torch.bool, device=device)
         self.used: torch.Tensor | None = None  # [B, V]
         self.tokens = torch.zeros(batch, dtype=torch.long, device=device)
@@ -158,6 +169,9 @@ class DecodingState:
             logits = guide(guided, plain, rules.guidance, rules.plausibility)
         if rules.no_repeat_ngram_size:
             logits = ban_repeated_ngrams(logits, self.written, self.count, rules.no_repeat_ngram_size)
+        if self.said is not None:
+            size, end = rules.context_block_ngram, rules.eos_token_id
+            logits = ban_said_ngrams(logits, self.said, self.written, self.count, size, end)
         if rules.repetition_penalty != 1.0:
             if self.used is None:
                 self.used = torch.zeros_like(logits, dtype=torch.bool)
@@ -181,7 +195,7 @@ class DecodingState:
         read = torch.cat([live + reading * self.rows.numel() for reading in range(self.readings)])
         self.cache.keep(read)
         for names, chosen in (
-            (("rows", "written", "ended", "used", "tokens", "uniforms"), live),
+            (("rows", "written", "ended", "used", "tokens", "uniforms", "said"), live),
             (("offset", "lexical", "mask", "position"), read),
         ):
             for name in names:
@@ -208,6 +222,7 @@ def generate(
     reference: torch.Tensor | None = None,
     guidance: float = 1.0,
     plausibility: float = 0.0,
+    context_block_ngram: int = 0,
     on_step: Callable[[torch.Tensor], bool] | None = None,
     graphs: bool = True,
 ) -> list[list[int]]:
@@ -223,6 +238,7 @@ def generate(
         repetition_penalty: over 1, tokens that the reply has already become less likely (Keskar et al., 2019); 1 is off.
         reference: [B, D], latents without control, needed for a guidance other than 1.
         guidance, plausibility: see `generation.token_choice.guide`; a guidance of 1 is off.
+        context_block_ngram: no n-gram of that size that the prompt has; 0 allows all.
         on_step: called after every step with all rows' tokens so far, [B, steps], padded where a row has ended; where it
             returns False, decoding ends there.
         graphs: record the step as a CUDA graph where there is a GPU.
@@ -254,6 +270,7 @@ def generate(
         repetition_penalty,
         guidance,
         plausibility,
+        context_block_ngram,
     )
     replies = DecodingState(
         decoder,

@@ -142,6 +142,12 @@ class DecodingArguments:
     repetition_penalty: float = field(
         default=1.0, metadata={"help": "over 1: words the reply already has become less likely; 1: off"}
     )
+    context_block_ngram: int = field(
+        default=0,
+        metadata={
+            "help": "no n-gram of this size that the conversation so far has, so that replies do not repeat earlier ones; 0: allowed"
+        },
+    )
     guidance: float = field(
         default=1.0,
         metadata={
@@ -167,7 +173,7 @@ class DecodingArguments:
         within("top_p", self.top_p, 0 < self.top_p <= 1, "over 0 and at most 1")
         within("temperature", self.temperature, 0 < self.temperature < math.inf, "over 0")
         at_least(1, self, "max_new_tokens repetition_penalty batch_size")
-        at_least(0, self, "no_repeat_ngram_size guidance")
+        at_least(0, self, "no_repeat_ngram_size context_block_ngram guidance")
         for name in ("repetition_penalty", "guidance"):
             within(name, getattr(self, name), getattr(self, name) <= STRONGEST, f"of at most {STRONGEST:g}")
         within("plausibility", self.plausibility, 0 <= self.plausibility < 1, "of 0 or more and less than 1")

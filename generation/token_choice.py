@@ -80,15 +80,42 @@ def ban_repeated_ngrams(
         step: [1], how many tokens each reply has.
         size: of the n-gram, at least 1.
     """
-    if written.shape[1] < size:
+    return _ban_ngrams(logits, written, written, step, size)
+
+
+def ban_said_ngrams(
+    logits: torch.Tensor,
+    said: torch.Tensor,
+    written: torch.Tensor,
+    step: torch.Tensor,
+    size: int,
+    eos_token_id: int,
+) -> torch.Tensor:
+    """Logits with -inf for every token that would complete an n-gram of the conversation so far (context blocking: Roller et
+    al., EACL 2021), of whose tokens all but the last are the reply's own.
+
+    A reply may always end.
+
+    Args:
+        said: [B, T] tokens of the prompts, `UNWRITTEN` in front of them.
+        others: as for `ban_repeated_ngrams`.
+    """
+    return _ban_ngrams(logits, torch.where(said == eos_token_id, UNWRITTEN, said), written, step, size)
+
+
+def _ban_ngrams(
+    logits: torch.Tensor, source: torch.Tensor, written: torch.Tensor, step: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Logits with -inf for every token that completes an n-gram of the source [B, M] behind what is written."""
+    if source.shape[1] < size or written.shape[1] < size - 1:
         return logits
-    ngrams = written.unfold(1, size, 1)  # [B, N - size + 1, size]
+    ngrams = source.unfold(1, size, 1)  # [B, M - size + 1, size]
     last = (step - (size - 1) + torch.arange(size - 1, device=step.device)).clamp_min(
         0
     )  # columns of the tokens that an n-gram would begin with
     begun = (
         (ngrams[..., :-1] == written[:, last].unsqueeze(1)).all(-1)
-        & (ngrams[..., -1] != UNWRITTEN)
+        & (ngrams != UNWRITTEN).all(-1)
         & (step >= size - 1)
     )
     ban = torch.where(begun, -torch.inf, 0.0).to(logits.dtype)

@@ -66,6 +66,7 @@ def decode_rows(
                 reference=None if reference is None else reference[chosen],
                 guidance=how.guidance,
                 plausibility=how.plausibility,
+                context_block_ngram=how.context_block_ngram,
                 on_step=watching(chosen),
             )
             for index, text in zip(chosen, tokenizer.batch_decode(tokens, skip_special_tokens=True)):

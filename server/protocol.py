@@ -95,6 +95,7 @@ class ChatRequest(Spoken):
     guidance: float | None = Field(None, ge=0, le=10)
     plausibility: float | None = Field(None, ge=0, lt=1)
     no_repeat_ngram_size: int | None = Field(None, ge=0, le=100)
+    context_block_ngram: int | None = Field(None, ge=0, le=100)
     repetition_penalty: float | None = Field(None, ge=1, le=10)
     scores: bool | None = None
 
@@ -111,9 +112,7 @@ class ChatRequest(Spoken):
 
     def options(self) -> dict[str, object]:
         """The options of `Miracle.reply` that it sets, apart from target, weights and seed."""
-        names = (
-            "candidates start fluency relevance guidance plausibility no_repeat_ngram_size repetition_penalty"
-        )
+        names = "candidates start fluency relevance guidance plausibility no_repeat_ngram_size context_block_ngram repetition_penalty"
         found = {name: value for name in names.split() if (value := getattr(self, name)) is not None}
         if self.temperature == 0:
             found["decoding"] = "greedy"

@@ -308,7 +308,7 @@ class Scheduler:
         job.prompt_tokens = len(prompt)
         rules = Rules(
             made.decoder_tokenizer.eos_token_id, how.decoding, how.top_p, how.temperature, how.no_repeat_ngram_size,
-            how.repetition_penalty, how.guidance, how.plausibility,
+            how.repetition_penalty, how.guidance, how.plausibility, how.context_block_ngram,
         )  # fmt: skip
         for writing in job.writings:
             assert writing.sample is not None

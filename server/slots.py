@@ -15,7 +15,14 @@ from transformers.cache_utils import DynamicLayer
 
 from dataset.batching import pad, round_up
 from generation.decoding import Decoder, Rules
-from generation.token_choice import UNWRITTEN, ban_repeated_ngrams, guide, nucleus_choice, penalise_repetition
+from generation.token_choice import (
+    UNWRITTEN,
+    ban_repeated_ngrams,
+    ban_said_ngrams,
+    guide,
+    nucleus_choice,
+    penalise_repetition,
+)
 from model.cache import StaticPrefixCache
 from model.decoder import causal_mask, positions_of
 from model.graphs import recorded
@@ -358,6 +365,13 @@ def next_tokens(readings: list[torch.Tensor], rows: list[DecodingRow], rules: Ru
     if rules.no_repeat_ngram_size:
         step = torch.tensor([most], device=logits.device)
         logits = ban_repeated_ngrams(logits, written, step, rules.no_repeat_ngram_size)
+    if rules.context_block_ngram:
+        longest = max(len(row.prompt) for row in rows)
+        said = torch.tensor(
+            [[UNWRITTEN] * (longest - len(row.prompt)) + row.prompt for row in rows], device=logits.device
+        )
+        step = torch.tensor([most], device=logits.device)
+        logits = ban_said_ngrams(logits, said, written, step, rules.context_block_ngram, rules.eos_token_id)
     if rules.repetition_penalty != 1.0 and most:
         used = torch.zeros(len(rows), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
         used.scatter_(1, torch.where(written == UNWRITTEN, logits.shape[1], written), True)

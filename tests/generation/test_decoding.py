@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from generation.decoding import generate
-from generation.token_choice import guide, nucleus_choice
+from generation.token_choice import ban_said_ngrams, guide, nucleus_choice
 from model.noise import generators
 
 KINDS = ("gpt2", "llama")
@@ -205,6 +205,36 @@ def test_ngrams_of_the_prompt_are_allowed(make_decoder):
         no_repeat_ngram_size=1,
     )[0]
     assert reply == argmax_step_by_step(decoder, latents()[1], prompt[0].tolist(), ngram=1)[:4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 2, 3])
+@torch.no_grad()
+def test_what_was_said_before_is_not_said_again(kind, size, make_decoder):
+    """Against the definition, a row at a time; the prompts hold what the replies would begin with."""
+    decoder, z = make_decoder(kind), latents()
+    prompts = [prompt + reply[2:9] + [5] for prompt, reply in zip(PROMPTS, written(decoder))]
+    ids, mask = left_padded(prompts)
+    options = {"eos_token_id": NEVER, "pad_token_id": 319, "max_new_tokens": 10}
+    found = generate(decoder, z, ids, mask, context_block_ngram=size, **options)
+    assert found != generate(decoder, z, ids, mask, **options)
+    for latent, prompt, reply in zip(z, prompts, found):
+        said = {tuple(prompt[i : i + size]) for i in range(len(prompt) - size + 1)}
+        own = []
+        while len(own) < 10:
+            whole = torch.tensor([prompt + own])
+            logits = decoder(whole, torch.ones_like(whole), latent.unsqueeze(0))[0, -1]
+            last = tuple(own[len(own) - size + 1 :]) if len(own) >= size - 1 else None
+            logits[[gram[-1] for gram in said if gram[:-1] == last]] = -torch.inf
+            own.append(int(logits.argmax()))
+        assert reply == own
+        assert not said & {tuple(reply[i : i + size]) for i in range(len(reply) - size + 1)}
+
+
+def test_a_reply_may_end_as_an_earlier_one_did():
+    logits, said = torch.zeros(1, 9), torch.tensor([[7, 3]])
+    kept = ban_said_ngrams(logits, said, torch.full((1, 4), -1), torch.tensor([0]), 1, eos_token_id=7)
+    assert kept[0, 3] == -torch.inf and kept[0, 7] == 0
 
 
 def test_length_is_bounded_and_an_immediate_end_is_an_empty_reply(make_decoder):

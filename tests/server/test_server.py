@@ -17,8 +17,10 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from common.errors import InputError
 from server.app import Served
 from server.guards import LOOPBACK_NAMES, Bounds
-from server.scheduler import Capacity
+from server.scheduler import ON_GPU, Capacity
+from server.slots import RowBatch
 
+PARTS = ("beginning", "writing", "choosing and scoring")
 QUESTION = "My bread did not rise. What shall I do?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
 SAMPLED = {"temperature": 0.3, "top_p": 0.9}
@@ -410,6 +412,40 @@ def test_a_full_queue_says_429_and_when_to_come_back(serve_with, gate):
         assert refused.json()["error"]["code"] == "queue_full"
         gate._open.set()
         assert [future.result().status_code for future in (first, *others)] == [200] * 3
+
+
+def test_jobs_that_wait_for_one_another_get_the_same_replies(serve_with, gate, monkeypatch):
+    """On a GPU waiting jobs join together every few steps, and replies are scored together."""
+    monkeypatch.setattr("server.scheduler.ON_CPU", ON_GPU)
+    live, joined = serve_with(), []
+    join = RowBatch.join
+    monkeypatch.setattr(RowBatch, "join", lambda batch, rows: (joined.append(len(rows)), join(batch, rows)))
+
+    async def one(client, number):
+        found = await client.chat.completions.create(
+            model="r:lyrical", messages=MESSAGES, seed=number, extra_body={"user": f"{number}"}, **SAMPLED
+        )
+        return found.choices[0].message.content
+
+    async def all_of_them():
+        async with AsyncOpenAI(base_url=live.url, api_key="none") as client:
+            first = asyncio.create_task(one(client, 0))
+            await asyncio.to_thread(live.wait_until, lambda: joined == [1])
+            rest = [asyncio.create_task(one(client, number)) for number in range(1, 6)]
+            health = live.root + "/health"
+            await asyncio.to_thread(live.wait_until, lambda: httpx.get(health).json()["waiting"] == 5)
+            gate._open.set()
+            return await asyncio.gather(first, *rest)
+
+    with gate.closed():
+        found = asyncio.run(all_of_them())
+    assert found == [
+        live.model.reply(QUESTION, "lyrical", seed=n, decoding="top_p", temperature=0.3, top_p=0.9)[0].text
+        for n in range(6)
+    ]
+    assert joined == [1, 5]
+    parts = live.numbers()
+    assert all(parts[f'miracle_part_seconds_total{{part="{name}"}}'] > 0 for name in PARTS)
 
 
 def test_who_leaves_frees_rows_and_place(serve_with, gate):

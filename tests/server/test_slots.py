@@ -45,7 +45,7 @@ def alone(decoder, row: DecodingRow, number: int) -> list[int]:
         temperature=own.temperature, sources=[generator(number, "c", "t", "decoding")],
         no_repeat_ngram_size=own.no_repeat_ngram_size, repetition_penalty=own.repetition_penalty,
         reference=None if row.reference is None else row.reference.unsqueeze(0), guidance=own.guidance,
-        plausibility=own.plausibility,
+        plausibility=own.plausibility, context_block_ngram=own.context_block_ngram,
     )[0]  # fmt: skip
 
 
@@ -76,8 +76,9 @@ def write(batch: RowBatch, waiting: list[DecodingRow], every: int, at_once: int)
             ],
         ),
         ("llama", [rules(guidance=2.0, plausibility=0.05), rules(no_repeat_ngram_size=1)]),
+        ("gpt2", [rules(context_block_ngram=1), rules(context_block_ngram=2, no_repeat_ngram_size=2)]),
     ],
-    ids=["top_p", "greedy", "mixed", "guided"],
+    ids=["top_p", "greedy", "mixed", "guided", "not said before"],
 )
 def test_whoever_joins_and_leaves_each_row_is_as_alone(decoder_of, kind, settings):
     decoder, rows = decoder_of(kind), rows_of(7, settings, longest=(LONGEST, 3, 5))
