@@ -28,6 +28,7 @@ from miracle import Miracle, Reply  # noqa: E402
 if TYPE_CHECKING:
     from server.client import RemoteMiracle
 
+BLOCK = 4  # tokens: see docs/method.md, what a conversation repeats
 HELP = """\
 /ASPECT [FACTOR]   ask for an aspect; FACTOR times the run's strength, 1 where it is left out;
                    several on a line: /ASPECT, /ASPECT FACTOR
@@ -49,6 +50,7 @@ class Chat:
         write: takes each line of output.
         draft: takes the text of a reply under way after every token (with several candidates the first's), and "" where
             it has ended; None: nothing is shown of it.
+        block: replies do not say n-grams of this size again that the conversation has; 0: they may.
     """
 
     def __init__(
@@ -56,8 +58,9 @@ class Chat:
         model: "Miracle | RemoteMiracle",
         write: Callable[[str], None] = print,
         draft: Callable[[str], None] | None = None,
+        block: int = 0,
     ):
-        self.model, self.write, self.draft = model, write, draft
+        self.model, self.write, self.draft, self.block = model, write, draft, block
         self.target: dict[str, str] = {}
         self.factors: dict[str, float] = {}
         self.turns: list[str] = []  # user, reply, user, reply, ...
@@ -197,6 +200,8 @@ class Chat:
         """The reply to the conversation so far, whose text is shown while it is written."""
         if self.draft is not None:
             options["on_text"] = self.watch
+        if self.block:
+            options["context_block_ngram"] = self.block
         try:
             return self.model.reply(answered(turns), target, self.weights(), seed=self.seed, **options)[0]
         finally:
@@ -348,6 +353,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="talk to a server of serve.sh instead of loading a run (its key: MIRACLE_API_KEY)",
     )
+    options.add_argument(
+        "--context-block-ngram",
+        type=int,
+        default=BLOCK,
+        help="replies do not say n-grams of this size again that the conversation has; 0: they may (default: %(default)s)",
+    )
     options.add_argument("--target", help="aspects to begin with: lyrical,optimistic")
     options.add_argument("--device", help="cpu, cuda or mps; default: CUDA, MPS or CPU, in that order")
     return options
@@ -369,7 +380,8 @@ def main(argv: list[str] | None = None) -> int:
     """Talk until the user ends it; returns the exit status."""
     options = parser().parse_args(argv)
     model, name = loaded(options)
-    chat = Chat(model, draft=draft_line if sys.stdout.isatty() else None)
+    draft = draft_line if sys.stdout.isatty() else None
+    chat = Chat(model, draft=draft, block=options.context_block_ngram)
     chat.target = model.target(options.target)
     try:
         import readline  # noqa: F401  line editing and history at the prompt, where the platform has it

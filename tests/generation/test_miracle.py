@@ -385,6 +385,17 @@ def talk(model, *lines):
     return conversation, said, going
 
 
+def test_a_conversation_need_not_say_again_what_it_has_said(model):
+    """Every reply is the library's with that option; the command asks for it."""
+    conversation = chat.Chat(model, [].append, block=1)
+    for line in ("/lyrical", "Shall we bake bread?", "And then?"):
+        conversation.handle(line)
+    asked = ["Shall we bake bread?", conversation.turns[1], "And then?"]
+    expected = model.reply(asked, "lyrical", context_block_ngram=1)[0]
+    assert conversation.turns[3] == expected.text != model.reply(asked, "lyrical")[0].text
+    assert chat.parser().parse_args([]).context_block_ngram == chat.BLOCK
+
+
 def test_commands_change_what_is_asked_for(model):
     conversation, said, _ = talk(model, "/lyrical", "/optimistic 0.5", "/plain", "/no attitude")
     assert said == [
