@@ -58,7 +58,7 @@ class Capacity:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Patience:
     """How long jobs wait for one another between two steps.
 
     Attributes:
@@ -74,8 +74,8 @@ class Pace:
     score_within: int
 
 
-ON_CPU = Pace(1, 2048, 8, 4)  # reading a prompt takes as long for each of many as for one
-ON_GPU = Pace(
+ON_CPU = Patience(1, 2048, 8, 4)  # reading a prompt takes as long for each of many as for one
+ON_GPU = Patience(
     8, 16384, 64, 8
 )  # a step is soon done; latents, prompts and scores take as long for one as for a hundred
 
@@ -85,7 +85,7 @@ class Scheduler:
 
     def __init__(self, model: Miracle, capacity: Capacity, metrics: Metrics | None = None):
         self.model, self.capacity, self.metrics = model, capacity, metrics or Metrics()
-        self.pace = ON_GPU if model.generator.device.type == "cuda" else ON_CPU
+        self.patience = ON_GPU if model.generator.device.type == "cuda" else ON_CPU
         self._line = WaitingLine(capacity.waiting, capacity.waiting_per_client)
         self._changed = threading.Condition()
         self._closing = False
@@ -200,7 +200,7 @@ class Scheduler:
 
     def _taken(self) -> list[Job]:
         """Jobs that join now."""
-        if self.rows and self._steps - self._joined < self.pace.join_within:
+        if self.rows and self._steps - self._joined < self.patience.join_within:
             return []
         room = self.capacity.rows - sum(job.size for job in self._running)
         running: dict[str, int] = {}
@@ -211,7 +211,7 @@ class Scheduler:
             found.append(job)
             running[job.client] = running.get(job.client, 0) + job.size
             room -= job.size
-            if sum(job.size * self._prompt_estimate(job) for job in found) > self.pace.prefill:
+            if sum(job.size * self._prompt_estimate(job) for job in found) > self.patience.prefill:
                 break
         return found
 
@@ -371,11 +371,11 @@ class Scheduler:
         if not self._written:
             return []
         oldest = self._written[0][2]
-        pace = self.pace
+        patience = self.patience
         if (
             self.rows
-            and len(self._written) < pace.scored_at_once
-            and self._steps - oldest < pace.score_within
+            and len(self._written) < patience.scored_at_once
+            and self._steps - oldest < patience.score_within
         ):
             return []
         due, self._written = [(job, writing) for job, writing, _ in self._written], []
