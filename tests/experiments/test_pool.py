@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnProcess
 
 import pytest
 
@@ -25,24 +26,27 @@ def seen() -> str | None:
     return SEEN_AT_FIRST
 
 
-@pytest.mark.parametrize("before", [None, "3,7"])
-def test_a_worker_sees_its_gpu_from_the_first_line_on_and_the_parent_sees_what_it_saw(monkeypatch, before):
+def test_a_worker_sees_its_gpu_from_the_first_line_on(monkeypatch):
     """A library that looks at the GPUs while it is imported must find one: bitsandbytes does."""
+    monkeypatch.setenv(VISIBLE, "3,7")
+    context = PlacingContext(visible_gpus())
+    context.begun = 1
+    with ProcessPoolExecutor(1, context) as pool:
+        assert pool.submit(seen).result() == "7"
+    assert os.environ[VISIBLE] == "3,7"
+
+
+@pytest.mark.parametrize("before", [None, "3,7"])
+@pytest.mark.parametrize("gpus", [[], ["0", "1"]])
+def test_workers_take_the_gpus_in_turn_and_the_parent_sees_what_it_saw(monkeypatch, before, gpus):
     monkeypatch.delenv(VISIBLE, raising=False)
     if before is not None:
         monkeypatch.setenv(VISIBLE, before)
-    gpus = ["0", "1"] if before is None else visible_gpus()
-    found = []
-    for _ in range(2):
-        context = PlacingContext(gpus)
-        context.begun = len(found)
-        with ProcessPoolExecutor(1, context) as pool:
-            found.append(pool.submit(seen).result())
-    assert found == gpus == (["0", "1"] if before is None else ["3", "7"])
+    found, context = [], PlacingContext(gpus)
+    monkeypatch.setattr(SpawnProcess, "start", lambda process: found.append(os.environ.get(VISIBLE)))
+    for number in range(3):
+        process = context.Process()
+        assert process.number == number
+        process.start()
+    assert found == (["0", "1", "0"] if gpus else [before] * 3)
     assert os.environ.get(VISIBLE) == before
-
-
-def test_without_gpus_nothing_is_said(monkeypatch):
-    monkeypatch.delenv(VISIBLE, raising=False)
-    with ProcessPoolExecutor(1, PlacingContext([])) as pool:
-        assert pool.submit(seen).result() is None
