@@ -75,9 +75,8 @@ class Patience:
 
 
 ON_CPU = Patience(1, 2048, 8, 4)  # reading a prompt takes as long for each of many as for one
-ON_GPU = Patience(
-    8, 16384, 64, 8
-)  # a step is soon done; latents, prompts and scores take as long for one as for a hundred
+# a step is soon done there; latents, prompts and scores take little longer for many than for one
+ON_GPU = Patience(8, 16384, 64, 8)
 
 
 class Scheduler:
