@@ -47,6 +47,15 @@ class Metrics:
         finally:
             self.part_seconds.labels(name).inc(time.monotonic() - began)
 
+    def part_totals(self) -> dict[str, float]:
+        """Seconds by part so far."""
+        found = {}
+        for metric in self.part_seconds.collect():
+            for sample in metric.samples:
+                if sample.name.endswith("_total"):
+                    found[sample.labels["part"]] = sample.value
+        return found
+
     def text(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self.registry)
