@@ -15,7 +15,7 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not name:
-        return torch.device(next(kind for kind, found in there.items() if found))
+        name = next(kind for kind, found in there.items() if found)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -24,6 +24,9 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         raise InputError(
             f"device {str(name)!r} cannot be used; this machine has {', '.join(kind for kind, found in there.items() if found)}"
         )
+    if device.type == "cuda":
+        # cuDNN's attention builds a plan for every new shape, and dialogues have many: most of what reading them would take
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -23,12 +24,14 @@ def round_up(length: int, multiple: int) -> int:
 
 def pad(rows: list[list[int]], value: int, side: str = "right", length: int = 0) -> torch.Tensor:
     """Rows of unequal length as one [B, T] tensor, filled with `value` on the given side; T is at least `length`."""
-    length = max(length, max(map(len, rows)))
-    filled = [
-        row + [value] * (length - len(row)) if side == "right" else [value] * (length - len(row)) + row
-        for row in rows
-    ]
-    return torch.tensor(filled, dtype=torch.long)
+    lengths = np.array([len(row) for row in rows])[:, np.newaxis]
+    length = max(length, int(lengths.max()))
+    columns = np.arange(length)
+    filled = np.full((len(rows), length), value, dtype=np.int64)
+    filled[columns < lengths if side == "right" else columns >= length - lengths] = list(
+        itertools.chain.from_iterable(rows)
+    )
+    return torch.from_numpy(filled)
 
 
 def pad_inputs(

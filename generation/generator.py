@@ -29,7 +29,11 @@ from model.sampler import Sample
 
 
 class ReplyGenerator:
-    """A trained CVAE with its tokenizers, ready to write replies."""
+    """A trained CVAE with its tokenizers, ready to write replies.
+
+    Attributes:
+        positions: tokens that the decoder's position table has room for; None where it has none.
+    """
 
     def __init__(
         self, folder: Path, device: torch.device, schema: Schema | None = None, precision: str = "auto"
@@ -54,6 +58,7 @@ class ReplyGenerator:
             )
         self.template = DialogueTemplate(**self.config.template)
         self.names = list(self.config.attributes)
+        self.positions = positions_limit(self.model.decoder.lm)
 
     @torch.no_grad()
     def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
@@ -300,9 +305,7 @@ class ReplyGenerator:
 
     def prompt_room(self, how: DecodingArguments) -> int:
         """Tokens that a prompt may have; raises `InputError` where a reply of `max_new_tokens` leaves none."""
-        return prompt_length(
-            positions_limit(self.model.decoder.lm), self.config.decoder_length, how.max_new_tokens
-        )
+        return prompt_length(self.positions, self.config.decoder_length, how.max_new_tokens)
 
     def cuts(self, contexts: list[tuple[str, ...]], how: DecodingArguments) -> list[Cut | None]:
         """What the decoder does not read of each context, so that its reply has room; None where it reads all of it."""

@@ -110,6 +110,16 @@ class Sample:
         }
         return Sample(**parts)
 
+    def part(self, begin: int, end: int) -> "Sample":
+        """Latents that lie one behind the other, not copied."""
+        return Sample(
+            **{name: None if part is None else part[begin:end] for name, part in vars(self).items()}
+        )
+
+    def cpu(self) -> "Sample":
+        """All of them on the CPU."""
+        return Sample(**{name: None if part is None else part.cpu() for name, part in vars(self).items()})
+
 
 class _Drift:
     """The right-hand side in the geometry's own coordinates: z itself, or u for ``whitened``."""

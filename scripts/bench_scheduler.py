@@ -155,7 +155,8 @@ def main(argv: list[str] | None = None) -> int:
         "parts": {name: round(spent / seconds, 3) for name, spent in load.parts.items()},
     }))  # fmt: skip
     if isinstance(scheduler, Profiled):
-        pstats.Stats(scheduler.profile, stream=sys.stdout).sort_stats("tottime").print_stats(45)
+        for order in ("cumulative", "tottime"):
+            pstats.Stats(scheduler.profile, stream=sys.stdout).sort_stats(order).print_stats(45)
     return 1 if load.failed else 0
 
 

@@ -17,7 +17,6 @@ from common.errors import InputError
 from generation.control_weights import STRONGEST
 from generation.options import uncontrolled
 from miracle import Miracle, Reply
-from model.decoder import positions_limit
 from playground.session import Log
 from server.answers import Completion, data
 from server.cards import dials_of_card
@@ -59,7 +58,7 @@ class Served:
     @property
     def longest(self) -> int:
         """Tokens that a reply may have: half of the decoder's positions at most, so that a context has room."""
-        positions = positions_limit(self.model.generator.model.decoder.lm)
+        positions = self.model.generator.positions
         return self.max_tokens if positions is None else min(self.max_tokens, positions // 2)
 
 

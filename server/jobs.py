@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from dataset.encoding import Cut
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from miracle import Reply
@@ -58,7 +59,7 @@ class PendingReply:
     Attributes:
         control: its settings, its own seed among them.
         requests, rows, texts: one per candidate, once it is under way.
-        sample: their latents.
+        sample: their latents; known: the same on the CPU, for the answer.
         kept: which candidate was chosen.
     """
 
@@ -68,6 +69,7 @@ class PendingReply:
     rows: list[DecodingRow] = field(default_factory=list)
     growing: list[GrowingText] = field(default_factory=list)
     sample: Sample | None = None
+    known: Sample | None = None
     texts: list[str] = field(default_factory=list)
     kept: int = 0
 
@@ -90,6 +92,7 @@ class Job:
         listener: called with every event, by the scheduler's thread.
         cancelled: set by anyone; the rows leave before the next step.
         dropped: oldest turns that were left out before the model saw the conversation.
+        prompt: its tokens, once it is under way; cut: what of the conversation they leave out.
     """
 
     client: str
@@ -103,9 +106,15 @@ class Job:
     stream: bool = False
     scored: bool = True
     dropped: int = 0
-    prompt_tokens: int = 0
+    prompt: list[int] = field(default_factory=list)
+    cut: Cut | None = None
     cancelled: bool = False
     came: float = field(default_factory=time.monotonic)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt."""
+        return len(self.prompt)
 
     @property
     def size(self) -> int:

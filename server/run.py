@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import time
 
 import h11
@@ -13,6 +14,7 @@ from server.app import Served, make_app
 from server.errors import Refused
 from server.guards import Guards
 
+SWITCH = 0.0005  # seconds that requests are read for at most while the model's thread waits to go on
 LINGER = 5  # seconds for connections to close once everything is answered
 
 
@@ -98,6 +100,7 @@ def serve(service: Served, host: str, port: int, grace: float) -> None:
     Raises:
         InputError: where the address cannot be used.
     """
+    sys.setswitchinterval(SWITCH)
     made, guards = listen(host, port), make_app(service)
     shown = f"[{host}]" if ":" in host else host
     print(f"{service.name}: http://{shown}:{made.getsockname()[1]}/v1  (Ctrl-C ends it)", flush=True)

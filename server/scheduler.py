@@ -64,19 +64,21 @@ class Patience:
     Attributes:
         join_within: steps that pass at most, while others are written, before waiting jobs join.
         prefill: prompt tokens that join at once; the others would wait for them.
+        read_at_once: candidates that are read together where one of them is chosen; None for as many as the run says.
         scored_at_once: written replies for which the evaluators do not wait any longer.
         score_within: steps that a written reply waits at most.
     """
 
     join_within: int
     prefill: int
+    read_at_once: int | None
     scored_at_once: int
     score_within: int
 
 
-ON_CPU = Patience(1, 2048, 8, 4)  # reading a prompt takes as long for each of many as for one
+ON_CPU = Patience(1, 2048, None, 8, 4)  # reading a prompt takes as long for each of many as for one
 # a step is soon done there; latents, prompts and scores take little longer for many than for one
-ON_GPU = Patience(8, 16384, 64, 8)
+ON_GPU = Patience(8, 16384, 512, 64, 8)
 
 
 class Scheduler:
@@ -206,12 +208,12 @@ class Scheduler:
         for job in self._running:
             running[job.client] = running.get(job.client, 0) + job.size
         found: list[Job] = []
-        while room > 0 and (job := self._line.take(running, room)):
+        prefill = 0
+        while room > 0 and prefill <= self.patience.prefill and (job := self._line.take(running, room)):
             found.append(job)
             running[job.client] = running.get(job.client, 0) + job.size
             room -= job.size
-            if sum(job.size * self._prompt_estimate(job) for job in found) > self.patience.prefill:
-                break
+            prefill += job.size * self._prompt_estimate(job)
         return found
 
     def _prompt_estimate(self, job: Job) -> int:
@@ -225,9 +227,10 @@ class Scheduler:
     def _remove(self, job: Job) -> None:
         self._running = [other for other in self._running if other is not job]
         self._written = [entry for entry in self._written if entry[0] is not job]
-        gone = [row for writing in job.writings for row in writing.rows]
-        for batch in self._batches.values():
-            batch.leave(gone)
+        gone = [row for writing in job.writings for row in writing.rows if not row.ended]
+        if gone:  # those that have ended leave before the next step
+            for batch in self._batches.values():
+                batch.leave(gone)
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._remove(job)
@@ -273,11 +276,12 @@ class Scheduler:
             requests = [request for _, writing in members for request in writing.requests]
             own = [writing.control for _, writing in members for _ in writing.requests]
             sample = self.model.generator.latents(requests, own[0], members[0][0].decoding.batch_size, own)
-            begin = 0
+            known, begin = sample.cpu(), 0
             for _, writing in members:
                 end = begin + len(writing.requests)
-                writing.sample = sample.take(list(range(begin, end)))
+                writing.sample, writing.known = sample.part(begin, end), known.part(begin, end)
                 begin = end
+        self._read_prompts(jobs)
         for job in jobs:
             self._make_rows(job)
         for precision in dict.fromkeys(job.decoding.precision for job in jobs):
@@ -299,12 +303,25 @@ class Scheduler:
             self._batches[precision] = RowBatch(decoder, pad, self.model.generator.device)
         return self._batches[precision]
 
+    def _read_prompts(self, jobs: list[Job]) -> None:
+        """The jobs' prompts as tokens, and what they leave out."""
+        made = self.model.generator
+        groups: dict[int, list[Job]] = {}
+        for job in jobs:
+            groups.setdefault(made.prompt_room(job.decoding), []).append(job)
+        for room, members in groups.items():
+            turns = [job.turns for job in members]
+            encoded = encode_for_decoder(
+                made.decoder_tokenizer, made.template, turns, None, room, made.config.use_context
+            )
+            for job, row, cut in zip(members, encoded, made.cuts(turns, members[0].decoding)):
+                job.prompt = row["input_ids"]
+                if job.dropped:
+                    cut = Cut(job.dropped, 0, room) if cut is None else replace(cut, turns=cut.turns + job.dropped)  # fmt: skip
+                job.cut = cut
+
     def _make_rows(self, job: Job) -> None:
         made, how = self.model.generator, job.decoding
-        prompt = encode_for_decoder(
-            made.decoder_tokenizer, made.template, [job.turns], None, made.prompt_room(how), made.config.use_context
-        )[0]["input_ids"]  # fmt: skip
-        job.prompt_tokens = len(prompt)
         rules = Rules(
             made.decoder_tokenizer.eos_token_id, how.decoding, how.top_p, how.temperature, how.no_repeat_ngram_size,
             how.repetition_penalty, how.guidance, how.plausibility, how.context_block_ngram,
@@ -313,7 +330,7 @@ class Scheduler:
             assert writing.sample is not None
             writing.rows = [
                 DecodingRow(
-                    prompt,
+                    job.prompt,
                     writing.sample.z[place],
                     rules,
                     how.max_new_tokens,
@@ -421,11 +438,12 @@ class Scheduler:
                 )
                 groups.setdefault(key, []).append((job, writing))  # fmt: skip
         for (_, _, likelihoods), members in groups.items():
+            how, at_once = members[0][0].decoding, self.patience.read_at_once
             scores = self.model.generator.candidate_scores(
                 [request for _, writing in members for request in writing.requests],
                 [text for _, writing in members for text in writing.texts],
                 joined([writing.sample for _, writing in members if writing.sample is not None]),
-                members[0][0].decoding,
+                how if at_once is None else replace(how, batch_size=at_once),
                 likelihoods,
             )
             begin = 0
@@ -445,15 +463,12 @@ class Scheduler:
         return [self._reply(job, writing, row, now - job.came) for (job, writing), row in zip(due, rows)]
 
     def _reply(self, job: Job, writing: PendingReply, row: dict, seconds: float) -> Reply:
-        sample, kept = writing.sample, writing.kept
+        sample, kept = writing.known, writing.kept
         assert sample is not None
-        cut = self.model.generator.cuts([job.turns], job.decoding)[0]
-        if job.dropped:
-            cut = Cut(job.dropped, 0, self.model.generator.prompt_room(job.decoding)) if cut is None else replace(cut, turns=cut.turns + job.dropped)  # fmt: skip
         return Reply(
             row["response"], job.turns, job.target, job.weights, writing.control.seed, row.get("predicted"),
             row.get("probabilities"), row.get("nli"), float(sample.energy_start[kept]), float(sample.energy[kept]), seconds,
-            True, writing.control, sample.z[kept].cpu().numpy(), kept, cut,
+            True, writing.control, sample.z[kept].numpy(), kept, job.cut,
         )  # fmt: skip
 
     def _observe(self) -> None:

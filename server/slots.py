@@ -272,7 +272,7 @@ class RowBatch:
     def step(self) -> None:
         """Write the next token of every row; those that end are to be taken out by `leave` before the next step."""
         slots = len(self._owners)
-        tokens = torch.tensor([[row.written[-1]] for row, _ in self._owners], device=self.device)
+        tokens = torch.tensor([row.written[-1] for row, _ in self._owners], device=self.device).unsqueeze(1)
         columns = torch.tensor(self._filled, device=self.device)
         logits = self._forward(tokens, columns, max(self._filled) + 1)
         self._filled = [filled + 1 for filled in self._filled]
@@ -334,14 +334,17 @@ class RowBatch:
         self, rows: list[DecodingRow], logits: torch.Tensor, owners: list[tuple[DecodingRow, int]]
     ) -> None:
         """The next token of each row, by its own rules; rows of equal rules together."""
-        places: dict[int, list[int]] = {}
-        for place, (row, _) in sorted(enumerate(owners), key=lambda pair: pair[1][1]):
-            places.setdefault(id(row), []).append(place)
+        places: tuple[dict[int, int], dict[int, int]] = ({}, {})  # by reading
+        for place, (row, reading) in enumerate(owners):
+            places[reading][id(row)] = place
         groups: dict[Rules, list[DecodingRow]] = {}
         for row in rows:
             groups.setdefault(row.rules, []).append(row)
         for rules, group in groups.items():
-            readings = [logits[[places[id(row)][i] for row in group]] for i in range(len(group[0].readings))]
+            readings = [
+                logits[torch.tensor([found[id(row)] for row in group], device=logits.device)]
+                for found in places[: len(group[0].readings)]
+            ]
             for row, token in zip(group, next_tokens(readings, group, rules)):
                 row.take(token)
 
@@ -355,21 +358,14 @@ def next_tokens(readings: list[torch.Tensor], rows: list[DecodingRow], rules: Ru
     logits = readings[0]
     if len(readings) == 2:
         logits = guide(logits.float(), readings[1].float(), rules.guidance, rules.plausibility)
-    # right-aligned: what is unwritten lies in front, where no n-gram can begin as a reply ends
-    most = max(len(row.written) for row in rows)
-    written = torch.tensor(
-        [[UNWRITTEN] * (most - len(row.written)) + row.written for row in rows],
-        dtype=torch.long,
-        device=logits.device,
-    )
+    # what is unwritten lies in front, where no n-gram can begin as a reply ends
+    written = pad([row.written for row in rows], UNWRITTEN, side="left").to(logits.device)
+    most = written.shape[1]
     if rules.no_repeat_ngram_size:
         step = torch.tensor([most], device=logits.device)
         logits = ban_repeated_ngrams(logits, written, step, rules.no_repeat_ngram_size)
     if rules.context_block_ngram:
-        longest = max(len(row.prompt) for row in rows)
-        said = torch.tensor(
-            [[UNWRITTEN] * (longest - len(row.prompt)) + row.prompt for row in rows], device=logits.device
-        )
+        said = pad([row.prompt for row in rows], UNWRITTEN, side="left").to(logits.device)
         step = torch.tensor([most], device=logits.device)
         logits = ban_said_ngrams(logits, said, written, step, rules.context_block_ngram, rules.eos_token_id)
     if rules.repetition_penalty != 1.0 and most:
