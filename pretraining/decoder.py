@@ -95,8 +95,9 @@ def nats_per_byte(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, d
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    options = common_options(__doc__, vocabulary=4096, layers=6, batch=256, learning_rate=2e-3)
-    options.add_argument("--tokens", type=float, default=250e6, help="to read in all (%(default)s)")
+    options = common_options(__doc__, vocabulary=4096, layers=7, batch=256, learning_rate=2e-3)
+    options.set_defaults(corpus_times=1)  # read more often, a small corpus is learnt by heart
+    options.add_argument("--tokens", type=float, default=150e6, help="to read in all (%(default)s)")
     options.add_argument(
         "--start-from", type=Path, help="folder of a decoder to go on from, its vocabulary and size"
     )
