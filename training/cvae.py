@@ -41,7 +41,7 @@ from training.steps import with_steps
 
 VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
 
-NOT_RECORDED = "cvae: with several processes steps are not recorded as CUDA graphs; small models train more slowly so; --shared_graphs true records them"
+NOT_RECORDED = "cvae: with several processes these steps are not recorded as CUDA graphs (--shared_graphs false, or a flow prior); small models train more slowly so"
 
 CONFIG = MiracleConfig()  # the owner of the defaults
 
@@ -259,7 +259,7 @@ class LossArguments:
         },
     )
     shared_graphs: bool = field(
-        default=False,
+        default=True,
         metadata={
             "help": "with several GPUs too: forward and backward are two graphs, the processes' sums between them (training/shared_step.py)"
         },
