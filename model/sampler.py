@@ -17,6 +17,7 @@ prior, sharp heads) overshoots, and overshooting lowers the energy, so it looks 
 therefore halved until halving changes its latent by less than a tolerance.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,20 +106,21 @@ class Sample:
 
     def take(self, rows: list[int]) -> "Sample":
         """Some of the latents, in the order given."""
-        parts: dict[str, Any] = {
-            name: None if part is None else part[rows] for name, part in vars(self).items()
-        }
-        return Sample(**parts)
+        return self._each(lambda part: part[rows])
 
     def part(self, begin: int, end: int) -> "Sample":
         """Latents that lie one behind the other, not copied."""
-        return Sample(
-            **{name: None if part is None else part[begin:end] for name, part in vars(self).items()}
-        )
+        return self._each(lambda part: part[begin:end])
 
     def cpu(self) -> "Sample":
         """All of them on the CPU."""
-        return Sample(**{name: None if part is None else part.cpu() for name, part in vars(self).items()})
+        return self._each(torch.Tensor.cpu)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Sample":
+        parts: dict[str, Any] = {
+            name: None if part is None else change(part) for name, part in vars(self).items()
+        }
+        return Sample(**parts)
 
 
 class _Drift:
