@@ -19,7 +19,7 @@ from common.schema import target_name
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, Cut, DialogueTemplate, cuts, encode_for_decoder, prompt_length
-from generation.choosing import CandidateScores, candidate_scores
+from generation.choosing import CandidateScores, candidate_scores, positions_at_once
 from generation.options import DecodingArguments, in_bf16
 from generation.requests import Request
 from generation.writing import decode_rows
@@ -170,7 +170,10 @@ class LanguageModel:
             )
             for use_context in (True, False)
         ]
-        return candidate_scores(attributes, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size)
+        return candidate_scores(
+            attributes, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size,
+            positions_at_once(self.device, len(self.tokenizer)),
+        )  # fmt: skip
 
     def cuts(self, requests: list[Request], how: DecodingArguments) -> list[Cut | None]:
         """What the language model does not read of each context, so that its reply has room; None where it reads all of it."""

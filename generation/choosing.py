@@ -12,6 +12,9 @@ from dataset.encoding import IGNORED
 from model.losses import token_losses
 
 LARGEST = 4096  # positions whose logits are computed at once: of a vocabulary of 50,000 they take 0.8 GB, several times over
+LARGEST_ON_GPU = (
+    16384  # where there is memory for them: a small model's batch takes Python as long as the GPU
+)
 STRONGEST = 1e30  # weight of a score; what is much larger has no sum in 32 bits
 LogitsOf = Callable[[torch.Tensor, torch.Tensor, list[int], int], torch.Tensor]
 
@@ -73,22 +76,23 @@ def candidate_scores(
     logits_of: LogitsOf,
     pad_token_id: int,
     batch_size: int,
+    positions: int | None = None,
 ) -> CandidateScores:
     """All three scores of B candidates.
 
     Args:
         attributes: [B].
         within, without: the candidates behind their context and behind none, rows of `dataset.encoding.encode_for_decoder`.
-        logits_of: see `log_likelihoods`.
+        logits_of, positions: see `log_likelihoods`.
     """
-    likely, tokens = log_likelihoods(within, logits_of, pad_token_id, batch_size)
-    anyway, _ = log_likelihoods(without, logits_of, pad_token_id, batch_size)
+    likely, tokens = log_likelihoods(within, logits_of, pad_token_id, batch_size, positions)
+    anyway, _ = log_likelihoods(without, logits_of, pad_token_id, batch_size, positions)
     return CandidateScores(attributes, likely / tokens, (likely - anyway) / tokens)
 
 
 @torch.no_grad()
 def log_likelihoods(
-    rows: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int
+    rows: list[dict], logits_of: LogitsOf, pad_token_id: int, batch_size: int, positions: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-likelihood in nats and number of tokens, the end included, of every row's reply, [B] each, on the CPU.
 
@@ -96,9 +100,10 @@ def log_likelihoods(
         rows: with ``input_ids`` and ``labels``, see `dataset.encoding.encode_for_decoder`.
         logits_of: (ids [b, T], mask [b, T], which of the rows these are, k) -> next-token logits [b, k, V] of the last k
             positions. Padding is on the left, so that all replies end in the last column.
+        positions: of a batch, that have logits; default: `LARGEST`.
     """
     totals, counts = torch.zeros(len(rows)), torch.ones(len(rows))
-    for chosen in _batches(rows, batch_size):
+    for chosen in _batches(rows, batch_size, positions or LARGEST):
         batch = pad_inputs([rows[index] for index in chosen], pad_token_id, side="left")
         labels = pad([rows[index]["labels"] for index in chosen], IGNORED, side="left")
         last = 1 + int((labels != IGNORED).sum(1).max())  # the token in front of a reply predicts its first
@@ -109,7 +114,17 @@ def log_likelihoods(
     return totals, counts
 
 
-def _batches(rows: list[dict], batch_size: int) -> Iterator[list[int]]:
+def positions_at_once(device: torch.device, vocabulary: int) -> int:
+    """How many positions' logits there is room for, with what is computed from them."""
+    if device.type != "cuda":
+        return LARGEST
+    there = torch.cuda.get_device_properties(device).total_memory // (
+        64 * vocabulary
+    )  # a sixteenth of it, in fp32
+    return max(LARGEST, min(LARGEST_ON_GPU, there))
+
+
+def _batches(rows: list[dict], batch_size: int, positions: int) -> Iterator[list[int]]:
     """Numbers of rows of similar length, as many as can be looked at at once."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     replies = [sum(label != IGNORED for label in row["labels"]) for row in rows]
@@ -117,7 +132,7 @@ def _batches(rows: list[dict], batch_size: int) -> Iterator[list[int]]:
     longest = 0  # of their replies
     for index in order:
         longest = max(longest, replies[index])
-        if chosen and (len(chosen) == batch_size or (len(chosen) + 1) * (longest + 1) > LARGEST):
+        if chosen and (len(chosen) == batch_size or (len(chosen) + 1) * (longest + 1) > positions):
             yield chosen
             chosen, longest = [], replies[index]
         chosen.append(index)

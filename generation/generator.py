@@ -10,7 +10,7 @@ from common.errors import InputError
 from common.schema import Schema
 from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
-from generation.choosing import CandidateScores, candidate_scores
+from generation.choosing import CandidateScores, candidate_scores, positions_at_once
 from generation.control_weights import by_attribute
 from generation.decoding import Decoder
 from generation.energies import ENERGIES, Wanted
@@ -252,8 +252,9 @@ class ReplyGenerator:
             for use_context in (self.config.use_context, False)
         )
         return candidate_scores(
-            attributes, within, without, logits_of, tokenizer.pad_token_id, how.batch_size
-        )
+            attributes, within, without, logits_of, tokenizer.pad_token_id, how.batch_size,
+            positions_at_once(self.device, len(tokenizer)),
+        )  # fmt: skip
 
     @torch.no_grad()
     def attribute_scores(self, requests: list[Request], replies: list[str], batch_size: int) -> torch.Tensor:

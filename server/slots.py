@@ -138,7 +138,7 @@ class SlotCache(Cache):
             layer.keys[first : first + rows, :, :filled] = read.keys.gather(2, index)
             layer.values[first : first + rows, :, :filled] = read.values.gather(2, index)
 
-    def move(self, sources: list[int], targets: list[int]) -> None:
+    def move(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
         """The content of slots into other slots, of which none is a source."""
         for layer in self.layers:
             for states in (layer.keys, layer.values):
@@ -323,10 +323,11 @@ class RowBatch:
     def _move(self, sources: list[int], targets: list[int]) -> None:
         """The last slots into those that were left, all at once: a move is a kernel for every layer."""
         assert self._cache is not None and self._offset is not None
-        self._cache.move(sources, targets)
+        there, here = (torch.tensor(slots, device=self.device) for slots in (sources, targets))
+        self._cache.move(there, here)
         for whole in (self._offset, self._lexical):
             if whole is not None:
-                whole[targets] = whole[sources]
+                whole[here] = whole[there]
         for source, target in zip(sources, targets):
             self._owners[target], self._filled[target] = self._owners[source], self._filled[source]
 
