@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -127,10 +127,14 @@ def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> t
                 latencies.append(time.monotonic() - began)
 
     async def all_of_them() -> None:
-        limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-        async with httpx.AsyncClient(timeout=600, limits=limits) as client:
+        async with AsyncExitStack() as stack:
+            # a connection each: httpx looks through all of a client's connections at every request
+            own = [
+                await stack.enter_async_context(httpx.AsyncClient(timeout=600, verify=False))
+                for _ in range(clients)
+            ]
             ends = time.monotonic() + seconds
-            await asyncio.gather(*(one(client, name, ends) for name in range(clients)))
+            await asyncio.gather(*(one(client, name, ends) for name, client in enumerate(own)))
 
     asyncio.run(all_of_them())
     return latencies, failures
@@ -188,6 +192,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--seconds", type=float, default=180.0, help="of load, for each (default: %(default)g)"
     )
+    options.add_argument(
+        "--warm-up",
+        type=float,
+        default=0.0,
+        help="seconds of the same load before them; on a GPU steps are recorded then (default: %(default)g)",
+    )
     options.add_argument("--candidates", type=int, default=1, help="of every request (default: %(default)s)")
     options.add_argument("--device", help="of the server: cpu, cuda or mps")
     options.add_argument(
@@ -215,7 +225,11 @@ def main(argv: list[str] | None = None) -> int:
     options = ["--queue", str(2 * max(clients)), *(["--rows", str(given.rows)] if given.rows else [])]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with server(given.run, given.device, options) as address:
-        rows = [measure(address, count, given.seconds, given.candidates, tool) for count in clients]
+        rows = []
+        for count in clients:
+            if given.warm_up > 0:
+                TOOLS[tool](address, count, given.warm_up, given.candidates)
+            rows.append(measure(address, count, given.seconds, given.candidates, tool))
     record = {"load_before": load, "cores": os.cpu_count(), "found": rows}
     print(json.dumps(record, indent=2) if given.json else table(rows))
     return 0 if all(row["failed"] == 0 for row in rows) else 1

@@ -35,6 +35,16 @@ def test_the_best_device_is_chosen_unless_another_is_named(machine, kinds, best)
         assert choose_device(torch.device(best, 0)) == torch.device(best, 0)
 
 
+def test_attention_that_plans_for_every_shape_is_off_on_cuda(machine, monkeypatch):
+    machine("cuda")
+    wanted = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", wanted.append)
+    choose_device("cpu")
+    assert wanted == []
+    choose_device()
+    assert wanted == [False]
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "gpu", "meta"])
 def test_a_device_that_is_not_there_is_named(machine, name):
     machine("mps")

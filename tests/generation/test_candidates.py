@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -302,3 +303,11 @@ def test_cells_that_choose_differently_share_their_candidates(tiny_run, model, m
             == model.generator.write(requests, control, how).texts
             and len(decoded) == times + 1
         )
+
+
+@pytest.mark.parametrize(("gigabytes", "positions"), [(8, 4096), (24, 7629), (80, 16384)])
+def test_positions_at_once_are_what_a_gpu_has_room_for(monkeypatch, gigabytes, positions):
+    card = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert choosing.positions_at_once(torch.device("cuda"), 49152) == positions
+    assert choosing.positions_at_once(torch.device("cpu"), 49152) == choosing.LARGEST
