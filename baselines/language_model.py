@@ -19,7 +19,8 @@ from common.schema import target_name
 from dataset.batching import pad, pad_inputs
 from dataset.dialogues import Dialogue
 from dataset.encoding import IGNORED, Cut, DialogueTemplate, cuts, encode_for_decoder, prompt_length
-from generation.choosing import CandidateScores, candidate_scores, positions_at_once
+from generation.choosing import CandidateScores, candidate_scores
+from generation.likelihoods import positions_at_once
 from generation.options import DecodingArguments, in_bf16
 from generation.requests import Request
 from generation.writing import decode_rows
@@ -154,26 +155,18 @@ class LanguageModel:
         how: DecodingArguments,
     ) -> CandidateScores:
         """The replies' scores, [B] each: those of their `attributes`, and their likelihoods by the language model."""
-        decoder = PlainDecoder(self.lm)
-
-        def logits_of(ids: torch.Tensor, mask: torch.Tensor, indices: list[int], last: int) -> torch.Tensor:
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)
-            ):
-                return decoder.forward(
-                    ids.to(self.device), mask.to(self.device), torch.tensor(indices, device=self.device), last
-                )
-
+        decoder = PlainDecoder(precise(self.lm, how, self.device))
+        alike = torch.zeros(len(replies), device=self.device)  # the language model is given nothing
         behind = [
             encode_for_decoder(
                 self.tokenizer, self.template, contexts, replies, self.decoder_length, use_context
             )
             for use_context in (True, False)
         ]
+        positions = positions_at_once(self.device, len(self.tokenizer))
         return candidate_scores(
-            attributes, *behind, logits_of, self.tokenizer.pad_token_id, how.batch_size,
-            positions_at_once(self.device, len(self.tokenizer)),
-        )  # fmt: skip
+            attributes, *behind, decoder, alike, self.tokenizer.pad_token_id, how.batch_size, positions
+        )
 
     def cuts(self, requests: list[Request], how: DecodingArguments) -> list[Cut | None]:
         """What the language model does not read of each context, so that its reply has room; None where it reads all of it."""

@@ -10,10 +10,11 @@ from common.errors import InputError
 from common.schema import Schema
 from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
-from generation.choosing import CandidateScores, candidate_scores, positions_at_once
+from generation.choosing import CandidateScores, candidate_scores
 from generation.control_weights import by_attribute
 from generation.decoding import Decoder
 from generation.energies import ENERGIES, Wanted
+from generation.likelihoods import positions_at_once
 from generation.loading import load_cvae, tokenizers_of
 from generation.options import ControlArguments, DecodingArguments, in_bf16
 from generation.problem import Problem
@@ -237,23 +238,16 @@ class ReplyGenerator:
             return CandidateScores(attributes)
         assert sample.reference is not None, "`latents` sets it"
         reference, contexts = sample.reference, [request.context for request in requests]
-        decoder, tokenizer = self.decoder(how), self.decoder_tokenizer
-
-        def logits_of(ids: torch.Tensor, mask: torch.Tensor, chosen: list[int], last: int) -> torch.Tensor:
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=in_bf16(how.precision, self.device)
-            ):
-                return decoder(ids.to(self.device), mask.to(self.device), reference[chosen], last)
-
+        tokenizer = self.decoder_tokenizer
         within, without = (
             encode_for_decoder(
                 tokenizer, self.template, contexts, replies, self.config.decoder_length, use_context
             )
             for use_context in (self.config.use_context, False)
         )
+        positions = positions_at_once(self.device, len(tokenizer))
         return candidate_scores(
-            attributes, within, without, logits_of, tokenizer.pad_token_id, how.batch_size,
-            positions_at_once(self.device, len(tokenizer)),
+            attributes, within, without, self.decoder(how), reference, tokenizer.pad_token_id, how.batch_size, positions
         )  # fmt: skip
 
     @torch.no_grad()

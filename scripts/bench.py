@@ -490,10 +490,6 @@ class Bench:
         def autocast():
             return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
-        def logits_of(ids: torch.Tensor, mask: torch.Tensor, indices: list[int], last: int) -> torch.Tensor:
-            with autocast():
-                return model.decoder(ids.to(self.device), mask.to(self.device), reference[indices], last)
-
         def rows(prompts: list) -> list[dict]:
             return [{"input_ids": p + r, "labels": [IGNORED] * len(p) + r} for p, r in zip(prompts, replies)]
 
@@ -509,7 +505,9 @@ class Bench:
             ]
             attributes.append(torch.cat(log_probabilities, 1).sum(1).detach().cpu())
         beginnings = [[reply[0]] for reply in replies]  # a decoder reads something in front of a first token
-        scores = candidate_scores(torch.cat(attributes), rows(prompts), rows(beginnings), logits_of, 0, batch)
+        scores = candidate_scores(
+            torch.cat(attributes), rows(prompts), rows(beginnings), model.decoder, reference, 0, batch
+        )
         return scores.best(self.candidates, 0.5, 0.5)
 
 

@@ -10,7 +10,7 @@ import torch
 from common.errors import InputError
 from dataset.encoding import IGNORED, encode_for_decoder
 from experiments.cvae import CachingGenerator
-from generation import choosing
+from generation import likelihoods
 from generation.choosing import CandidateScores
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
@@ -232,7 +232,7 @@ def test_fluency_and_relevance_are_the_decoders_likelihoods_behind_the_prior_mea
         ) == pytest.approx(relevance, abs=1e-4)
     assert found.fluency.max() < 0 and found.relevance.abs().max() > 1e-3
     monkeypatch.setattr(
-        choosing, "LARGEST", 20
+        likelihoods, "LARGEST", 20
     )  # so few positions at once that the replies are looked at in more parts
     again = generator.candidate_scores(requests, replies, sample, HOW)
     torch.testing.assert_close(
@@ -305,9 +305,34 @@ def test_cells_that_choose_differently_share_their_candidates(tiny_run, model, m
         )
 
 
+@pytest.mark.parametrize("batch_size", [64, 3])
+def test_replies_to_one_context_read_it_once(model, monkeypatch, batch_size):
+    """Prompts as often as there are batches that need them; the likelihoods are those of each reply alone."""
+    generator, one = model.generator, asked(model)[0]
+    other = next(request for request in asked(model) if request.context != one.context)
+    requests = [one, one, other, one, other, one]
+    replies = ["Yes.", "The sea is far, and the road is long.", "No.", "", "Walk to the old mill.", "Yes."]
+    sample = generator.latents([one, other], CONTROL, 64).take([0, 0, 1, 0, 1, 0])
+    read, call = [], generator.model.decoder.call
+
+    def counted(embeddings, *rest, **options):
+        if options.get("logits_to_keep"):
+            read.append(len(embeddings))
+        return call(embeddings, *rest, **options)
+
+    monkeypatch.setattr(generator.model.decoder, "call", counted)
+    how = dataclasses.replace(HOW, batch_size=batch_size)
+    found = generator.candidate_scores(requests, replies, sample, how)
+    assert sum(read) == (4 if batch_size == 64 else 6)  # of two contexts, and of none behind two latents
+    monkeypatch.undo()
+    for i, request in enumerate(requests):
+        merits = direct_merits(generator, request, replies[i], sample.reference[i])
+        assert (float(found.fluency[i]), float(found.relevance[i])) == pytest.approx(merits, abs=1e-4)
+
+
 @pytest.mark.parametrize(("gigabytes", "positions"), [(8, 4096), (24, 7629), (80, 16384)])
 def test_positions_at_once_are_what_a_gpu_has_room_for(monkeypatch, gigabytes, positions):
     card = SimpleNamespace(total_memory=gigabytes * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    assert choosing.positions_at_once(torch.device("cuda"), 49152) == positions
-    assert choosing.positions_at_once(torch.device("cpu"), 49152) == choosing.LARGEST
+    assert likelihoods.positions_at_once(torch.device("cuda"), 49152) == positions
+    assert likelihoods.positions_at_once(torch.device("cpu"), 49152) == likelihoods.LARGEST
