@@ -14,7 +14,7 @@ LARGEST = 4096  # positions whose logits are computed at once: of a vocabulary o
 LARGEST_ON_GPU = (
     16384  # where there is memory for them: a small model's batch takes Python as long as the GPU
 )
-COLUMNS = 16  # of keys and values, for each of these positions
+COLUMNS = 4  # of keys and values, for each of these positions
 
 Group = tuple[
     list[int], list[int]
