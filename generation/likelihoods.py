@@ -125,7 +125,7 @@ def _of_batch(
         logits = decoder.call(
             decoder.embed(written[:, :-1], offset[owner]),
             causal_mask(torch.cat([seen[owner], there[:, :-1]], dim=1), longest - 1),
-            mask.sum(1)[owner].unsqueeze(1) + torch.arange(longest - 1, device=device),
+            mask.sum(1)[owner].unsqueeze(1) + positions_of(there[:, :-1]),  # padding stays within the table
             cache,
         )
         logits = logits if lexical is None else logits + lexical[owner].unsqueeze(1)

@@ -41,7 +41,7 @@ class Profiled(Scheduler):
             (self.profile.enable if self._on else self.profile.disable)()
 
 
-class Load:
+class SteadyLoad:
     """Clients without a network.
 
     Attributes:
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     capacity = Capacity(given.rows or wanted, waiting=2 * given.clients)
     scheduler = made(model, replace(capacity, waiting_per_client=4), Metrics())
     scheduler.start()
-    load = Load(model, scheduler, given.clients, given.candidates)
+    load = SteadyLoad(model, scheduler, given.clients, given.candidates)
     seconds = load.run(given.warm_up, given.seconds)
     scheduler.close()
     waits = sorted(load.latencies)

@@ -330,6 +330,23 @@ def test_replies_to_one_context_read_it_once(model, monkeypatch, batch_size):
         assert (float(found.fluency[i]), float(found.relevance[i])) == pytest.approx(merits, abs=1e-4)
 
 
+def test_padding_behind_a_long_prompt_needs_no_position_of_its_own(model):
+    """A short reply behind the longest prompt, beside a long one behind a short prompt."""
+    generator = model.generator
+    full = generator.config.decoder_length
+    assert generator.positions < full + 30, "else no padding goes beyond the table"
+    rows = [(full - 2, 2), (3, 40)]
+    rows = [
+        {"input_ids": [7] * (prompt + reply), "labels": [IGNORED] * prompt + [7] * reply}
+        for prompt, reply in rows
+    ]
+    z = torch.zeros(2, generator.config.latent_size)
+    found, counts = likelihoods.log_likelihoods(rows, generator.model.decoder, z, 0, 8)
+    alone = [likelihoods.log_likelihoods([row], generator.model.decoder, z[:1], 0, 8)[0] for row in rows]
+    torch.testing.assert_close(found, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    assert counts.tolist() == [2, 40]
+
+
 @pytest.mark.parametrize(("gigabytes", "positions"), [(8, 4096), (24, 7629), (80, 16384)])
 def test_positions_at_once_are_what_a_gpu_has_room_for(monkeypatch, gigabytes, positions):
     card = SimpleNamespace(total_memory=gigabytes * 10**9)
