@@ -7,7 +7,7 @@ import pytest
 from scripts import bench_scheduler
 
 
-@pytest.mark.parametrize("profile", [False, True])
+@pytest.mark.parametrize("profile", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_jobs_are_counted(tiny_run, capsys, profile):
     """Clients go on asking until the time is over, and the thread is profiled meanwhile."""
     words = "--clients 2 --candidates 2 --warm-up 0.2 --seconds 1 --device cpu".split()
