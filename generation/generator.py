@@ -23,6 +23,7 @@ from generation.requests import Drafts, Replies, Request
 from generation.samplers import SAMPLERS
 from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
+from model.fused_layers import fuse_layers
 from model.gaussian import Gaussian
 from model.noise import generator, generators, normal
 from model.prior import combine
@@ -52,6 +53,7 @@ class ReplyGenerator:
         self.encoder_tokenizer, self.decoder_tokenizer = tokenizers_of(folder, self.model.config)
         self.model.merge()  # adapters cost time at every token, and nothing once they are part of the weights
         self.model.to(device)
+        fuse_layers(self.model.decoder.lm)
         self.config, self.device, self.precision = self.model.config, device, precision
         if schema is not None and schema.aspects != self.config.attributes:
             raise InputError(

@@ -63,11 +63,11 @@ class StaticPrefixCache(Cache):
         room: columns behind it, at least.
 
     Attributes:
-        room: columns in all; a multiple of 8, as attention kernels want the rows of their masks.
+        room: columns in all; a multiple of 16, as attention kernels want the rows of their masks.
     """
 
     def __init__(self, prefix: list[tuple[torch.Tensor, torch.Tensor]], room: int):
-        self.room = -(-(prefix[0][0].shape[2] + room) // 8) * 8
+        self.room = -(-(prefix[0][0].shape[2] + room) // 16) * 16
         super().__init__(layers=[RoomLayer(keys, values, self.room) for keys, values in prefix])
 
     def set_columns(self, columns: torch.Tensor, visible: int) -> None:

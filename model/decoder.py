@@ -105,8 +105,12 @@ def causal_mask(seen: torch.Tensor, new: int) -> torch.Tensor:
 
 
 def mask_for(lm: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
-    """A mask of what may be seen (bool) as the model's attention takes it: all but ``sdpa`` add it to the scores."""
-    if takes_bool_masks(lm):
+    """A mask of what may be seen (bool), [B, 1, T, keys], as the model's attention takes it: all but ``sdpa`` add it to the scores.
+
+    So does ``sdpa`` inside, on a GPU, in every layer anew; for one new token, where each kernel counts, it is done once.
+    """
+    one = mask.is_cuda and mask.shape[2] == 1 and not torch.is_autocast_enabled("cuda")
+    if takes_bool_masks(lm) and not one:
         return mask
     return torch.zeros_like(mask, dtype=lm.dtype).masked_fill(~mask, torch.finfo(lm.dtype).min)
 

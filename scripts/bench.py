@@ -30,6 +30,7 @@ from generation.decoding import generate
 from model.config import MiracleConfig
 from model.cvae import MiracleModel
 from model.energy import aspect_energy
+from model.fused_layers import fuse_layers
 from model.gaussian import Gaussian
 from model.heads import LatentHeads
 from model.losses import LossInputs, LossWeights, weighted_sum
@@ -417,6 +418,7 @@ class Bench:
         """Greedy replies of exactly `NEW_TOKENS` tokens to prompts of `CONTEXT` tokens (one token without context)."""
         model = build(self.size, self.device, self.use_context).eval()
         model.decoder.lm.to(self.dtype)
+        fuse_layers(model.decoder.lm)
         z = torch.randn(batch, self.size.latent, device=self.device)
         prompt = torch.randint(
             self.size.decoder[3], (batch, CONTEXT if self.use_context else 1), device=self.device
@@ -445,6 +447,7 @@ class Bench:
         """`PIPELINE_CONTEXTS` contexts in all combinations, `batch` replies at once: encoding, ODE, decoding, choosing."""
         model, (heads, _) = build(self.size, self.device, self.use_context).eval(), self.fitted_heads()
         model.decoder.lm.to(self.dtype)
+        fuse_layers(model.decoder.lm)
         context = example_batch(self.size, PIPELINE_CONTEXTS, self.use_context, self.device)["context_ids"]
         combinations = 2 ** len(ATTRIBUTES) * self.candidates
         rows = torch.arange(PIPELINE_CONTEXTS * combinations, device=self.device)

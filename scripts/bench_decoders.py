@@ -27,6 +27,7 @@ from common.provenance import device_name
 from generation.decoding import generate
 from model.checkpointing import checkpoint_layers
 from model.cvae import MiracleModel
+from model.fused_layers import fuse_layers
 from model.losses import LossWeights
 from model.quantised import hold_in_4bit
 from scripts.bench import bandwidth, matmul_rate, profile, seconds_of, seconds_once
@@ -299,6 +300,7 @@ def decoding_model(decoder: str, machine: Machine) -> MiracleModel:
     """With merged adapters, in bf16 on a GPU, as `generation.generator` has it."""
     model = build(setup_of(decoder, 0), machine.device).eval()
     model.decoder.lm.to(machine.dtype)
+    fuse_layers(model.decoder.lm)
     machine.clear()
     return model
 

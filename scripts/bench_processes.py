@@ -43,6 +43,7 @@ from dataset.tokenizers import train_encoder_tokenizer  # noqa: E402
 from generation.decoding import generate  # noqa: E402
 from model.cvae import MiracleModel  # noqa: E402
 from model.energy import aspect_energy  # noqa: E402
+from model.fused_layers import fuse_layers  # noqa: E402
 from model.gaussian import Gaussian  # noqa: E402
 from model.losses import LossInputs, LossWeights, weighted_sum  # noqa: E402
 from model.prior import combine  # noqa: E402
@@ -252,6 +253,7 @@ def write(size: str, device: torch.device) -> Iterator[tuple]:
     model.merge()
     if device.type == "cuda":
         model.decoder.lm.to(torch.bfloat16)
+    fuse_layers(model.decoder.lm)
     for kind, replies in ((PER_PROCESS, load.replies), (TOTAL, -(-load.replies // count))):
         replies = max(1, replies)
         _write(model, size, device, min(load.batch, replies), load.batch)  # records its steps
