@@ -7,6 +7,7 @@ ten. The function is the same but for rounding. Training, CPUs and other kinds o
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ def fuse_layers(lm: nn.Module) -> None:
     for module in lm.modules():
         kind = type(module).__name__
         if kind in ATTENTIONS and module.config._attn_implementation in ("sdpa", GROUPED):
-            layers, forward = [module.q_proj, module.k_proj, module.v_proj], functools.partial(attend, module, rotation)  # fmt: skip
+            layers = [module.q_proj, module.k_proj, module.v_proj]
+            forward: Callable = functools.partial(attend, module, rotation)
         elif kind in FEED_FORWARDS:
             layers, forward = [module.gate_proj, module.up_proj], functools.partial(feed_forward, module)
         else:
