@@ -93,14 +93,17 @@ def trainings(grid: Grid, common: CommonArguments) -> list[Training]:
 class Evaluators:
     """All evaluators of an experiment, trained and loaded.
 
+    Args:
+        trained: all of them are, by other processes: nothing is looked at that one process alone may look at.
+
     Attributes:
         records: name -> accuracy on dev, base, hash; those of the second set are called ``second <attribute>``.
         warnings: reasons not to trust them.
     """
 
-    def __init__(self, plan: "Plan", device: torch.device):
+    def __init__(self, plan: "Plan", device: torch.device, trained: bool = False):
         grid, schema = plan.grid, plan.schema
-        for training in trainings(grid, plan.common):
+        for training in [] if trained else trainings(grid, plan.common):
             training.run()
             release_memory()
         self.first = Scorer(grid.evaluators or grid.folder / folder_name(grid, FIRST), schema, device)

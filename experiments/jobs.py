@@ -215,12 +215,12 @@ def _train(plan: Plan, number: int) -> None:
 
 
 def _describe(plan: Plan) -> tuple[dict[str, dict], list[str]]:
-    evaluators = Worker(plan).evaluators
+    evaluators = Worker(plan, trained=True).evaluators
     return evaluators.summary(), evaluators.warnings
 
 
 def _measure(plan: Plan, cells: list[Cell], outcomes_path: Path) -> None:
-    for outcome in Worker(plan).measure(cells):
+    for outcome in Worker(plan, trained=True).measure(cells):
         line = {
             "key": outcome.cell.key,
             "row": outcome.row,

@@ -171,7 +171,7 @@ def _train(number: int) -> None:
 
 def _worker() -> Worker:
     if "worker" not in STATE:
-        STATE["worker"] = Worker(STATE["plan"])
+        STATE["worker"] = Worker(STATE["plan"], trained=True)
     return STATE["worker"]
 
 

@@ -47,14 +47,17 @@ class CellOutcome:
 class Worker:
     """Measures cells of a plan; its evaluators are loaded, or trained where they are not yet, when it is made.
 
+    Args:
+        trained: the evaluators are, and this is one of several processes that load them at the same time.
+
     Raises:
         InputError: where the evaluators cannot be trained or loaded: without them there is nothing to measure.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, trained: bool = False):
         self.plan, self.kinds, self.kept = plan, kinds(), EarlierReplies(plan.grid)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.evaluators = Evaluators(plan, self.device)
+        self.evaluators = Evaluators(plan, self.device, trained)
         self.evaluators_memory = held(self.device)
         self.provenance = {
             "device": device_name(),

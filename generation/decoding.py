@@ -1,5 +1,6 @@
 """Cached, batched decoding of replies, greedy or by nucleus (top-p) sampling."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ from model.noise import uniform
 DECODINGS = ("greedy", "top_p")
 WIDEN_BY = 16  # columns of the cache that a large batch's recorded step reads more, once they are reached
 LARGE = 256  # replies
+FEW = 16  # replies, whose recorded step is kept for those of a later call
+FEW_ROOM = 64  # their cache has a multiple of so many columns, so that calls are alike
+KEPT = 2  # recorded steps of a decoder and a thread
 LOOK_EVERY = 8  # steps on a GPU between two looks at which replies have ended: looking waits for the device
 
 
@@ -95,9 +99,13 @@ class DecodingState:
 
     def __init__(
         self, decoder: Decoder, z: torch.Tensor, reference: torch.Tensor | None, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor,
-        longest: int, rules: Rules, uniforms: torch.Tensor | None,
+        longest: int, rules: Rules, uniforms: torch.Tensor | None, room_step: int = 1,
     ):  # fmt: skip
-        """Reads the prompts and writes the first token; arguments as for `generate`, and the randomness [B, longest]."""
+        """Reads the prompts and writes the first token; arguments as for `generate`, and the randomness [B, longest].
+
+        Args:
+            room_step: columns of the cache are a multiple of it.
+        """
         self.decoder, self.rules, self.uniforms = decoder, rules, uniforms
         (batch, length), device, prefix = prompt_ids.shape, z.device, decoder.n_prefix
         self.readings = 1 if reference is None else 2
@@ -109,7 +117,8 @@ class DecodingState:
             )
         self.offset = decoder.to_offset(z)
         self.lexical = None if decoder.to_logits is None else decoder.to_logits(z)  # [B, V]
-        self.cache = decoder.start_cache(z, length + longest)
+        columns = -(-(prefix + length + longest) // room_step) * room_step
+        self.cache = decoder.start_cache(z, columns - prefix)
         room = self.cache.room
         self.rows = torch.arange(batch, device=device)
         self.written = torch.full((batch, longest), UNWRITTEN, device=device)
@@ -190,6 +199,28 @@ class DecodingState:
         self.written.index_copy_(1, self.count, torch.where(self.ended, UNWRITTEN, tokens).unsqueeze(1))
         self.count += 1
 
+    def like(self) -> tuple:
+        """What two states have in common if a step that is recorded of the one writes the other's replies."""
+        tensors = {
+            name: None if value is None else (value.shape, value.dtype) for name, value in self._tensors()
+        }
+        weights: list[int] = []
+        if isinstance(self.decoder, torch.nn.Module):
+            weights = [weight.data_ptr() for weight in self.decoder.parameters()]
+        return self.readings, self.room, self.rules, *tensors.items(), *weights
+
+    def take(self, other: "DecodingState") -> None:
+        """Go on with the replies of a state that is `like` this one, in this one's own tensors."""
+        for (_, own), (_, value) in zip(self._tensors(), other._tensors()):
+            if own is not None and value is not None:
+                own.copy_(value)
+        self.filled = other.filled
+
+    def _tensors(self) -> list[tuple[str, torch.Tensor | None]]:
+        names = ("rows", "written", "ended", "used", "tokens", "uniforms", "said", "offset", "lexical", "mask", "position", "column", "count")  # fmt: skip
+        states = [(f"{kind} {n}", getattr(layer, kind)) for n, layer in enumerate(self.cache.layers) for kind in ("keys", "values")]  # fmt: skip
+        return [(name, getattr(self, name)) for name in names] + states
+
     def keep(self, live: torch.Tensor) -> None:
         """Only these rows, [n], go on."""
         read = torch.cat([live + reading * self.rows.numel() for reading in range(self.readings)])
@@ -201,6 +232,26 @@ class DecodingState:
             for name in names:
                 value = getattr(self, name)
                 setattr(self, name, None if value is None else value[chosen])
+
+
+def can_record(z: torch.Tensor) -> bool:
+    """Whether steps are recorded: on a GPU alone."""
+    return z.is_cuda
+
+
+class KeptStep:
+    """A recorded step, and the state whose replies it writes."""
+
+    def __init__(self, state: DecodingState, replay: Callable[[], None]):
+        self.like, self.state, self.replay = state.like(), state, replay
+
+
+def kept_steps(decoder: Decoder) -> list[KeptStep] | None:
+    """A decoder's recorded steps of this thread, the last ones; None where a step may read what is another's at the next call."""
+    if not getattr(decoder, "steps_can_be_kept", False):
+        return None
+    kept: dict[int, list[KeptStep]] = decoder.__dict__.setdefault("kept_steps", {})
+    return kept.setdefault(threading.get_ident(), [])
 
 
 @torch.no_grad()
@@ -257,7 +308,7 @@ def generate(
         raise ValueError(f"guidance {guidance} needs the latents without control in `reference`")
     if max_new_tokens < 1:
         return [[] for _ in range(z.shape[0])]
-    graphs = graphs and z.is_cuda
+    graphs = graphs and can_record(z)
     uniforms = None
     if decoding == "top_p" and sources is not None:
         uniforms = uniform(sources, max_new_tokens, z.device)
@@ -272,6 +323,7 @@ def generate(
         plausibility,
         context_block_ngram,
     )
+    kept = kept_steps(decoder) if graphs and len(z) <= FEW else None
     replies = DecodingState(
         decoder,
         z,
@@ -281,12 +333,19 @@ def generate(
         max_new_tokens,
         rules,
         uniforms,
+        1 if kept is None else FEW_ROOM,
     )
     whole = torch.full(
         (z.shape[0], max_new_tokens), UNWRITTEN, device=z.device
     )  # all replies, those that have ended included
     replay: Callable[[], None] | None = None
     recorded_columns = 0
+    if kept:
+        like = replies.like()
+        for earlier in kept:
+            if earlier.like == like:
+                earlier.state.take(replies)
+                replies, replay, recorded_columns = earlier.state, earlier.replay, earlier.state.room
     for step in range(1, max_new_tokens + 1):  # `step` tokens are written
         if on_step is not None:
             whole[replies.rows] = replies.written
@@ -298,7 +357,7 @@ def generate(
             live = (~replies.ended).nonzero().squeeze(1)
             if live.numel() == 0:
                 break
-            if live.numel() <= replies.rows.numel() * (
+            if kept is None and live.numel() <= replies.rows.numel() * (
                 0.5 if graphs else 0.85
             ):  # moving the rest costs as much as some steps
                 whole[replies.rows] = replies.written
@@ -313,6 +372,8 @@ def generate(
             if graphs and step + LOOK_EVERY < max_new_tokens:
                 replay = recorded(lambda: replies.step(recorded_columns))  # noqa: B023
                 graphs = replay is not None
+                if kept is not None and replay is not None:
+                    kept[:] = [KeptStep(replies, replay), *kept[: KEPT - 1]]
     whole[replies.rows] = replies.written
     return _until_end(whole)
 

@@ -297,7 +297,9 @@ class ReplyGenerator:
 
     def decoder(self, how: DecodingArguments) -> LatentDecoder:
         """The decoder, with its language model in the precision that is asked for."""
-        self.model.decoder.lm.to(torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32)
+        dtype = torch.bfloat16 if in_bf16(how.precision, self.device) else torch.float32
+        if self.model.decoder.lm.dtype != dtype:  # looking at every module takes milliseconds
+            self.model.decoder.lm.to(dtype)
         return self.model.decoder
 
     def prompt_room(self, how: DecodingArguments) -> int:

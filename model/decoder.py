@@ -105,11 +105,11 @@ def causal_mask(seen: torch.Tensor, new: int) -> torch.Tensor:
 
 
 def mask_for(lm: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
-    """A mask of what may be seen (bool), [B, 1, T, keys], as the model's attention takes it: all but ``sdpa`` add it to the scores.
+    """A mask of what may be seen (bool), [..., T, keys], as the model's attention takes it: all but ``sdpa`` add it to the scores.
 
     So does ``sdpa`` inside, on a GPU, in every layer anew; for one new token, where each kernel counts, it is done once.
     """
-    one = mask.is_cuda and mask.shape[2] == 1 and not torch.is_autocast_enabled("cuda")
+    one = mask.is_cuda and mask.shape[-2] == 1 and not torch.is_autocast_enabled("cuda")
     if takes_bool_masks(lm) and not one:
         return mask
     return torch.zeros_like(mask, dtype=lm.dtype).masked_fill(~mask, torch.finfo(lm.dtype).min)
@@ -193,7 +193,13 @@ class EmbeddedOffset(nn.Module):
 
 
 class LatentDecoder(nn.Module):
-    """A causal LM conditioned on z."""
+    """A causal LM conditioned on z.
+
+    Attributes:
+        steps_can_be_kept: a recorded step reads nothing but weights and what `generation.decoding.DecodingState` holds.
+    """
+
+    steps_can_be_kept = True
 
     def __init__(
         self,

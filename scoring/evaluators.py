@@ -1,5 +1,6 @@
 """The evaluators: sequence classifiers for attributes and coherence, trained apart from the generator."""
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from model.bases import (
     scratch_encoder_config,
     tokenizer_beside,
 )
+from scoring.recorded_forward import RecordedForward
 
 
 def new_classifier(
@@ -218,6 +220,21 @@ class Evaluator:
     max_length: int
     record: dict  # accuracy on dev, base and hash, as results name them
 
+    def __post_init__(self) -> None:
+        self.forward = RecordedForward(self.model, self.max_length)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        marks = [getattr(self.tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos")]
+        self._vocabulary = (
+            self.name
+            if backend is None
+            else hashlib.blake2b(f"{backend.to_str()}{marks}".encode()).hexdigest()
+        )
+
+    @property
+    def reads(self) -> tuple[str, int]:
+        """What decides how a text is encoded: evaluators that agree in it are given the same rows."""
+        return self._vocabulary, self.max_length
+
     @classmethod
     def load(
         cls, folder: Path, name: str, device: torch.device, record: dict, labels: list[str]
@@ -275,16 +292,20 @@ class Evaluator:
         for chosen in tqdm(
             batches, desc=f"scoring {self.name}", leave=False, disable=len(rows) < 1000 or None
         ):
-            batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id).items()
-            logits = self.model(**{key: value.to(self.model.device) for key, value in batch}).logits
+            batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id)
+            logits = self.forward(batch, self.tokenizer.pad_token_id)
             result[chosen] = softmax(
                 logits.float().cpu().numpy().astype(np.float64), axis=-1
             )  # Apple's MPS has no float64
         return result
 
+    def encode(self, texts: list[str]) -> list[dict[str, list[int]]]:
+        """Replies as an attribute's classifier reads them, in the format it was trained in."""
+        return encode_texts(self.tokenizer, texts, self.max_length)
+
     def score_texts(self, texts: list[str], batch_size: int = 64) -> np.ndarray:
-        """[N, aspects]: an attribute's probabilities for replies, in the format it was trained in."""
-        return self.probabilities(encode_texts(self.tokenizer, texts, self.max_length), batch_size)
+        """[N, aspects]: an attribute's probabilities for replies."""
+        return self.probabilities(self.encode(texts), batch_size)
 
     def score_pairs(
         self, contexts: list[tuple[str, ...]], responses: list[str], batch_size: int = 64

@@ -51,8 +51,12 @@ class Scorer:
         replies = [row["response"] for row in rows]
         for row in rows:
             row["predicted"], row["probabilities"], row["evaluators"] = {}, {}, self.hash
+        encoded: dict[tuple, list[dict]] = {}  # evaluators from one base read the same
         for attribute in self.schema.attributes:
-            for row, chances in zip(rows, self.evaluators[attribute.name].score_texts(replies)):
+            evaluator = self.evaluators[attribute.name]
+            if evaluator.reads not in encoded:
+                encoded[evaluator.reads] = evaluator.encode(replies)
+            for row, chances in zip(rows, evaluator.probabilities(encoded[evaluator.reads])):
                 row["probabilities"][attribute.name] = {
                     a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)
                 }

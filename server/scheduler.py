@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -326,6 +327,7 @@ class Scheduler:
             made.decoder_tokenizer.eos_token_id, how.decoding, how.top_p, how.temperature, how.no_repeat_ngram_size,
             how.repetition_penalty, how.guidance, how.plausibility, how.context_block_ngram,
         )  # fmt: skip
+        rules = one_of_equal(rules)
         for writing in job.writings:
             assert writing.sample is not None
             writing.rows = [
@@ -474,6 +476,12 @@ class Scheduler:
     def _observe(self) -> None:
         self.metrics.waiting.set(self.waiting)
         self.metrics.rows.set(self.rows)
+
+
+@lru_cache(maxsize=64)
+def one_of_equal(rules: Rules) -> Rules:
+    """The same object for equal rules, which is quick to compare."""
+    return rules
 
 
 def uniforms_of(writing: PendingReply, place: int, how: DecodingArguments) -> list[float] | None:

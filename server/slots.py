@@ -91,30 +91,18 @@ class SlotLayer(DynamicLayer):
         self.values[:rows].scatter_(2, column, value_states)
         return self.keys[:rows, :, : self.visible], self.values[:rows, :, : self.visible]
 
-    def resize(self, slots: int, room: int) -> None:
-        """More slots, or more room in each."""
-        for name in ("keys", "values"):
-            before = getattr(self, name)
-            after = before.new_zeros(slots, before.shape[1], room, before.shape[3])
-            after[: before.shape[0], :, : before.shape[2]] = before
-            setattr(self, name, after)
-
 
 class SlotCache(Cache):
-    """The `SlotLayer`s of a decoder.
+    """The `SlotLayer`s of a decoder, parts of one tensor, so that slots move in all layers at once.
 
     Args:
         like: a cache of the same decoder, for shapes and types.
     """
 
     def __init__(self, like: StaticPrefixCache):
-        layers = []
-        for layer in like.layers:
-            _, heads, _, size = layer.keys.shape
-            layers.append(
-                SlotLayer(layer.keys.new_zeros(0, heads, 0, size), layer.values.new_zeros(0, heads, 0, size))
-            )
-        super().__init__(layers=layers)
+        _, heads, _, size = like.layers[0].keys.shape
+        self._states = like.layers[0].keys.new_zeros(2 * len(like.layers), 0, heads, 0, size)
+        super().__init__(layers=[SlotLayer(*pair) for pair in zip(self._states[::2], self._states[1::2])])
         self.slots = self.room = 0
 
     def reserve(self, slots: int, room: int) -> None:
@@ -122,8 +110,12 @@ class SlotCache(Cache):
         if slots > self.slots or room > self.room:
             self.slots = max(self.slots, slots if slots <= FEWEST else max(slots, 2 * self.slots))
             self.room = max(self.room, round_up(room, ROOM_STEP))
-            for layer in self.layers:
-                layer.resize(self.slots, self.room)
+            before = self._states
+            number, had, heads, columns, size = before.shape
+            self._states = before.new_zeros(number, self.slots, heads, self.room, size)
+            self._states[:, :had, :, :columns] = before
+            for layer, keys, values in zip(self.layers, self._states[::2], self._states[1::2]):
+                layer.keys, layer.values = keys, values
 
     def set_columns(self, columns: torch.Tensor, visible: int) -> None:
         """The next states of every row go into its column, [rows], and the first `visible` columns are read."""
@@ -140,9 +132,7 @@ class SlotCache(Cache):
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
         """The content of slots into other slots, of which none is a source."""
-        for layer in self.layers:
-            for states in (layer.keys, layer.values):
-                states[targets] = states[sources]
+        self._states[:, targets] = self._states[:, sources]
 
 
 def graph_slots(slots: int) -> int:
@@ -335,6 +325,11 @@ class RowBatch:
         self, rows: list[DecodingRow], logits: torch.Tensor, owners: list[tuple[DecodingRow, int]]
     ) -> None:
         """The next token of each row, by its own rules; rows of equal rules together."""
+        if len(owners) == len(rows) and all(row.rules is rows[0].rules for row in rows):  # as nearly always
+            rows = [row for row, _ in owners]
+            for row, token in zip(rows, next_tokens([logits], rows, rows[0].rules)):
+                row.take(token)
+            return
         places: tuple[dict[int, int], dict[int, int]] = ({}, {})  # by reading
         for place, (row, reading) in enumerate(owners):
             places[reading][id(row)] = place

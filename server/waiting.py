@@ -69,7 +69,8 @@ class WaitingLine:
 
     def _drop_cancelled(self) -> None:
         for client, jobs in self._jobs.items():
-            self._jobs[client] = deque(job for job in jobs if not job.cancelled)
+            if any(job.cancelled for job in jobs):
+                self._jobs[client] = deque(job for job in jobs if not job.cancelled)
         self._forget_empty()
 
     def _forget_empty(self) -> None:

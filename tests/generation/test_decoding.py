@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from generation.decoding import generate
+from generation import decoding as decoding_module
+from generation.decoding import KEPT, generate
 from generation.token_choice import ban_said_ngrams, guide, nucleus_choice
 from model.noise import generators
 
@@ -349,3 +350,28 @@ def test_bad_options_are_refused(make_decoder):
         written(make_decoder(), decoding="top_p")
     with pytest.raises(ValueError, match="guidance 2.0 needs the latents without control in `reference`"):
         written(make_decoder(), guidance=2.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options", [{}, {"decoding": "top_p", "repetition_penalty": 1.3, "context_block_ngram": 3}]
+)
+def test_a_step_that_is_kept_writes_a_later_calls_replies(make_decoder, kind, options, monkeypatch):
+    """On a GPU a step is a graph that knows its tensors alone; here a function that runs the work again stands for it."""
+    decoder, made = make_decoder(kind), []
+
+    def reply(rows, z=None):
+        sources = generators(5, [(str(row), "") for row in rows], "text") if options else None
+        return written(decoder, rows, z=z, eos=5, sources=sources, **options)
+
+    other = torch.randn(len(PROMPTS), 8, generator=torch.Generator().manual_seed(4))
+    calls = [(range(5), None), (range(5), other), (range(2), None), (range(5), None), (range(2), other[:2])]
+    plain = [reply(*call) for call in calls]
+    monkeypatch.setattr(decoding_module, "can_record", lambda z: True)
+    monkeypatch.setattr(decoding_module, "recorded", lambda work: made.append(work) or work)
+    assert [reply(*call) for call in calls] == plain
+    assert len(made) == 2  # for five replies and for two
+    with torch.no_grad():
+        next(decoder.parameters()).data = next(decoder.parameters()).data.clone()
+    assert reply(*calls[0]) == plain[0] and len(made) == 3  # its weights lie elsewhere
+    assert sum(map(len, decoder.kept_steps.values())) == KEPT
