@@ -251,6 +251,9 @@ def kept_steps(decoder: Decoder) -> list[KeptStep] | None:
     if not getattr(decoder, "steps_can_be_kept", False):
         return None
     kept: dict[int, list[KeptStep]] = decoder.__dict__.setdefault("kept_steps", {})
+    if threading.get_ident() not in kept:
+        for ended in kept.keys() - {thread.ident for thread in threading.enumerate()}:
+            del kept[ended]  # with what its steps hold on the device
     return kept.setdefault(threading.get_ident(), [])
 
 
@@ -346,6 +349,7 @@ def generate(
             if earlier.like == like:
                 earlier.state.take(replies)
                 replies, replay, recorded_columns = earlier.state, earlier.replay, earlier.state.room
+                break
     for step in range(1, max_new_tokens + 1):  # `step` tokens are written
         if on_step is not None:
             whole[replies.rows] = replies.written

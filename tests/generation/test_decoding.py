@@ -1,5 +1,6 @@
 """generation/decoding.py: cached, batched generation against plain definitions."""
 
+import threading
 from collections import Counter
 
 import pytest
@@ -375,3 +376,10 @@ def test_a_step_that_is_kept_writes_a_later_calls_replies(make_decoder, kind, op
         next(decoder.parameters()).data = next(decoder.parameters()).data.clone()
     assert reply(*calls[0]) == plain[0] and len(made) == 3  # its weights lie elsewhere
     assert sum(map(len, decoder.kept_steps.values())) == KEPT
+    other_thread = threading.Thread(target=reply, args=calls[2])
+    other_thread.start()
+    other_thread.join()
+    assert len(decoder.kept_steps) == 2
+    decoder.kept_steps.pop(threading.get_ident())
+    reply(*calls[2])
+    assert list(decoder.kept_steps) == [threading.get_ident()]  # what the ended thread held is given up
