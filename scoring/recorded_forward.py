@@ -48,20 +48,20 @@ class RecordedForward:
         batch = rounded(batch, pad_token_id, self.longest)
         shape = tuple(batch["input_ids"].shape)
         recordings: dict[tuple[int, ...], Recording | None] = self._of_thread.__dict__
-        known, found = shape in recordings, recordings.get(shape)
-        if found is None:
+        seen_before, recording = shape in recordings, recordings.get(shape)
+        if recording is None:
             inputs = {name: value.to(self.model.device) for name, value in batch.items()}
             logits = self._logits(inputs)
             if len(recordings) >= MOST:
                 recordings.clear()
             recordings[shape] = None
-            if known:
+            if seen_before:
                 replay = record(lambda: logits.copy_(self._logits(inputs)))
                 self.wanted = replay is not None
                 if replay is not None:
                     recordings[shape] = inputs, logits, replay
             return logits[:rows].clone()
-        inputs, logits, replay = found
+        inputs, logits, replay = recording
         for name, value in batch.items():
             inputs[name].copy_(value)
         replay()
