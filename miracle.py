@@ -329,18 +329,19 @@ class Miracle:
             return told
 
         with self._lock:
-            for seed in dict.fromkeys(seeds):
-                chosen = [i for i, own in enumerate(seeds) if own == seed]
+            for settings in (control, uncontrolled(control)):
+                chosen = [i for i, target in enumerate(wanted) if bool(target) == (settings is control)]
+                if not chosen:
+                    continue
                 requests = [Request("\n".join(turns[i]), turns[i], wanted[i]) for i in chosen]
-                controlled = any(r.target for r in requests)
-                settings = dataclasses.replace(control if controlled else uncontrolled(control), seed=seed)
-                found = self.generator.write(requests, settings, decoding, on_text=watch(chosen))
+                own = [dataclasses.replace(settings, seed=seeds[i]) for i in chosen]
+                found = self.generator.write(requests, own[0], decoding, on_text=watch(chosen), own=own)
                 sample = found.sample
                 for place, i in enumerate(chosen):
                     texts[i], latents[i], used[i], candidates[i] = (
                         found.texts[place],
                         sample.z[place].cpu().numpy(),
-                        settings,
+                        own[place],
                         found.candidates[place],
                     )
                     starts[i], energies[i] = float(sample.energy_start[place]), float(sample.energy[place])

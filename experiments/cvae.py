@@ -116,12 +116,13 @@ class CachingGenerator(ReplyGenerator):
         self.written: tuple[tuple, Drafts, dict[str, float]] | None = None
         self.memory = 0.0  # megabytes, the most held while `written` was
 
-    def drafts(self, requests, control, how, seconds, on_text=None) -> Drafts:
+    def drafts(self, requests, control, how, seconds, on_text=None, own=None) -> Drafts:
         """As `ReplyGenerator.drafts`, with the seconds of the first cell that had these candidates, all scores included."""
         alike = dataclasses.replace(control, fluency=1.0, relevance=1.0)  # so that all scores are found
-        if self.written is None or self.written[0] != (requests, alike, how):
+        if self.written is None or self.written[0] != (requests, alike, how, own):
             spent: dict[str, float] = {}
-            self.written = (requests, alike, how), super().drafts(requests, alike, how, spent, on_text), spent
+            drafts = super().drafts(requests, alike, how, spent, on_text, own)
+            self.written = (requests, alike, how, own), drafts, spent
         seconds |= self.written[2]
         return self.written[1]
 

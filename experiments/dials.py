@@ -1,6 +1,6 @@
 """Turn one attribute's strength, hold the others', and see what the classifiers predict. ``python -m experiments.dials outs/demo``
 
-For every attribute all combinations are written for every context at every strength, from the same noise. <run>/dials/ gets the
+For every attribute all combinations are written for every context at every strength, `--replies` times, from the same noise. <run>/dials/ gets the
 replies, dials.csv (a row per attribute and strength), dials.json (shares of monotone contexts, gains, changes of what is held) and
 dials.png. `scoring.dials` defines the numbers.
 """
@@ -51,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
         default=1,
         help="replies to choose from; more than one are chosen by the heads, which a dial at 0 does not stop (default: 1)",
     )
+    options.add_argument(
+        "--replies",
+        type=int,
+        default=1,
+        help="replies to each context and combination at each strength, with seeds of their own: a context's curve is the mean over them (default: 1)",
+    )
     return options
 
 
@@ -75,16 +81,16 @@ def sweep_rows(
     options: argparse.Namespace,
 ) -> list[dict]:
     """The replies of one attribute's dial, scored."""
-    targets = model.schema.combinations()
-    asked = [(list(context), target) for context in contexts for target in targets]
+    targets, seeds = model.schema.combinations(), range(options.seed, options.seed + options.replies)
+    asked = [(list(context), target, seed) for context in contexts for target in targets for seed in seeds]
     held = model.weights if options.held is None else dict.fromkeys(model.weights, options.held)
     rows = []
     for strength in tqdm(strengths, desc=attribute, leave=False, disable=None):
         replies = model.replies(
-            [context for context, _ in asked],
-            [target for _, target in asked],
+            [context for context, _, _ in asked],
+            [target for _, target, _ in asked],
             held | {attribute: strength},
-            options.seed,
+            [seed for _, _, seed in asked],
             candidates=options.candidates,
         )
         rows += [row_of(reply, dial=attribute, strength=strength) for reply in replies]
@@ -129,6 +135,8 @@ def line_of(one: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Sweep, write and print; returns the exit status."""
     options = parser().parse_args(argv)
+    if options.replies < 1:
+        raise InputError(f"--replies must be 1 or more, found {options.replies}")
     strengths, contexts = strengths_of(options.strengths), contexts_of(options)
     model = scored_run(options.run, options.device)
     names = (
@@ -143,7 +151,12 @@ def main(argv: list[str] | None = None) -> int:
         write_jsonl(folder / f"{name}.jsonl", rows)
         summaries.append(summary(sweep_of(rows, name, model.schema)))
         print(line_of(summaries[-1]), flush=True)
-    record = {"command": command_line(), "seed": options.seed, "candidates": options.candidates}
+    record = {
+        "command": command_line(),
+        "seed": options.seed,
+        "candidates": options.candidates,
+        "replies": options.replies,
+    }
     record |= {"held": options.held, "versions": package_versions(), "git": git_revision()}
     write_json(folder / "dials.json", {"attributes": summaries, "run": record})
     write_csv(folder / "dials.csv", csv_rows(summaries))

@@ -25,7 +25,7 @@ from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
 from model.fused_layers import fuse_layers
 from model.gaussian import Gaussian
-from model.noise import generator, generators, normal
+from model.noise import generators, normal
 from model.prior import combine
 from model.sampler import Sample
 
@@ -112,12 +112,12 @@ class ReplyGenerator:
         )
         keys = [request.key for request in requests]
         dials: list[float] | list[list[float]]
+        seeds = None if own is None else [settings.seed for settings in own]
         if own is None:
             dials = [*by_attribute(control.weights, self.names).values()]
-            sources = generators(control.seed, keys, "prior")
         else:
             dials = [[*by_attribute(settings.weights, self.names).values()] for settings in own]
-            sources = [generator(settings.seed, *key, "prior") for settings, key in zip(own, keys)]
+        sources = generators(control.seed if seeds is None else seeds, keys, "prior")
         weights = torch.tensor(dials, device=self.device)
         noise = normal(sources, self.config.latent_size, self.device)
         if control.start == "mean":
@@ -126,7 +126,7 @@ class ReplyGenerator:
             )
         start = prior.sample(noise)
         make_energy = ENERGIES[control.energy](Wanted(self.model.heads, targets, weights, prior))
-        return Problem(start, prior, make_energy, targets, keys, weights, self.model.flow)
+        return Problem(start, prior, make_energy, targets, keys, weights, self.model.flow, seeds)
 
     def latents(
         self,
@@ -156,17 +156,17 @@ class ReplyGenerator:
         how: DecodingArguments,
         seconds: dict[str, float] | None = None,
         on_text: Callable[[dict[int, str]], bool] | None = None,
+        own: list[ControlArguments] | None = None,
     ) -> Replies:
         """Latents, their replies, and of the candidates for each request the best (`generation.choosing`).
 
         Args:
             seconds: takes the wall-clock seconds of the parts.
             on_text: see `decode`; of several candidates it receives the first's text, which is also kept where it stops the writing.
+            own: as for `problem`.
         """
-        n, drafts = (
-            control.candidates,
-            self.drafts(requests, control, how, {} if seconds is None else seconds, on_text),
-        )
+        n = control.candidates
+        drafts = self.drafts(requests, control, how, {} if seconds is None else seconds, on_text, own)
         if n == 1:
             return Replies(drafts.texts, drafts.sample, [0] * len(requests))
         best = (
@@ -184,6 +184,7 @@ class ReplyGenerator:
         how: DecodingArguments,
         seconds: dict[str, float],
         on_text: Callable[[dict[int, str]], bool] | None = None,
+        own: list[ControlArguments] | None = None,
     ) -> Drafts:
         """All candidates for all requests, a request's behind one another; arguments as for `write`."""
         self.prompt_room(how)  # refuses what leaves no room, before anything is computed
@@ -193,6 +194,7 @@ class ReplyGenerator:
             if n > 1
             else requests
         )
+        owners = None if own is None else [settings for settings in own for _ in range(n)]
 
         def tell_firsts(texts: dict[int, str]) -> bool:
             nonlocal stopped
@@ -200,7 +202,7 @@ class ReplyGenerator:
             stopped = stopped or (bool(firsts) and on_text is not None and not on_text(firsts))
             return not stopped
 
-        sample = timed(seconds, "latents", self.latents, candidates, control, how.batch_size)
+        sample = timed(seconds, "latents", self.latents, candidates, control, how.batch_size, owners)
         texts = timed(
             seconds,
             "decoding",
@@ -208,7 +210,7 @@ class ReplyGenerator:
             candidates,
             sample,
             how,
-            control.seed,
+            control.seed if owners is None else [settings.seed for settings in owners],
             None if on_text is None else tell_firsts,
         )
         scores = None
@@ -324,12 +326,13 @@ class ReplyGenerator:
         requests: list[Request],
         sample: Sample,
         how: DecodingArguments,
-        seed: int,
+        seed: int | list[int],
         on_text: Callable[[dict[int, str]], bool] | None = None,
     ) -> list[str]:
         """One reply per latent of the sample that `latents` gave, in order; batches are grouped by the prompt's length.
 
         Args:
+            seed: of all sampling, or one for each request.
             on_text: called after every token with the texts so far of the requests under way, by their position; where
                 it returns False, their replies end there.
         """

@@ -23,9 +23,10 @@ class Problem:
         prior: the combined prior of each request, [B, D].
         make_energy: rows [n] -> the `Energy` of those requests.
         targets: aspect index per attribute, [B, K], -1 where none is named.
-        keys: what seeds each request's noise.
+        keys: what seeds each request's noise, beside `seeds`.
         weights: [K], the strength dials; None where nobody set them.
         flow: the flow-matching prior of the CVAE; None where it has none.
+        seeds: of each request; None: that of the settings for all.
     """
 
     start: torch.Tensor
@@ -35,6 +36,7 @@ class Problem:
     keys: list[tuple[str, str]]
     weights: torch.Tensor | None = None
     flow: VelocityField | None = None
+    seeds: list[int] | None = None
 
     def trajectory(self, settings: SamplerSettings, points: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The latents' trajectories through the ODE, to be looked at, whatever solver found their ends.

@@ -33,7 +33,8 @@ def ode(problem: Problem, control: ControlArguments) -> Sample:
 
 def langevin(problem: Problem, control: ControlArguments) -> Sample:
     """Langevin dynamics from each start (`model.langevin`)."""
-    sources = generators(control.seed, problem.keys, "langevin")
+    seeds = control.seed if problem.seeds is None else problem.seeds
+    sources = generators(seeds, problem.keys, "langevin")
     steps, size = control.langevin_steps, control.langevin_step_size
     return sample_langevin(problem.start, problem.prior, _energy(problem), sources, steps, size)
 

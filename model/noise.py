@@ -1,6 +1,7 @@
 """Noise that depends on what it is for and on nothing else: not on the order, the batch or the device."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
@@ -12,9 +13,10 @@ def generator(seed: int, example_id: str, target: str, purpose: str) -> torch.Ge
     return torch.Generator().manual_seed(state)
 
 
-def generators(seed: int, keys: list[tuple[str, str]], purpose: str) -> list[torch.Generator]:
-    """One generator per (example id, target)."""
-    return [generator(seed, example_id, target, purpose) for example_id, target in keys]
+def generators(seed: int | Sequence[int], keys: list[tuple[str, str]], purpose: str) -> list[torch.Generator]:
+    """One generator per (example id, target); `seed` may be one for each."""
+    seeds = [seed] * len(keys) if isinstance(seed, int) else seed
+    return [generator(own, *key, purpose) for own, key in zip(seeds, keys, strict=True)]
 
 
 def normal(sources: list[torch.Generator], size: int, device: torch.device | str = "cpu") -> torch.Tensor:

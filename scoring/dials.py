@@ -1,7 +1,7 @@
 """Dials: how the replies follow one attribute's strength while the others' are held.
 
-Rows are scored generations with two more keys, ``dial`` (the attribute whose strength is varied) and ``strength``; every context
-and target is there at every strength, written from the same noise.
+Rows are scored generations with two more keys, ``dial`` (the attribute whose strength is varied) and ``strength``; every context,
+target and seed is there at every strength, written from the same noise.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,15 @@ TOLERANCE = 0.05  # probability that a curve may fall behind its own highest val
 
 @dataclass(frozen=True)
 class Sweep:
-    """One attribute's dial, of `C` contexts x `T` targets x `S` strengths.
+    """One attribute's dial, of `C` contexts x `R` replies (`T` targets x seeds) x `S` strengths.
 
     Attributes:
         strengths: rising, [S].
         contexts: [C].
-        own: the classifier's probability of the aspect asked for, [C, T, S].
+        own: the classifier's probability of the aspect asked for, [C, R, S].
         held: the same of the other attributes' aspects, their mean; NaN where there are none.
-        coherence: [C, T, S].
+        coherence: [C, R, S].
+        targets: T.
     """
 
     attribute: str
@@ -34,24 +35,26 @@ class Sweep:
     own: np.ndarray
     held: np.ndarray
     coherence: np.ndarray
+    targets: int
 
 
 def sweep_of(rows: Sequence[dict], attribute: str, schema: Schema) -> Sweep:
     """The sweep of one attribute.
 
     Raises:
-        InputError: where some context and target lack a strength, or scores.
+        InputError: where some context, target and seed lack a strength, or scores.
     """
     own_rows = [row for row in rows if row["dial"] == attribute]
     strengths = sorted({float(row["strength"]) for row in own_rows})
     contexts = list(dict.fromkeys(tuple(row["context"]) for row in own_rows))
-    targets = list(dict.fromkeys(target_name(row["target"]) for row in own_rows))
-    values = np.full((3, len(contexts), len(targets), len(strengths)), np.nan)
-    places = [{item: i for i, item in enumerate(items)} for items in (contexts, targets, strengths)]
+    series = list(dict.fromkeys(_series(row) for row in own_rows))
+    targets = len({name for name, _ in series})
+    values = np.full((3, len(contexts), len(series), len(strengths)), np.nan)
+    places = [{item: i for i, item in enumerate(items)} for items in (contexts, series, strengths)]
     for row in own_rows:
         at = (
             places[0][tuple(row["context"])],
-            places[1][target_name(row["target"])],
+            places[1][_series(row)],
             places[2][float(row["strength"])],
         )
         chances = {name: row["probabilities"][name][aspect] for name, aspect in row["target"].items()}
@@ -59,9 +62,13 @@ def sweep_of(rows: Sequence[dict], attribute: str, schema: Schema) -> Sweep:
         values[(slice(None), *at)] = chances[attribute], np.mean(others) if others else np.nan, row["nli"]
     if not own_rows or np.isnan(values[0]).any():
         raise InputError(
-            f"the sweep of {attribute} is not complete: {len(own_rows)} scored replies for {len(contexts)} contexts x {len(targets)} targets x {len(strengths)} strengths"
+            f"the sweep of {attribute} is not complete: {len(own_rows)} scored replies for {len(contexts)} contexts x {len(series)} targets and seeds x {len(strengths)} strengths"
         )
-    return Sweep(attribute, strengths, contexts, *values)
+    return Sweep(attribute, strengths, contexts, *values, targets)
+
+
+def _series(row: dict) -> tuple[str, int]:
+    return target_name(row["target"]), row.get("seed") or 0
 
 
 def is_monotone(curves: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
@@ -73,19 +80,20 @@ def summary(sweep: Sweep, seed: int = 0) -> dict:
     """What a sweep says, intervals over contexts.
 
     Returns:
-        ``monotone_contexts``: share of contexts whose curve, the mean over the targets, is monotone (`is_monotone`);
-        ``monotone_replies``: the same of every context and target alone; ``gain``: probability of the aspect asked for at the
+        ``monotone_contexts``: share of contexts whose curve, the mean over targets and seeds, is monotone (`is_monotone`);
+        ``monotone_replies``: the same of every context, target and seed alone; ``gain``: probability of the aspect asked for at the
         greatest strength minus that at the least; ``held_change``: the same of the other attributes' aspects; ``held_largest``:
         the strength at which their mean is farthest from that at the least; ``points``: the means at every strength.
     """
     curves = sweep.own.mean(axis=1)  # [C, S]
-    single = is_monotone(sweep.own).mean(axis=1)  # [C]: of a context's targets
+    single = is_monotone(sweep.own).mean(axis=1)  # [C]: of a context's replies
     held = sweep.held.mean(axis=(0, 1))
     farthest = int(np.abs(held - held[0]).argmax()) if not np.isnan(held).any() else None
     return {
         "attribute": sweep.attribute,
         "contexts": len(sweep.contexts),
-        "targets": sweep.own.shape[1],
+        "targets": sweep.targets,
+        "replies": sweep.own.shape[1] // sweep.targets,
         "strengths": sweep.strengths,
         "tolerance": TOLERANCE,
         "monotone_contexts": _over_contexts(sweep, is_monotone(curves).astype(float), seed),

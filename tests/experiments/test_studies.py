@@ -79,6 +79,7 @@ def test_a_reply_that_comes_again_is_noted():
     [
         (dials, ["--strengths", "1"], "--strengths must be two or more numbers from 0 to 100000"),
         (dials, ["--strengths", "1,x"], "--strengths must be two or more numbers from 0 to 100000"),
+        (dials, ["--replies", "0"], "--replies must be 1 or more, found 0"),
         (dials, ["--limit", "0"], "--limit must be 1 or more, found 0"),
         (conversations, ["--turns", "1"], "--turns must be 2 or more, found 1"),
         (conversations, ["--follow-ups", "no.yaml"], "follow-ups not found: no.yaml"),
@@ -99,13 +100,20 @@ def test_both_commands_on_a_tiny_run(tiny_run, tmp_path, capsys):
     short = ["--limit", "2", "--candidates", "1", "--schema", str(ROOT / "schema.py"), "--device", "cpu"]
     place = ["--output-dir", str(tmp_path)]
     assert (
-        dials.main([str(tiny_run), *short, *place, "--attributes", "attitude", "--strengths", "0,5,50"]) == 0
+        dials.main(
+            [
+                *[str(tiny_run), *short, *place, "--attributes", "attitude"],
+                *["--strengths", "0,5,50", "--replies", "2", "--seed", "3"],
+            ]
+        )
+        == 0
     )
     assert "attitude: monotone in " in capsys.readouterr().out
     with open(tmp_path / "dials.csv", newline="") as file:
         assert [row["strength"] for row in csv.DictReader(file)] == ["0.0", "5.0", "50.0"]
     assert (tmp_path / "dials.png").stat().st_size > 5000
-    assert len((tmp_path / "attitude.jsonl").read_text().splitlines()) == 2 * 8 * 3
+    rows = [json.loads(line) for line in (tmp_path / "attitude.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 8 * 3 * 2 and {row["seed"] for row in rows} == {3, 4}
 
     assert conversations.main([str(tiny_run), *short, *place, "--turns", "3"]) == 0
     assert "lost from the first turn to the last" in capsys.readouterr().out

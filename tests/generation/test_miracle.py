@@ -83,6 +83,22 @@ def test_seeds_decide_and_alternatives_differ(model):
     assert not np.allclose(three[0].latent, three[1].latent)
 
 
+@pytest.mark.parametrize("algorithm", ["ode", "langevin"])
+def test_seeds_of_a_batch_are_each_reply_s_own(model, algorithm):
+    """Whatever else is written with it, a reply without a target too."""
+    options = {"algorithm": algorithm, "decoding": "top_p", "start": "sample", "candidates": 2}
+    options |= {"langevin_steps": 3, "max_new_tokens": 4}
+    targets, seeds = ["plain", None, "plain", "lyrical"], [5, 6, 7, 5]
+    together = model.replies([QUESTION] * 4, targets, seeds=seeds, **options)
+    assert [reply.seed for reply in together] == seeds == [reply.control.seed for reply in together]
+    assert together[1].control.algorithm == "none" and together[0].control.algorithm == algorithm
+    assert not np.allclose(together[0].latent, together[2].latent)
+    for reply, target, seed in zip(together, targets, seeds):
+        (alone,) = model.reply(QUESTION, target, seed=seed, **options)
+        assert alone.text == reply.text
+        np.testing.assert_allclose(alone.latent, reply.latent, atol=1e-4)
+
+
 def test_weights_pull_the_latent_harder(model):
     """One candidate: of several, which one is kept moves the latent as well."""
     energies = [

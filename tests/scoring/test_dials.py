@@ -54,6 +54,23 @@ def test_a_dial_by_hand():
     assert lines[2]["held"] == pytest.approx(0.7)
 
 
+def test_a_context_s_curve_is_the_mean_over_seeds_too():
+    """Each seed's curve falls by 0.2 somewhere, their mean nowhere."""
+    curves = [((0.9, 0.2, 0.7), (0.8, 0.8, 0.8)), ((0.9, 0.7, 0.5), (0.8, 0.8, 0.8))]  # at 10, 0 and 1
+    rows = [row | {"seed": seed} for seed in (3, 4) for row in sweep({"a": curves})]
+    for one in rows:
+        if one["seed"] == 4 and one["target"]["style"] == "lyrical" and one["strength"] == 1.0:
+            one["probabilities"]["style"] = {"plain": 0.05, "lyrical": 0.95}
+    found = summary(sweep_of(rows, "style", TWO))
+    assert (found["targets"], found["replies"]) == (2, 2)
+    assert found["monotone_contexts"]["value"] == 1 and found["monotone_replies"]["value"] == 0.75
+    assert [point["probability"]["value"] for point in found["points"]] == pytest.approx([0.45, 0.7125, 0.9])
+    alone = summary(sweep_of(rows[:6], "style", TWO))
+    assert alone["replies"] == 1 and alone["points"][1]["probability"]["value"] == pytest.approx(0.6)
+    with pytest.raises(InputError, match="is not complete: 11 scored replies"):
+        sweep_of(rows[:-1], "style", TWO)
+
+
 def test_monotone_is_measured_from_the_highest_value_before():
     """Small falls that add up to more than the tolerance are no monotone curve."""
     curves = np.array(
@@ -66,7 +83,7 @@ def test_a_sweep_with_a_hole_is_refused():
     rows = sweep({"a": [((0.9, 0.2, 0.5), (0.7, 0.8, 0.8))] * 2})
     with pytest.raises(
         InputError,
-        match="the sweep of style is not complete: 5 scored replies for 1 contexts x 2 targets x 3 strengths",
+        match="the sweep of style is not complete: 5 scored replies for 1 contexts x 2 targets and seeds x 3 strengths",
     ):
         sweep_of(rows[:-1], "style", TWO)
     with pytest.raises(InputError, match="the sweep of mood is not complete: 0 scored replies"):
