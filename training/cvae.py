@@ -2,12 +2,14 @@
 
 import copy
 import dataclasses
+import importlib.util
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import GPT2Config, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers.training_args import OptimizerNames
 
 from common.devices import memory_used
 from common.errors import InputError
@@ -34,6 +36,7 @@ from model.losses import LossWeights
 from model.prior import COMBINATIONS
 from model.quantised import hold_in_4bit
 from model.schedule import KL_SCHEDULES
+from training.bf16_weights import hold_in_bf16
 from training.cvae_trainer import SHAPES, CvaeTrainer, can_record
 from training.inputs import Inputs, compared_settings, dialogue_files
 from training.stage import PRECISIONS, Stage, resolved_arguments, run_trainer
@@ -42,6 +45,8 @@ from training.steps import with_steps
 VERSION = 1  # of this stage's code; raise it where the same options and data come out otherwise
 
 NOT_RECORDED = "cvae: with several processes these steps are not recorded as CUDA graphs (--shared_graphs false, or a flow prior); small models train more slowly so"
+
+EIGHT_BITS = (OptimizerNames.ADAMW_BNB, OptimizerNames.ADAMW_8BIT)  # two names of bitsandbytes' AdamW
 
 CONFIG = MiracleConfig()  # the owner of the defaults
 
@@ -108,6 +113,12 @@ class ModelArguments:
             "help": "with --lora_rank: hold the decoder's frozen layers in 4 bits while training, a quarter of bf16's memory; needs the package bitsandbytes"
         },
     )
+    bf16_decoder: bool = field(
+        default=False,
+        metadata={
+            "help": "without --lora_rank, with --optim adamw_bnb_8bit: hold the decoder's weights and gradients in bf16 while training all of them, and round updates stochastically: 6 bytes a parameter instead of 10; needs the package bitsandbytes (training/bf16_weights.py)"
+        },
+    )
     start_from: str | None = field(
         default=None,
         metadata={
@@ -155,6 +166,10 @@ class ModelArguments:
             raise InputError(
                 "--load_4bit holds frozen weights in 4 bits; without --lora_rank all are trained"
             )
+        if self.bf16_decoder and self.lora_rank:
+            raise InputError(
+                "--bf16_decoder is for training all weights (--lora_rank 0); with adapters the frozen ones are in bf16 on a GPU anyway"
+            )
         at_least(SHORTEST, self, "encoder_length decoder_length")
         for name in ("token_dropout", "scratch_dropout"):
             within(name, getattr(self, name), 0 <= getattr(self, name) < 1, "of 0 or more and less than 1")
@@ -162,7 +177,7 @@ class ModelArguments:
     @property
     def settings(self) -> dict:
         """What decides a training; an option that came later is left out at its default, so that earlier trainings count."""
-        return without_defaults(self, "flow_width", "load_4bit")
+        return without_defaults(self, "flow_width", "load_4bit", "bf16_decoder")
 
     @property
     def template(self) -> DialogueTemplate:
@@ -494,6 +509,20 @@ def in_4bit(model: MiracleModel, arguments: TrainingArguments) -> None:
         raise InputError(f"--load_4bit: a decoder of type {kind!r} has no frozen linear layers with adapters")
 
 
+def check_bf16(arguments: TrainingArguments) -> None:
+    """Raises `InputError` where `ModelArguments.bf16_decoder` cannot be trained: another optimizer or precision, or no ``bitsandbytes``."""
+    if arguments.optim not in EIGHT_BITS:
+        raise InputError(
+            f"--bf16_decoder needs --optim adamw_bnb_8bit, whose step rounds stochastically; rounded to the nearest by {arguments.optim.value}, small updates would be lost"
+        )
+    if not arguments.bf16:
+        raise InputError(
+            "--bf16_decoder holds weights in bf16, and the training computes in another type; add --precision bf16"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("--bf16_decoder needs the package bitsandbytes: python -m pip install bitsandbytes")
+
+
 def inherited(source: MiracleModel, model: MiracleModel) -> dict[str, torch.Tensor]:
     """The weights that a model takes over from one with other attributes; an attribute is the same where its aspects are, too."""
     weights, own = source.state_dict(), model.state_dict()
@@ -645,6 +674,8 @@ def _train(
     )
     training = with_steps(training, real + len(further), 0 if common.limit else loss.min_steps)
     arguments = resolved_arguments(training, stage, loss.precision, label_names=["labels"])
+    if options.bf16_decoder:
+        check_bf16(arguments)
     set_seed(training.seed)
     model, encoder_tokenizer, decoder_tokenizer = build(
         common,
@@ -656,6 +687,12 @@ def _train(
         model.freeze_in(torch.bfloat16)
     if options.load_4bit:
         in_4bit(model, arguments)
+    if options.bf16_decoder:
+        if model.config.lora_rank:
+            raise InputError(
+                "--bf16_decoder trains all weights; the model that --start_from names has adapters"
+            )
+        hold_in_bf16(model.decoder.lm)
     if loss.recompute_tokens and not arguments.gradient_checkpointing:
         checkpoint_layers(model.decoder.lm, loss.recompute_tokens)
     template = DialogueTemplate(**model.config.template)

@@ -19,6 +19,7 @@ from model.losses import (
 )
 from model.prior import of_targets
 from model.schedule import kl_weight
+from training.bf16_weights import rounding_adamw
 from training.recorded_step import GraphedStep
 from training.shared_step import SharedStep
 from training.trainer import StageTrainer
@@ -121,7 +122,7 @@ class CvaeTrainer(StageTrainer):
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model=None):
-        """Base and new layers at their own learning rates; no weight decay on biases and norms."""
+        """Base and new layers at their own learning rates; no weight decay on biases and norms; weights in bf16 are rounded stochastically."""
         if self.optimizer is None:
             bases = self.model.base_parameters()
             groups = []
@@ -134,6 +135,8 @@ class CvaeTrainer(StageTrainer):
                     ]
                     groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            if any(p.dtype == torch.bfloat16 for group in groups for p in group["params"]):
+                optimizer_class, options = rounding_adamw(), options | {"seed": self.args.seed}
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return self.optimizer
 

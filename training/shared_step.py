@@ -49,17 +49,19 @@ class SharedStep:
     ):
         self.forward, self.terms, self.parameters = forward, terms, parameters
         self.records = device.type == "cuda"
-        self.flat: torch.Tensor | None = None  # all gradients, once it is known which weights have one
+        self.flats: list[
+            torch.Tensor
+        ] = []  # all gradients, one piece a type, once it is known which weights have one
         self.views: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         self.graphs: OrderedDict[tuple, _Recorded] = OrderedDict()
 
     def __call__(self, batch: Batch, kl: float, scale: float = 1.0) -> torch.Tensor:
         """Add the gradients of ``scale * loss`` to the parameters'; returns what is to be logged, [n]."""
-        if self.flat is None:
+        if not self.flats:
             for parameter in self.parameters:
                 torch.distributed.broadcast(parameter.data, 0)  # all begin with the first one's weights
         self._place_gradients()
-        graph = None if self.flat is None else self._recorded(batch)
+        graph = self._recorded(batch) if self.flats else None
         if graph is None:
             given = self.forward(batch)
             logged, gradients = self._gradients(given, kl, scale)
@@ -72,7 +74,7 @@ class SharedStep:
             logged, gradients = self._gradients(graph.given, kl, scale)
             torch._foreach_copy_(graph.gradients, gradients)
             graph.backward()
-        if self.flat is None:
+        if not self.flats:
             self._lay_out()
         return logged
 
@@ -88,23 +90,26 @@ class SharedStep:
 
     def average(self) -> None:
         """The mean of all processes' gradients, once a step has them all: that of the loss."""
-        assert self.flat is not None, "gradients were computed"
-        torch.distributed.all_reduce(self.flat)
-        self.flat.div_(torch.distributed.get_world_size())
+        assert self.flats, "gradients were computed"
+        for flat in self.flats:
+            torch.distributed.all_reduce(flat)
+            flat.div_(torch.distributed.get_world_size())
 
     def _lay_out(self) -> None:
-        """Put the gradients into one tensor, of which the parameters' are parts from now on."""
-        those = [parameter for parameter in self.parameters if parameter.grad is not None]
-        self.flat = torch.cat([parameter.grad.flatten() for parameter in those])
-        parts = self.flat.split([parameter.numel() for parameter in those])
-        self.views = [(parameter, part.view_as(parameter)) for parameter, part in zip(those, parts)]
+        """Put the gradients of a type into one tensor, of which the parameters' are parts from now on."""
+        for dtype in dict.fromkeys(parameter.dtype for parameter in self.parameters):
+            those = [p for p in self.parameters if p.grad is not None and p.dtype == dtype]
+            if those:
+                self.flats.append(torch.cat([parameter.grad.flatten() for parameter in those]))
+                parts = self.flats[-1].split([parameter.numel() for parameter in those])
+                self.views += [(parameter, part.view_as(parameter)) for parameter, part in zip(those, parts)]
         for parameter, view in self.views:
             parameter.grad = view
 
     def _place_gradients(self) -> None:
         """The optimizer's step takes the gradients away; what computes them adds to where they were."""
-        if self.flat is not None and any(parameter.grad is not view for parameter, view in self.views):
-            self.flat.zero_()
+        if any(parameter.grad is not view for parameter, view in self.views):
+            torch._foreach_zero_(self.flats)
             for parameter, view in self.views:
                 parameter.grad = view
 

@@ -29,6 +29,12 @@ STAGES = {  # training, folder, options, a step within the second epoch
     ),
     "nli": (coherence, "nli", f"--limit 4 --pair_rounds 1 {EVALUATOR}", 8),
     "cvae": (cvae, "cvae", f"--limit 6 {CVAE}", 7),
+    "cvae, decoder in bf16": (
+        cvae,
+        "cvae",
+        f"--limit 6 {CVAE} --bf16_decoder true --optim adamw_bnb_8bit --precision bf16",
+        7,
+    ),
     "cvae, accumulating": (cvae, "cvae", f"--limit 8 --gradient_accumulation_steps 2 {CVAE}", 4),
 }
 COMMON = (
@@ -49,6 +55,8 @@ def weights_after(outs: Path, stage: str, every: int) -> str:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_resumed_within_an_epoch_the_weights_are_the_same(stage, tmp_path, monkeypatch, capsys):
+    if "bnb" in STAGES[stage][2]:
+        pytest.importorskip("bitsandbytes")
     every = STAGES[stage][3]
     undisturbed = weights_after(tmp_path / "a", stage, every)
 
