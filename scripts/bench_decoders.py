@@ -2,8 +2,8 @@
 
 Random weights at the shapes of `scripts.shapes`, nothing is downloaded; `--memory-gb` imitates a smaller card. Training: whole
 optimizer steps of `--examples` dialogues (60 tokens of context, 30 of reply), in as many batches as memory asks for, once with
-the decoder's layers kept and once with them computed again in the backward pass, of which the faster counts; with adapters of rank 16 on a bf16 decoder, on a 4-bit one (needs bitsandbytes), and of all weights (AdamW in fp32, or with 8-bit
-moments by bitsandbytes). Tokens are the decoder's. What does not fit is said in a line with what would.
+the decoder's layers kept and once with them computed again in the backward pass, of which the faster counts; with adapters of rank 16 on a bf16 decoder, on a 4-bit one (needs bitsandbytes), and of all weights (AdamW in fp32, with 8-bit
+moments by bitsandbytes, or with these and the decoder in bf16, ``--bf16_decoder``). Tokens are the decoder's. What does not fit is said in a line with what would.
 
 Floors: for training the arithmetic of forward and backward (of frozen weights no gradient) over the rate of matrix products;
 for decoding that or the bytes of weights and cache over the bandwidth of copies, the larger; both rates are measured here.
@@ -33,12 +33,18 @@ from model.quantised import hold_in_4bit
 from scripts.bench import bandwidth, matmul_rate, profile, seconds_of, seconds_once
 from scripts.bench_processes import CONTEXT, NEW_TOKENS, REPLY
 from scripts.shapes import ATTRIBUTES, Setup, build, decoders, encoders
+from training.bf16_weights import hold_in_bf16, rounding_adamw
 from training.recorded_step import GraphedStep
 
 BILLION = 1e9
 LARGE = ("Qwen2.5-0.5B", "Qwen2.5-1.5B", "Llama-3.2-1B", "Llama-3.2-3B")
-MODES = ("adapters", "adapters, 4 bits", "all weights", "all weights, 8-bit moments")
-NEEDS_BITSANDBYTES = ("adapters, 4 bits", "all weights, 8-bit moments")
+BYTES_A_PARAMETER = {  # of weights, gradients and moments where all are trained
+    "all weights": 4 + 4 + 8,
+    "all weights, 8-bit moments": 4 + 4 + 2,
+    "all weights, bf16, 8-bit moments": 2 + 2 + 2,
+}
+MODES = ("adapters", "adapters, 4 bits", *BYTES_A_PARAMETER)
+NEEDS_BITSANDBYTES = tuple(mode for mode in MODES if "bit" in mode)
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,6 @@ def cache_bytes(config: PreTrainedConfig, tokens: float) -> float:
     """Of keys and values in bf16, of the shared heads alone."""
     head = config.hidden_size // config.num_attention_heads
     return tokens * config.num_hidden_layers * 2 * config.num_key_value_heads * head * 2
-
-
-def memory_of_all_weights(parameters: float, eight_bit: bool) -> float:
-    """Bytes of weights, gradients and moments."""
-    return parameters * (4 + 4 + (2 if eight_bit else 8))
 
 
 class Machine:
@@ -165,19 +166,23 @@ def training_step(
     if mode == "adapters, 4 bits":
         hold_in_4bit(model.decoder.lm, machine.device, machine.dtype)
         machine.clear()
+    if in_bf16 := "bf16" in mode:
+        hold_in_bf16(model.decoder.lm)
+        machine.clear()
     if recomputed:
         checkpoint_layers(model.decoder.lm)
     trained = [p for p in model.parameters() if p.requires_grad]
-    if mode == "all weights, 8-bit moments":
-        from bitsandbytes.optim import AdamW8bit
-
-        optimizer: torch.optim.Optimizer = AdamW8bit(trained, lr=1e-4)
+    optimizer: torch.optim.Optimizer
+    if mode.endswith("8-bit moments"):
+        optimizer = rounding_adamw()(trained, lr=1e-4, optim_bits=8)
     else:
         optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     weights = LossWeights(0.05, classification=1.0, distance=0.1)
 
     def forward(rows: dict, kl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.dtype == torch.bfloat16):
+        with torch.autocast(
+            machine.device.type, torch.bfloat16, enabled=in_bf16 or machine.dtype == torch.bfloat16
+        ):
             loss = model(**rows, weights=weights.replace(kl=kl))["loss"]
         return loss, loss
 
@@ -206,7 +211,7 @@ def train(
     """The better rate of layers kept and layers computed again, with the largest batch that fits; or in a line what does not fit."""
     machine.clear()
     parameters = sum(numbers_of(decoders()[decoder]))
-    if mode.startswith("all") and memory_of_all_weights(parameters, "8-bit" in mode) > machine.room:
+    if parameters * BYTES_A_PARAMETER.get(mode, 0) > machine.room:
         return does_not_fit(decoder, mode)
     figures = []
     for recomputed in (False, True):
@@ -256,10 +261,14 @@ def training_figure(
 def does_not_fit(decoder: str, mode: str) -> str:
     """What does not fit, why, and what would."""
     parameters = sum(numbers_of(decoders()[decoder]))
-    if mode.startswith("all weights"):
-        need = memory_of_all_weights(parameters, "8-bit" in mode) / BILLION
+    if mode in BYTES_A_PARAMETER:
+        need = parameters * BYTES_A_PARAMETER[mode] / BILLION
         reason = f"weights, gradients and AdamW's moments of {parameters / BILLION:.2f} B parameters take {need:.1f} GB before any batch"
-        remedy = "--lora_rank 16" + ("" if "8-bit" in mode else ", or --optim adamw_bnb_8bit")
+        further = {
+            "all weights": ", or --optim adamw_bnb_8bit",
+            "all weights, 8-bit moments": ", or --bf16_decoder true",
+        }
+        remedy = "--lora_rank 16" + further.get(mode, "")
     else:
         reason = f"{parameters / BILLION:.2f} B frozen parameters take {parameters * (0.5 if '4 bits' in mode else 2) / BILLION:.1f} GB"
         remedy = "a larger card" if "4 bits" in mode else "--load_4bit"
@@ -332,7 +341,7 @@ def measure(decoder: str, options: argparse.Namespace) -> list[DecoderFigure | s
 def line(f: DecoderFigure) -> str:
     """A figure in a line."""
     memory = "-" if f.memory_gb is None else f"{f.memory_gb:.1f} GB"
-    return f"{f.decoder:<13} {f.what + (', recomputed' if f.recomputed else ''):<45} {f.batch:>4} {f.rate:>10,.0f} tokens/s {f.rate / f.floor:>6.0%} of {f.floor:>11,.0f} {memory:>8}"
+    return f"{f.decoder:<13} {f.what + (', recomputed' if f.recomputed else ''):<51} {f.batch:>4} {f.rate:>10,.0f} tokens/s {f.rate / f.floor:>6.0%} of {f.floor:>11,.0f} {memory:>8}"
 
 
 def parser() -> argparse.ArgumentParser:

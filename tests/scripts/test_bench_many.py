@@ -98,7 +98,20 @@ def test_decoders_are_measured_and_what_does_not_fit_is_said(capsys, tmp_path, m
     assert "tiny: all weights does not fit" in bench_decoders.train("tiny", "all weights", 4, machine, 1)
     line = bench_decoders.does_not_fit("Qwen2.5-1.5B", "all weights")
     assert "1.54 B parameters take 24.7 GB before any batch; what would fit: --lora_rank 16" in line
+    line = bench_decoders.does_not_fit("Llama-3.2-3B", "all weights, 8-bit moments")
+    assert "take 32.1 GB before any batch; what would fit: --lora_rank 16, or --bf16_decoder true" in line
+    assert "take 19.3 GB" in bench_decoders.does_not_fit("Llama-3.2-3B", "all weights, bf16, 8-bit moments")
     assert "--load_4bit" in bench_decoders.does_not_fit("Llama-3.2-3B", "adapters")
+
+
+def test_all_weights_are_trained_in_bf16():
+    pytest.importorskip("bitsandbytes")
+    machine = bench_decoders.Machine(32)
+    step = bench_decoders.training_step("tiny", "all weights, bf16, 8-bit moments", 4, machine, True)
+    step(4)
+    step(2)  # two batches a step, as where memory asks for it
+    figure = bench_decoders.train("tiny", "all weights, bf16, 8-bit moments", 4, machine, 1)
+    assert (figure.what, figure.batch) == ("train, all weights, bf16, 8-bit moments", 4) and figure.rate > 0
 
 
 def test_weights_are_counted_as_they_are():
