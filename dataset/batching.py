@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from common.rounding import round_up, rounded_rows
 from common.schema import Schema
 from dataset.compact import compact_dataset
 from dataset.dialogues import Dialogue
@@ -16,10 +18,7 @@ from dataset.encoding import IGNORED, DialogueTemplate, encode_contexts, encode_
 if TYPE_CHECKING:
     from datasets import Dataset
 
-
-def round_up(length: int, multiple: int) -> int:
-    """The next multiple of `multiple`."""
-    return -(-length // multiple) * multiple
+COLUMNS = 16  # that lengths are rounded up to a multiple of where work is recorded by shape
 
 
 def pad(rows: list[list[int]], value: int, side: str = "right", length: int = 0) -> torch.Tensor:
@@ -45,6 +44,23 @@ def pad_inputs(
     if "token_type_ids" in rows[0]:
         batch["token_type_ids"] = pad([row["token_type_ids"] for row in rows], 0, side)
     return batch
+
+
+def rounded(batch: dict[str, torch.Tensor], pad_token_id: int, longest: int) -> dict[str, torch.Tensor]:
+    """A batch of `pad_inputs` with padding behind its texts, and with its last row again, up to a rounded shape.
+
+    Args:
+        longest: tokens that a text may have; lengths are not rounded up beyond.
+    """
+    count, width = batch["input_ids"].shape
+    columns = max(width, min(round_up(width, COLUMNS), longest)) - width
+    rows = rounded_rows(count) - count
+    fill = {"input_ids": pad_token_id}
+    return {
+        name: torch.cat([wide, wide[-1:].expand(rows, -1)])
+        for name, value in batch.items()
+        for wide in [F.pad(value, (0, columns), value=fill.get(name, 0))]
+    }
 
 
 def batches_by_length(rows: list[dict], batch_size: int) -> list[list[int]]:

@@ -8,7 +8,7 @@ import torch
 
 from common.errors import InputError
 from common.schema import Schema
-from dataset.batching import batches_by_length, pad_inputs
+from dataset.batching import batches_by_length, pad_inputs, rounded
 from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
 from generation.choosing import CandidateScores, candidate_scores
 from generation.control_weights import by_attribute
@@ -25,6 +25,7 @@ from generation.writing import decode_rows
 from model.decoder import LatentDecoder, positions_limit
 from model.fused_layers import fuse_layers
 from model.gaussian import Gaussian
+from model.graphs import Recordings
 from model.noise import generators, normal
 from model.prior import combine
 from model.sampler import Sample
@@ -62,23 +63,31 @@ class ReplyGenerator:
         self.template = DialogueTemplate(**self.config.template)
         self.names = list(self.config.attributes)
         self.positions = positions_limit(self.model.decoder.lm)
+        self._priors_of = Recordings(self._encoded_priors, device)
+
+    def _encoded_priors(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Means and log-variances of every attribute's prior, [2, B, K, D], for the encoder's inputs."""
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)
+        ):  # entered here, as its copies of the weights belong to a recording
+            prior = self.model.encode_prior(batch["input_ids"], batch["attention_mask"])
+        return torch.stack(prior)
 
     @torch.no_grad()
     def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
         """p(z | c, attribute) of every attribute, [N, K, D]; every context is encoded once."""
-        rows = encode_contexts(self.encoder_tokenizer, contexts, None, self.config.encoder_length)
-        means, logvars = [torch.empty(0)] * len(rows), [torch.empty(0)] * len(rows)
-        for chosen in batches_by_length(rows, batch_size):
-            batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)
-            ):
-                prior = self.model.encode_prior(
-                    batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
-                )
-            for index, mean, logvar in zip(chosen, prior.mean, prior.logvar):
-                means[index], logvars[index] = mean, logvar
-        return Gaussian(torch.stack(means), torch.stack(logvars))
+        pad, longest = self.encoder_tokenizer.pad_token_id, self.config.encoder_length
+        rows = encode_contexts(self.encoder_tokenizer, contexts, None, longest)
+        batches = batches_by_length(rows, batch_size)
+        parts = []
+        for chosen in batches:
+            batch = pad_inputs([rows[index] for index in chosen], pad)
+            del batch["token_type_ids"]
+            if self._priors_of.wanted:
+                batch = rounded(batch, pad, longest)
+            parts.append(self._priors_of(batch)[:, : len(chosen)].clone())
+        order = torch.tensor([index for chosen in batches for index in chosen]).argsort()
+        return Gaussian(*torch.cat(parts, dim=1)[:, order.to(self.device)])
 
     def target_indices(self, requests: list[Request]) -> torch.Tensor:
         """Aspect index per attribute, [B, K], -1 where a target names none."""

@@ -38,7 +38,8 @@ class RoomLayer(DynamicLayer):
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: int):
         super().__init__()
-        self.lazy_initialization(keys, values)
+        # as `lazy_initialization`, whose empty tensors come from the CPU, which no recording may ask for
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         shape = (*keys.shape[:2], room, keys.shape[3])
         self.keys, self.values = keys.new_zeros(shape), values.new_zeros(shape)
         self.keys[:, :, : keys.shape[2]], self.values[:, :, : keys.shape[2]] = keys, values

@@ -25,10 +25,14 @@ class Energy(Protocol):
 @runtime_checkable
 class EnergyWithGradient(Energy, Protocol):
     """An energy with a gradient in closed form that reads nothing back from the device, so that a solver's step with it can be
-    recorded as a CUDA graph."""
+    recorded as a CUDA graph, and kept: another energy of the same class and shapes puts its tensors in place of these."""
 
     def gradient(self, z: torch.Tensor) -> torch.Tensor:
         """dE/dz, [B, D]."""
+        ...
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that the gradient reads besides z."""
         ...
 
 
@@ -70,6 +74,10 @@ class AspectEnergy:
     def gradient(self, z: torch.Tensor) -> torch.Tensor:
         """dE/dz, [B, D]."""
         return self.heads.gradient(z, self.wanted, self.weights)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Weights, aspects and the heads' layers."""
+        return [self.weights, self.wanted, *(part for layer in self.heads.layers for part in layer)]
 
 
 def aspect_energy(

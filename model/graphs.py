@@ -3,10 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 logger = logging.getLogger(__name__)
+
+Recording = tuple[dict[str, torch.Tensor], torch.Tensor, Callable[[], None]]  # inputs, result, what runs it
 
 
 class _Place(threading.local):
@@ -66,3 +69,72 @@ def recorded(work: Callable[[], object]) -> Callable[[], None] | None:
         return None
     torch.cuda.current_stream().wait_stream(stream)
     return graph.replay
+
+
+class Recordings:
+    """A function of tensors that is recorded for every shape of them.
+
+    Other threads have recordings of their own.
+
+    Args:
+        function: inputs by name -> a tensor; it reads nothing back from the device, and what it reads besides its inputs
+            stays where it is. It may be called twice for the same inputs.
+        device: where the inputs go.
+        most: shapes that are kept.
+
+    Attributes:
+        wanted: whether anything is recorded: on a GPU, until something could not be.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+        device: torch.device,
+        most: int = 32,
+    ):
+        self.function, self.device, self.most = function, device, most
+        self.wanted = device.type == "cuda"
+        self._of_thread = threading.local()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        inputs: dict[str, torch.Tensor],
+        record: Callable[[Callable[[], object]], Callable[[], None] | None] = recorded,
+    ) -> torch.Tensor:
+        """What the function makes of the inputs; of those that were recorded it counts until the thread's next recording runs.
+
+        A shape is recorded when it comes for the second time.
+        """
+        if not self.wanted:
+            return self.function({name: value.to(self.device) for name, value in inputs.items()})
+        recordings: dict[Any, Recording | None] = self._of_thread.__dict__
+        shape = tuple((name, *value.shape) for name, value in inputs.items())
+        seen_before, recording = shape in recordings, recordings.get(shape)
+        if recording is not None:
+            own, made, replay = recording
+            for name, value in inputs.items():
+                own[name].copy_(value, non_blocking=True)
+            replay()
+            return made
+        own = {name: value.to(self.device, copy=True) for name, value in inputs.items()}
+        made = self.function(own)
+        if len(recordings) >= self.most:
+            recordings.clear()
+        recordings[shape] = None
+        if seen_before:
+            kept = made.clone()
+            work = record(lambda: kept.copy_(self.function(own)))
+            self.wanted = work is not None
+            if work is not None:
+                recordings[shape] = own, kept, work
+        return made
+
+    @property
+    def shapes(self) -> int:
+        """How many shapes this thread has seen, of those that are kept."""
+        return len(self._of_thread.__dict__)
+
+    def clear(self) -> None:
+        """Forget this thread's recordings: what they read has moved."""
+        self._of_thread.__dict__.clear()

@@ -4,14 +4,39 @@ torchdiffeq's adaptive solvers share one step over the batch, so that an example
 all of them wait for the stiffest. Here a batch costs what its examples cost; those that have arrived leave it.
 """
 
-from collections.abc import Callable
+import copy
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
+from common.rounding import rounded_rows
 from model.graphs import recorded
 
 Drift = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # times [B, 1], states [B, D] -> [B, D]
+Recorder = Callable[[Callable[[], object]], Callable[[], None] | None]
+
+
+@runtime_checkable
+class CopiedDrift(Protocol):
+    """A drift whose recorded attempt can serve another one's examples: it is a function of its tensors and its kind.
+
+    Attributes:
+        kind: what decides the drift besides its tensors.
+    """
+
+    kind: Hashable
+
+    def __call__(self, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """As any `Drift`."""
+        ...
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it reads besides times and states; those of an example lie wherever."""
+        ...
+
 
 ORDER = 3
 SAFETY, SHRINK, GROW = 0.9, 0.1, 6.0  # of a step's change from one to the next
@@ -23,6 +48,10 @@ LOOK_EVERY = {
     "cpu": 2,
     "cuda": 8,
 }  # attempts between two looks at who has arrived; on a GPU a look waits for the device
+MOST_ROWS = (
+    2048  # examples whose recorded attempt is kept for later ones; more are moved together as some arrive
+)
+MOST_KEPT = 24  # recorded attempts of a thread
 
 
 @dataclass(frozen=True)
@@ -112,6 +141,48 @@ class _Walk:
         walk.drift = self.drift_of(walk.rows)
         return walk
 
+    def take(self, other: "_Walk") -> None:
+        """Go on with the examples of a walk of the same shape and the same kind of drift, in this one's own tensors."""
+        assert isinstance(self.drift, CopiedDrift) and isinstance(other.drift, CopiedDrift)
+        for name in (*self.FIELDS, "end"):
+            getattr(self, name).copy_(getattr(other, name))
+        for own, value in zip(self.drift.tensors(), other.drift.tensors()):
+            own.copy_(value)
+
+
+class _KeptWalks(threading.local):
+    """A thread's recorded attempts, each with the walk whose tensors it reads and writes."""
+
+    def __init__(self):
+        self.by_shape: dict[Hashable, tuple[_Walk, Callable[[], None]]] = {}
+
+
+_kept = _KeptWalks()
+
+
+def _kept_walk(walk: _Walk, record: Recorder) -> tuple[_Walk, Callable[[], None]] | None:
+    """A walk with these examples and its recorded attempt, an earlier one's where shapes and drift agree; None where
+    the attempt cannot be recorded."""
+    drift, kept = walk.drift, _kept.by_shape
+    assert isinstance(drift, CopiedDrift)
+    shapes = tuple((part.shape, part.dtype, part.device) for part in (walk.state, *drift.tensors()))
+    key = drift.kind, shapes, walk.whole, walk.tolerance
+    if key not in kept:
+        own = copy.copy(walk)
+        own.drift = copy.deepcopy(drift)  # tensors that nobody else reads or writes
+        for name in (*walk.FIELDS, "end"):
+            setattr(own, name, getattr(walk, name).clone())
+        own.attempt()  # what is recorded has been run before
+        replay = record(own.attempt)
+        if replay is None:
+            return None
+        if len(kept) >= MOST_KEPT:
+            kept.clear()
+        kept[key] = own, replay
+    own, replay = kept[key]
+    own.take(walk)
+    return own, replay
+
 
 def solve_rowwise(
     drift_of: Callable[[torch.Tensor], Drift],
@@ -134,6 +205,10 @@ def solve_rowwise(
     Returns:
         A `Solution`; each row depends on nothing but itself.
     """
+    if graphs and state.is_cuda and len(state) <= MOST_ROWS:
+        solution = solve_recorded(drift_of, state, stops, tolerance, max_attempts)
+        if solution is not None:
+            return solution
     everyone = walk = _Walk(drift_of, state, stops[-1], tolerance)
     look_every = LOOK_EVERY.get(state.device.type, LOOK_EVERY["cuda"])
     graphs = graphs and state.is_cuda
@@ -164,6 +239,40 @@ def solve_rowwise(
         everyone.nfe,
         (everyone.end - everyone.time <= ARRIVED * everyone.whole).squeeze(1),
     )
+
+
+def solve_recorded(
+    drift_of: Callable[[torch.Tensor], Drift],
+    state: torch.Tensor,
+    stops: list[float],
+    tolerance: float,
+    max_attempts: int = 2000,
+    record: Recorder = recorded,
+) -> Solution | None:
+    """`solve_rowwise` with an attempt that is recorded once for every rounded number of examples, and kept.
+
+    The last example stands in for those that are missing. Nobody leaves on the way: so few examples take a GPU as long as
+    half of them. Arguments as there; None where nothing can be recorded, or the drift is no `CopiedDrift`.
+    """
+    count = len(state)
+    if count == 0:
+        return None
+    rows = torch.arange(rounded_rows(count), device=state.device).clamp_max(count - 1)
+    begun = _Walk(lambda chosen: drift_of(rows[chosen]), state[rows], stops[-1], tolerance)
+    if not isinstance(begun.drift, CopiedDrift) or any(part.requires_grad for part in begun.drift.tensors()):
+        return None
+    if (found := _kept_walk(begun, record)) is None:
+        return None
+    (walk, replay), states = found, []
+    for stop in stops:
+        walk.end.fill_(stop)
+        for attempt in range(max_attempts):
+            if attempt % LOOK_EVERY["cuda"] == 0 and walk.going().numel() == 0:
+                break
+            replay()
+        states.append(walk.state[:count].clone())
+    arrived = (walk.end - walk.time <= ARRIVED * walk.whole).squeeze(1)
+    return Solution(torch.stack(states), walk.nfe[:count].clone(), arrived[:count])
 
 
 def _store(walk: _Walk, everyone: _Walk) -> None:

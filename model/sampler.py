@@ -129,6 +129,12 @@ class _Drift:
     def __init__(self, settings: SamplerSettings, prior: Gaussian, energy: Energy):
         self.settings, self.prior, self.energy = settings, prior, energy
         self.std, self.evaluations = prior.std, 0
+        self.kind = type(energy), settings.geometry, settings.energy_time
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it reads besides times and states."""
+        assert isinstance(self.energy, EnergyWithGradient)
+        return [*self.prior, self.std, *self.energy.tensors()]
 
     def to_coordinates(self, z: torch.Tensor) -> torch.Tensor:
         return (z - self.prior.mean) / self.std if self.settings.geometry == "whitened" else z

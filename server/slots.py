@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn import functional as F
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from dataset.batching import pad, round_up
+from common.rounding import round_up, rounded_rows
+from dataset.batching import pad
 from generation.decoding import Decoder, Rules
 from generation.token_choice import (
     UNWRITTEN,
@@ -25,10 +27,11 @@ from generation.token_choice import (
 )
 from model.cache import StaticPrefixCache
 from model.decoder import causal_mask, positions_of
-from model.graphs import recorded
+from model.graphs import Recordings, recorded
 
 ROOM_STEP = 64  # columns that the cache grows by
 FEWEST = 8  # slots
+PROMPT_STEP = 16  # tokens that prompts are rounded up to a multiple of where reading them is recorded
 MOST_GRAPHS = 64  # recorded steps that are kept
 
 
@@ -122,22 +125,29 @@ class SlotCache(Cache):
         for layer in self.layers:
             layer.columns, layer.visible = columns, visible
 
-    def take(self, prompts: StaticPrefixCache, first: int, columns: torch.Tensor) -> None:
-        """Put what prompts left in their own cache into the slots from `first` on, its columns [rows, n] side by side."""
+    def take(self, prompts: StaticPrefixCache, slots: torch.Tensor, columns: torch.Tensor) -> None:
+        """Put what prompts left in their own cache into slots [rows], its columns [rows, n] side by side."""
         rows, filled = columns.shape
         for layer, read in zip(self.layers, prompts.layers):
             index = columns.view(rows, 1, filled, 1).expand(-1, read.keys.shape[1], -1, read.keys.shape[3])
-            layer.keys[first : first + rows, :, :filled] = read.keys.gather(2, index)
-            layer.values[first : first + rows, :, :filled] = read.values.gather(2, index)
+            layer.keys[:, :, :filled].index_copy_(0, slots, read.keys.gather(2, index))
+            layer.values[:, :, :filled].index_copy_(0, slots, read.values.gather(2, index))
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
         """The content of slots into other slots, of which none is a source."""
         self._states[:, targets] = self._states[:, sources]
 
 
-def graph_slots(slots: int) -> int:
-    """So many slots a recorded step reads: a power of two up to 64, then multiples of 64."""
-    return 1 << (slots - 1).bit_length() if slots <= 64 else round_up(slots, 64)
+def wider(
+    inputs: dict[str, torch.Tensor], rows: int, width: int, pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """What `RowBatch` reads prompts from, up to so many rows, the last one again, and columns, padding in front."""
+    fill, found = {"ids": pad_token_id, "mask": 0}, {}
+    for name, value in inputs.items():
+        if name in fill:
+            value = F.pad(value, (width - value.shape[1], 0), value=fill[name])
+        found[name] = torch.cat([value, value[-1:].expand(rows - len(value), *value.shape[1:])])
+    return found
 
 
 class StepGraph:
@@ -196,67 +206,86 @@ class RowBatch:
         self._lexical: torch.Tensor | None = None  # [slots, V]
         self._graphs: dict[tuple[int, int], StepGraph] = {}  # by slots and columns
         self._graphs_wanted = self.device.type == "cuda"
+        self._reads = Recordings(self._read_prompts, self.device, MOST_GRAPHS)
 
     @torch.no_grad()
     def join(self, rows: list[DecodingRow]) -> None:
         """Read the prompts of new rows and write their first tokens."""
-        decoder, prefix = self.decoder, self.decoder.n_prefix
         owners = [(row, reading) for row in rows for reading in range(len(row.readings))]
-        z = torch.stack([row.readings[reading] for row, reading in owners])
         lengths = [len(row.prompt) for row, _ in owners]
-        ids = pad([row.prompt for row, _ in owners], self.pad_token_id, side="left").to(self.device)
-        mask = pad([[1] * length for length in lengths], 0, side="left").to(self.device)
+        prefix, first, width = self.decoder.n_prefix, len(self._owners), max(lengths)
+        inputs = self._prompts(owners, first)
+        if self._reads.wanted:
+            width = round_up(width, PROMPT_STEP)
+            inputs = wider(inputs, rounded_rows(len(owners)), width, self.pad_token_id)
+        room = max(prefix + width, *(prefix + len(row.prompt) + row.longest for row, _ in owners))
+        self._prepare(inputs["z"], first + len(owners), room)
+        logits = self._reads(inputs)[: len(owners)]
+        self._owners += owners
+        self._filled += [prefix + length for length in lengths]
+        self.rows += rows
+        self._choose(rows, logits, owners)
+
+    def _prompts(self, owners: list[tuple[DecodingRow, int]], first: int) -> dict[str, torch.Tensor]:
+        """What `_read_prompts` takes for rows that get the slots from `first` on."""
+        prompts = [row.prompt for row, _ in owners]
+        return {
+            "ids": pad(prompts, self.pad_token_id, side="left"),
+            "mask": pad([[1] * len(prompt) for prompt in prompts], 0, side="left"),
+            "z": torch.stack([row.readings[reading] for row, reading in owners]),
+            "slots": torch.arange(first, first + len(owners)),
+        }
+
+    def _read_prompts(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits [rows, V] behind prompts, whose states go into the rows' slots.
+
+        Args:
+            inputs: ids and mask [rows, T], padded on the left; z [rows, D]; slots [rows].
+        """
+        assert self._cache is not None and self._offset is not None, "_prepare comes before"
+        decoder, prefix = self.decoder, self.decoder.n_prefix
+        ids, mask, z, slots = (inputs[name] for name in ("ids", "mask", "z", "slots"))
         width, offset = ids.shape[1], decoder.to_offset(z)
         cache = decoder.start_cache(z, width)
-        cache.set_columns(torch.arange(prefix, prefix + width, device=self.device), prefix + width)
+        cache.set_columns(torch.arange(prefix, prefix + width, device=ids.device), prefix + width)
         seen = torch.cat([decoder.prefix_mask(z), mask], dim=1)
         logits = decoder.call(
             decoder.embed(ids, offset), causal_mask(seen, width), positions_of(mask), cache, logits_to_keep=1
         )[:, -1]
-        lexical = None if decoder.to_logits is None else decoder.to_logits(z)
-        self._settle(owners, lengths, cache, width, offset, lexical)
-        self._choose(rows, logits if lexical is None else logits + lexical, owners)
-
-    def _settle(
-        self, owners: list[tuple[DecodingRow, int]], lengths: list[int], cache: StaticPrefixCache, width: int,
-        offset: torch.Tensor, lexical: torch.Tensor | None,
-    ) -> None:  # fmt: skip
-        """Slots for rows whose prompts have been read."""
-        prefix, first = self.decoder.n_prefix, len(self._owners)
-        self._cache = self._cache or SlotCache(cache)
-        self._reserve(first + len(owners), max(prefix + len(row.prompt) + row.longest for row, _ in owners))
-        columns = torch.arange(prefix + max(lengths), device=self.device).repeat(len(owners), 1)
-        pads = torch.tensor([width - length for length in lengths], device=self.device).unsqueeze(1)
+        columns = torch.arange(prefix + width, device=ids.device).repeat(len(ids), 1)
+        pads = (width - mask.sum(1)).unsqueeze(1)
         columns = torch.where(columns < prefix, columns, columns + pads).clamp_max(prefix + width - 1)
-        self._cache.take(cache, first, columns)
-        self._offset = self._grown(self._offset, offset, first)
-        self._lexical = None if lexical is None else self._grown(self._lexical, lexical, first)
-        self._owners += owners
-        self._filled += [prefix + length for length in lengths]
-        self.rows += [row for row, reading in owners if reading == 0]
+        self._cache.take(cache, slots, columns)
+        self._offset.index_copy_(0, slots, offset)
+        if self._lexical is None or decoder.to_logits is None:
+            return logits
+        lexical = decoder.to_logits(z)
+        self._lexical.index_copy_(0, slots, lexical)
+        return logits + lexical
+
+    def _prepare(self, z: torch.Tensor, slots: int, room: int) -> None:
+        """The tensors of all slots, with room for so many of so many columns."""
+        if self._cache is None:
+            one = z[:1]
+            self._cache = SlotCache(self.decoder.start_cache(one, 0))
+            self._offset = self.decoder.to_offset(one)[:0]
+            self._lexical = None if self.decoder.to_logits is None else self.decoder.to_logits(one)[:0]
+        self._reserve(slots, room)
 
     def _reserve(self, slots: int, room: int) -> None:
-        """Room for so many slots and columns; graphs of a step with less are of no use any more."""
+        """Room for so many slots and columns; what was recorded with less is of no use any more."""
         assert self._cache is not None
         before = self._cache.slots, self._cache.room
         self._cache.reserve(slots, room)
         if (self._cache.slots, self._cache.room) != before:
             self._graphs.clear()
+            self._reads.clear()
             for name in ("_offset", "_lexical"):
-                whole = getattr(self, name)
-                if whole is not None:
-                    setattr(self, name, self._grown(whole, whole[:0], 0))
-
-    def _grown(self, whole: torch.Tensor | None, new: torch.Tensor, first: int) -> torch.Tensor:
-        """A row per slot: what is there, and `new` from the slot `first` on."""
-        assert self._cache is not None
-        if whole is None or whole.shape[0] < self._cache.slots:
-            larger = new.new_zeros(self._cache.slots, *new.shape[1:])
-            if whole is not None:
-                larger[: whole.shape[0]] = whole
-            whole = larger
-        whole[first : first + new.shape[0]] = new
-        return whole
+                had = getattr(self, name)
+                if had is not None:
+                    larger = had.new_zeros(self._cache.slots, *had.shape[1:])
+                    larger[: len(had)] = had
+                    setattr(self, name, larger)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -273,7 +302,7 @@ class RowBatch:
         every rounded number of slots and columns, as it is a thousand small kernels."""
         if not self._graphs_wanted:
             return self._read(tokens, columns, visible)
-        slots, visible = graph_slots(len(tokens)), round_up(visible, ROOM_STEP)
+        slots, visible = rounded_rows(len(tokens)), round_up(visible, ROOM_STEP)
         self._reserve(slots, visible)
         graph = self._graphs.setdefault((slots, visible), StepGraph(slots, self.device))
         logits, recorded_it = graph.run(tokens, columns, lambda t, c: self._read(t, c, visible))

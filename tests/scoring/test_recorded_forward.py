@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from dataset.batching import pad_inputs
-from scoring.recorded_forward import MOST, RecordedForward, rounded
+from dataset.batching import pad_inputs, rounded
+from scoring.recorded_forward import RecordedForward
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_shape_is_recorded_at_its_second_coming(classifier):
     with torch.no_grad():
         plain = [classifier(**batch).logits for batch in batches]
     assert torch.equal(forward(batches[0], 0, record), plain[0])  # nothing is recorded on a CPU
-    forward.wanted = True
+    forward.recordings.wanted = True
     for batch, logits in zip(batches, plain):
         assert torch.allclose(forward(batch, 0, record), logits, atol=1e-6)
     assert len(made) == 1  # [4, 16] came four times, [2, 22] once
@@ -57,16 +57,16 @@ def test_a_shape_is_recorded_at_its_second_coming(classifier):
 
 def test_what_cannot_be_recorded_is_computed(classifier):
     forward, batch = RecordedForward(classifier, 22), batch_of(3, 5)
-    forward.wanted = True
+    forward.recordings.wanted = True
     plain = forward(batch, 0, lambda work: None)
     for _ in range(3):
         assert torch.allclose(forward(batch, 0, lambda work: None), plain, atol=1e-6)
-    assert not forward.wanted
+    assert not forward.recordings.wanted
 
 
 def test_few_shapes_are_kept(classifier):
     forward = RecordedForward(classifier, 22)
-    forward.wanted = True
-    for rows in range(64, 64 * (MOST + 4), 64):
+    forward.recordings.wanted = True
+    for rows in range(64, 64 * (forward.recordings.most + 4), 64):
         forward(batch_of(rows, 2), 0, lambda work: work)
-    assert len(forward._of_thread.__dict__) <= MOST
+    assert forward.recordings.shapes <= forward.recordings.most

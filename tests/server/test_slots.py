@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from common.rounding import rounded_rows
 from generation.decoding import Rules, generate
+from model.graphs import Recordings
 from model.noise import generator
-from server.slots import DecodingRow, RowBatch, StepGraph, graph_slots
+from server.slots import DecodingRow, RowBatch, StepGraph, wider
 
 EOS, PAD, LONGEST = 0, 1, 6
 
@@ -136,4 +138,36 @@ def test_a_recorded_step_reads_more_slots_and_columns_and_writes_the_same(decode
     batch._graphs_wanted = True
     write(batch, rows, every=2, at_once=2)
     assert plain and [row.written for row in rows] == [alone(decoder, row, n) for n, row in enumerate(rows)]
-    assert [graph_slots(n) for n in (1, 2, 3, 8, 9, 64, 65, 200)] == [1, 2, 4, 8, 16, 64, 128, 256]
+    assert [rounded_rows(n) for n in (1, 2, 3, 8, 9, 64, 65, 200)] == [1, 2, 4, 8, 16, 64, 128, 256]
+
+
+def test_prompts_read_by_rounded_shape_leave_the_same_in_their_slots(decoder_of, monkeypatch):
+    """Every prompt's reading is recorded at the second coming of its shape, and forgotten where the cache moves."""
+    made, call = [], Recordings.__call__
+    monkeypatch.setattr(
+        Recordings,
+        "__call__",
+        lambda self, inputs: call(self, inputs, lambda work: made.append(work) or work),
+    )
+    decoder = decoder_of("llama")
+    batch = RowBatch(decoder, PAD, torch.device("cpu"))
+    batch._reads.wanted = True
+    for _ in range(3):
+        rows = rows_of(9, [rules(), rules(guidance=2.0)])
+        write(batch, rows, every=2, at_once=2)
+        assert [row.written for row in rows] == [alone(decoder, row, n) for n, row in enumerate(rows)]
+    assert made
+    shapes = batch._reads.shapes
+    long = rows_of(4, [rules()])
+    long[3].prompt = (long[3].prompt * 20)[:90]
+    write(batch, long, every=1, at_once=1)
+    assert [row.written for row in long] == [alone(decoder, row, n) for n, row in enumerate(long)]
+    assert batch._cache.room == 128 and 0 < batch._reads.shapes <= shapes
+
+
+def test_wider_prompts_have_padding_in_front_and_their_last_row_again():
+    inputs = {"ids": torch.tensor([[PAD, 5], [6, 7]]), "mask": torch.tensor([[0, 1], [1, 1]]), "z": torch.eye(2), "slots": torch.tensor([3, 4])}  # fmt: skip
+    found = wider(inputs, 4, 3, PAD)
+    assert found["ids"].tolist() == [[PAD, PAD, 5], [PAD, 6, 7], [PAD, 6, 7], [PAD, 6, 7]]
+    assert found["mask"].tolist() == [[0, 0, 1], [0, 1, 1], [0, 1, 1], [0, 1, 1]]
+    assert found["slots"].tolist() == [3, 4, 4, 4] and torch.equal(found["z"][1:], torch.eye(2)[[1, 1, 1]])
