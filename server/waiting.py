@@ -29,7 +29,8 @@ class WaitingLine:
 
     def put(self, job: Job) -> None:
         """Take a job in; raises `Refused` (429) where there is no room."""
-        self._drop_cancelled()
+        if len(self) >= self.limit or len(self._jobs.get(job.client, ())) >= self.per_client:
+            self._drop_cancelled()
         own = len(self._jobs.get(job.client, ()))
         if len(self) >= self.limit:
             raise self._full(f"{len(self)} requests are waiting already")
@@ -48,18 +49,20 @@ class WaitingLine:
             running: client -> rows at work.
             room: rows that can join; a job larger than that waits, unless nothing runs.
         """
-        self._drop_cancelled()
-        if not self._jobs:
-            return None
-        client = min(self._jobs, key=lambda name: (running.get(name, 0), self._served.get(name, 0)))
-        job = self._jobs[client][0]
-        if job.size > room and running:
-            return None
-        self._jobs[client].popleft()
-        self._turn += 1
-        self._served[client] = self._turn
-        self._forget_empty()
-        return job
+        while self._jobs:
+            client = min(self._jobs, key=lambda name: (running.get(name, 0), self._served.get(name, 0)))
+            job = self._jobs[client][0]
+            if not job.cancelled and job.size > room and running:
+                return None
+            self._jobs[client].popleft()
+            if not self._jobs[client]:
+                del self._jobs[client]
+            if not job.cancelled:
+                self._turn += 1
+                self._served[client] = self._turn
+                self._forget_served()
+                return job
+        return None
 
     def all(self) -> list[Job]:
         """Take all of them out."""
@@ -71,9 +74,8 @@ class WaitingLine:
         for client, jobs in self._jobs.items():
             if any(job.cancelled for job in jobs):
                 self._jobs[client] = deque(job for job in jobs if not job.cancelled)
-        self._forget_empty()
-
-    def _forget_empty(self) -> None:
         self._jobs = {client: jobs for client, jobs in self._jobs.items() if jobs}
+
+    def _forget_served(self) -> None:
         if len(self._served) > 4 * self.limit:  # clients that are gone
             self._served = {client: self._served.get(client, 0) for client in self._jobs}
