@@ -17,6 +17,8 @@ prepare_libraries()
 
 KEY = "MIRACLE_API_KEY"
 SHORTEST_KEY = 16  # characters
+HTTP_PROCESSES = {"cuda": 4}  # where --http-processes does not say; elsewhere 0
+MOST_PROCESSES = 64
 ROWS = {"cpu": 64, "mps": 64, "cuda": 1024}  # written together where --rows does not say
 
 
@@ -50,6 +52,12 @@ def parser() -> Parser:
     )
     options.add_argument("--max-tokens", type=int, default=256, help="longest reply (default: %(default)s)")
     options.add_argument("--rows", type=int, help="candidates written together (default: 64, on a GPU 1024)")
+    options.add_argument(
+        "--http-processes",
+        type=int,
+        metavar="N",
+        help="processes that speak HTTP beside the one that owns the model; 0: that one does both (default: 0, on a GPU 4)",
+    )
     options.add_argument(
         "--queue", type=int, default=256, help="requests that may wait (default: %(default)s)"
     )
@@ -120,6 +128,8 @@ def check(given: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be over 0, found {value}")
     if not 0 <= given.grace < float("inf"):
         raise InputError(f"--grace must be 0 or more, found {given.grace}")
+    if given.http_processes is not None and not 0 <= given.http_processes <= MOST_PROCESSES:
+        raise InputError(f"--http-processes must be from 0 to {MOST_PROCESSES}, found {given.http_processes}")
     if not 0 <= given.port < 2**16:
         raise InputError(f"--port must be from 0 to 65535, found {given.port}")
     if given.log is not None and not given.log.parent.is_dir():
@@ -146,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from server.app import Served
         from server.run import serve
+        from server.supervisor import serve_in_processes
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
             raise
@@ -180,7 +191,13 @@ def main(argv: list[str] | None = None) -> int:
         (*LOOPBACK_NAMES, given.host) if is_loopback(given.host) and not keys else None,
         log,
     )
-    serve(service, given.host, given.port, given.grace)
+    processes = given.http_processes
+    if processes is None:
+        processes = HTTP_PROCESSES.get(model.generator.device.type, 0)
+    if processes:
+        serve_in_processes(service, given.host, given.port, given.grace, processes)
+    else:
+        serve(service, given.host, given.port, given.grace)
     return 0
 
 

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 
 from miracle import Reply
-from server.jobs import Finished, Job
+from server.jobs import Finished
 from server.protocol import finite
 
 
@@ -46,13 +46,13 @@ class Completion:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, job: Job, finished: list[Finished]) -> dict:
+    def whole(self, finished: list[Finished]) -> dict:
         """The completion."""
         choices = [
             self._choice(f, "message", {"role": "assistant", "content": f.reply.text, "refusal": None})
             for f in sorted(finished, key=lambda f: f.index)
         ]
-        return self._head("chat.completion", choices) | {"usage": usage(job, finished)}
+        return self._head("chat.completion", choices) | {"usage": usage(finished)}
 
     def chunk(self, index: int, delta: dict) -> dict:
         """A chunk of one choice."""
@@ -63,9 +63,9 @@ class Completion:
         """The chunk that ends a choice."""
         return self._head("chat.completion.chunk", [self._choice(finished, "delta", {})])
 
-    def usage_chunk(self, job: Job, finished: list[Finished]) -> dict:
+    def usage_chunk(self, finished: list[Finished]) -> dict:
         """The chunk behind all choices."""
-        return self._head("chat.completion.chunk", []) | {"usage": usage(job, finished)}
+        return self._head("chat.completion.chunk", []) | {"usage": usage(finished)}
 
     def _choice(self, finished: Finished, name: str, content: dict) -> dict:
         choice = {"index": finished.index, name: content, "logprobs": None, "finish_reason": finished.reason}
@@ -76,11 +76,11 @@ class Completion:
         return head | {"choices": choices}
 
 
-def usage(job: Job, finished: list[Finished]) -> dict:
+def usage(finished: list[Finished]) -> dict:
     """Tokens: of the prompt as the decoder read it, and of the replies that were kept."""
-    completion = sum(f.tokens for f in finished)
+    prompt, completion = finished[0].prompt, sum(f.tokens for f in finished)
     return {
-        "prompt_tokens": job.prompt_tokens,
+        "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "total_tokens": job.prompt_tokens + completion,
+        "total_tokens": prompt + completion,
     }

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -19,14 +20,13 @@ from generation.options import uncontrolled
 from miracle import Miracle, Reply
 from playground.session import Log
 from server.answers import Completion, data
-from server.cards import dials_of_card
+from server.backend import Backend, LocalBackend
 from server.dials import Dials, dials_of_system, listed_models, read_dials, split_model
-from server.errors import Refused
+from server.errors import Refused, as_refused
 from server.guards import Bounds, Guards
 from server.jobs import Added, Event, Failed, Finished, Job, writings_of
-from server.metrics import Metrics
 from server.protocol import ChatRequest, conversation_of, read_request
-from server.scheduler import Capacity, Scheduler
+from server.scheduler import Capacity
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,10 @@ class Served:
         positions = self.model.generator.positions
         return self.max_tokens if positions is None else min(self.max_tokens, positions // 2)
 
+    def note(self, reply: Reply) -> None:
+        """A reply has been delivered."""
+        self.log("server", self.name, [reply])
+
 
 class ClientGone(Exception):
     """Whoever asked has left."""
@@ -71,10 +75,14 @@ class Inbox:
 
     def __init__(self):
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue()
+        self._thread = threading.get_ident()
 
     def __call__(self, event: Event) -> None:
         """Take an event; from any thread."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        if threading.get_ident() == self._thread:
+            self._events.put_nowait(event)
+        else:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def next(self, gone: asyncio.Task, seconds: float) -> Event | None:
         """The next event; None where none comes in time. Raises `ClientGone`."""
@@ -186,12 +194,11 @@ class Conversations:
     """Handles the requests for completions.
 
     Attributes:
-        scheduler: owns the model.
+        backend: what writes the replies.
     """
 
-    def __init__(self, service: Served, metrics: Metrics):
-        self.service, self.metrics = service, metrics
-        self.scheduler = Scheduler(service.model, service.capacity, metrics)
+    def __init__(self, service: Served, backend: Backend):
+        self.service, self.backend, self.metrics = service, backend, backend.metrics
 
     async def events(self, job: Job, inbox: Inbox, request: Request) -> AsyncIterator[Event | None]:
         """All events of a job that has been submitted; None now and then while there are none.
@@ -209,40 +216,40 @@ class Conversations:
                 if event is None and time.monotonic() >= deadline:
                     raise Refused("the reply took too long", 504, code="timeout", retry_after=5)
                 if isinstance(event, Failed):
-                    raise _failure(event.error)
+                    raise as_refused(event.error)
                 if event is not None and first:
                     first = False
                     self.metrics.first_seconds.observe(time.monotonic() - job.came)
                 if isinstance(event, Finished):
                     left -= 1
-                    self._note(job, event)
+                    self._note(event)
+                    if not left:
+                        self.metrics.tokens.labels("prompt").inc(event.prompt)
                 yield event
             self.metrics.request_seconds.observe(time.monotonic() - job.came)
-            self.metrics.tokens.labels("prompt").inc(job.prompt_tokens)
         finally:
             gone.cancel()
             if left:
-                self.scheduler.cancel(job)
+                self.backend.cancel(job)
 
-    def _note(self, job: Job, event: Finished) -> None:
+    def _note(self, event: Finished) -> None:
         self.metrics.tokens.labels("reply").inc(event.tokens)
         self.metrics.tokens.labels("written").inc(event.written)
-        replies: list[Reply] = [event.reply]
-        self.service.log("server", self.service.name, replies)
+        self.backend.note(event.reply)
 
     async def complete(self, request: Request, client: str) -> Response:
         """``POST /v1/chat/completions``."""
         asked, inbox = read_request(await json_body(request)), Inbox()
         job = read_settings(self.service, asked, client, inbox)
         completion = Completion(asked.model or self.service.name, job.scored)
-        self.scheduler.submit(job)
+        await self.backend.submit(job)
         if asked.stream:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
             return EventStream(self.chunks(job, inbox, request, completion, with_usage))
         events = self.events(job, inbox, request)
         async with contextlib.aclosing(events):
             finished = [event async for event in events if isinstance(event, Finished)]
-        return JSONResponse(completion.whole(job, finished))
+        return JSONResponse(completion.whole(finished))
 
     async def chunks(
         self, job: Job, inbox: Inbox, request: Request, completion: Completion, with_usage: bool
@@ -268,7 +275,7 @@ class Conversations:
                 yield data(error.body)
                 return
             if with_usage:
-                yield data(completion.usage_chunk(job, finished))
+                yield data(completion.usage_chunk(finished))
             yield data("[DONE]")
 
 
@@ -297,18 +304,6 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _failure(error: Exception) -> Refused:
-    if isinstance(error, Refused):
-        return error
-    if isinstance(error, InputError):
-        return Refused(str(error))
-    return _broken()
-
-
-def _broken() -> Refused:
-    return Refused("the request could not be answered; the server's log says why", 500, code="internal")
-
-
 async def json_body(request: Request) -> bytes:
     """The body; raises `Refused` with 415 where it is not said to be JSON, which a web page could send without asking."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -319,21 +314,24 @@ async def json_body(request: Request) -> bytes:
     return await request.body()
 
 
-def make_app(service: Served) -> Guards:
-    """The ASGI application, guarded; its scheduler starts and ends with it."""
-    metrics = Metrics()
-    conversations = Conversations(service, metrics)
-    scheduler = conversations.scheduler
+def make_app(service: Served, backend: Backend | None = None) -> Guards:
+    """The ASGI application, guarded; its backend starts and ends with it.
+
+    Args:
+        backend: what writes the replies; None: the service's model, in this process.
+    """
+    backend = backend or LocalBackend(service.model, service.capacity, service.note)
+    conversations = Conversations(service, backend)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI):
-        scheduler.start()
+        backend.start()
         yield
-        await asyncio.to_thread(scheduler.close)
+        await asyncio.to_thread(backend.close)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    guards = Guards(app, service.keys, service.hosts, service.bounds, metrics)
-    guards.give_up, guards.close = scheduler.end, scheduler.close
+    guards = Guards(app, service.keys, service.hosts, service.bounds, backend.metrics)
+    guards.give_up, guards.close = backend.end, backend.close
     created = int(time.time())
 
     @app.post("/v1/chat/completions")
@@ -357,7 +355,7 @@ def make_app(service: Served) -> Guards:
     @app.post("/v1/cards")
     async def cards(request: Request) -> Response:
         card = _json(await json_body(request))
-        found = await asyncio.wrap_future(scheduler.call(lambda: dials_of_card(card, service.model)))
+        found = await backend.card(card)
         text = found.dials.text(service.model.schema)
         return JSONResponse(
             {
@@ -381,18 +379,19 @@ def make_app(service: Served) -> Guards:
 
     @app.get("/health")
     async def health() -> Response:
-        status = "ending" if guards.draining else "ok" if scheduler.alive else "failed"
+        state = await backend.state()
+        status = "ending" if guards.draining else "ok" if state.alive else "failed"
         found = {
             "status": status,
             "model": service.name,
-            "waiting": scheduler.waiting,
-            "rows": scheduler.rows,
+            "waiting": state.waiting,
+            "rows": state.rows,
         }
         return JSONResponse(found, 200 if status == "ok" else 503)
 
     @app.get("/metrics")
     async def numbers() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await backend.numbers(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
@@ -410,7 +409,7 @@ def make_app(service: Served) -> Guards:
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> Response:
-        return _refusal(_broken())  # uvicorn logs the error
+        return _refusal(as_refused(error))  # uvicorn logs the error
 
     @app.exception_handler(ClientGone)
     async def left(_: Request, error: ClientGone) -> Response:

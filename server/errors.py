@@ -1,5 +1,7 @@
 """What the service answers where it cannot do what it is asked: a status and OpenAI's shape of an error."""
 
+from common.errors import InputError
+
 
 class Refused(Exception):
     """A request that is answered with an error.
@@ -22,6 +24,9 @@ class Refused(Exception):
         super().__init__(message)
         self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
 
+    def __reduce__(self):
+        return Refused, (str(self), self.status, self.param, self.code, self.retry_after)
+
     @property
     def body(self) -> dict:
         """What goes over the wire."""
@@ -36,3 +41,12 @@ class Refused(Exception):
         """HTTP headers that belong to it."""
         found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def as_refused(error: Exception) -> Refused:
+    """What a request is answered with where this error ends it; of those that are not the asker's only that there was one."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, InputError):
+        return Refused(str(error))
+    return Refused("the request could not be answered; the server's log says why", 500, code="internal")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ class Finished:
     Attributes:
         added: what its text has beyond what was sent.
         reason: "stop" or "length".
-        tokens: of the reply that was kept; written: of all its candidates.
+        tokens: of the reply that was kept; written: of all its candidates; prompt: of the prompt as the decoder read it.
     """
 
     index: int
@@ -39,6 +40,7 @@ class Finished:
     reason: str
     tokens: int
     written: int
+    prompt: int
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,6 @@ class Job:
     came: float = field(default_factory=time.monotonic)
 
     @property
-    def prompt_tokens(self) -> int:
-        """Of the prompt."""
-        return len(self.prompt)
-
-    @property
     def size(self) -> int:
         """Rows that it needs."""
         return sum(len(writing.requests) for writing in self.writings)
@@ -133,12 +130,28 @@ def writings_of(
     """The replies of a request, with consecutive seeds, as `Miracle.reply` has them."""
     found = []
     for index in range(n):
-        own = replace(control, seed=control.seed + index)
+        own = replace(control, seed=control.seed + index) if index else control
         requests = [
             Request("\n".join(turns), turns, target, candidate=number) for number in range(own.candidates)
         ]
         found.append(PendingReply(index, own, requests))
     return found
+
+
+SENT = ("client", "turns", "target", "weights", "decoding", "stops", "stream", "scored", "dropped", "came")  # fmt: skip
+
+
+def order_of(job: Job) -> tuple[dict[str, Any], ControlArguments, int]:
+    """A job that has not begun as another process makes it again: fields, the first reply's settings, number of replies."""
+    return {name: getattr(job, name) for name in SENT}, job.writings[0].control, len(job.writings)
+
+
+def job_of(order: tuple[dict[str, Any], ControlArguments, int], listener: Listener) -> Job:
+    """The job of `order_of`, for whoever listens here."""
+    fields, control, n = order
+    return Job(
+        **fields, writings=writings_of(fields["turns"], fields["target"], control, n), listener=listener
+    )
 
 
 def joined(samples: list[Sample]) -> Sample:

@@ -54,6 +54,10 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame) -> None:
         """What a signal does."""
         self._captured_signals.append(sig)
+        self.drain()
+
+    def drain(self) -> None:
+        """What the first, second and third signal do; from any thread."""
         if self.guards.draining:
             if self._ends == 0.0:
                 self.should_exit = self.force_exit = True
@@ -70,11 +74,17 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; raises `InputError` where the address cannot be used."""
+def listen(host: str, port: int, shared: bool = False) -> socket.socket:
+    """A socket that can listen; raises `InputError` where the address cannot be used.
+
+    Args:
+        shared: with others that say so too.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = socket.socket(family)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         made.bind((host, port))
     except (OSError, OverflowError, UnicodeError) as error:  # the last: of a name with an empty part
@@ -94,6 +104,12 @@ def configured(guards: Guards, **changes: object) -> uvicorn.Config:
     return uvicorn.Config(guards, **settings | changes)
 
 
+def announce(name: str, host: str, port: int) -> None:
+    """Say where the server is."""
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{name}: http://{shown}:{port}/v1  (Ctrl-C ends it)", flush=True)
+
+
 def serve(service: Served, host: str, port: int, grace: float) -> None:
     """Serve until a signal ends it, which is then raised again, so that the exit status tells of it.
 
@@ -102,8 +118,7 @@ def serve(service: Served, host: str, port: int, grace: float) -> None:
     """
     sys.setswitchinterval(SWITCH)
     made, guards = listen(host, port), make_app(service)
-    shown = f"[{host}]" if ":" in host else host
-    print(f"{service.name}: http://{shown}:{made.getsockname()[1]}/v1  (Ctrl-C ends it)", flush=True)
+    announce(service.name, host, made.getsockname()[1])
     try:
         DrainingServer(configured(guards), guards, grace).run(sockets=[made])
     finally:

@@ -20,7 +20,7 @@ from common.errors import InputError
 from dataset.encoding import Cut, encode_for_decoder
 from generation.choosing import CandidateScores
 from generation.decoding import Rules
-from generation.options import DecodingArguments
+from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from miracle import Miracle, Reply
 from model.noise import generator
@@ -269,9 +269,7 @@ class Scheduler:
         groups: dict[object, list[tuple[Job, PendingReply]]] = {}
         for job in jobs:
             for writing in job.writings:
-                control = writing.control
-                seed = control.seed if control.algorithm == "langevin" else 0  # which draws noise of its own
-                key = repr((replace(control, seed=seed, weights=1.0), job.decoding.batch_size))
+                key = solved_together(writing.control), job.decoding.batch_size
                 groups.setdefault(key, []).append((job, writing))
         for members in groups.values():
             requests = [request for _, writing in members for request in writing.requests]
@@ -348,8 +346,10 @@ class Scheduler:
     def _step(self) -> None:
         """The texts so far to those who stream, then the next token of every row that goes on."""
         began, stepped = time.monotonic(), False
+        ended = {id(row) for batch in self._batches.values() for row in batch.rows if row.ended}
         for job in list(self._running):
-            self._look_at(job)
+            if job.stream or job.stops or any(id(row) in ended for w in job.writings for row in w.rows):
+                self._look_at(job)
         for batch in self._batches.values():
             batch.leave([row for row in batch.rows if row.ended])
             if not batch.rows:
@@ -415,7 +415,10 @@ class Scheduler:
             ended_by_stop = job.stops and writing.growing[writing.kept].read(row.written)[1]
             reason = "stop" if ended_by_stop else row.ended
             added = writing.growing[writing.kept].rest(reply.text)
-            self._tell(job, Finished(writing.index, added, reply, reason, len(row.written), written))
+            self._tell(
+                job,
+                Finished(writing.index, added, reply, reason, len(row.written), written, len(job.prompt)),
+            )
         for job in dict.fromkeys(job for job, _ in due):
             waiting = {id(writing) for other, writing, _ in self._written if other is job}
             if all(writing.texts and id(writing) not in waiting for writing in job.writings):
@@ -476,6 +479,15 @@ class Scheduler:
     def _observe(self) -> None:
         self.metrics.waiting.set(self.waiting)
         self.metrics.rows.set(self.rows)
+
+
+def solved_together(control: ControlArguments) -> tuple:
+    """What the settings of requests have in common whose latents are found together: all but weights and seeds.
+
+    Langevin dynamics draw noise of their own, one seed for all.
+    """
+    apart = ("weights",) if control.algorithm == "langevin" else ("weights", "seed")
+    return tuple((name, value) for name, value in vars(control).items() if name not in apart)
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,9 @@
 """A server of a run trained for seconds, on loopback, in this process."""
 
 import contextlib
+import os
+import pickle
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -8,6 +11,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
+LINKED = bool(os.environ.get("MIRACLE_TEST_LINKED"))  # all tests of a server as with --http-processes 1
 QUESTION = "My bread did not rise. What shall I do?"
 
 
@@ -65,13 +69,36 @@ class Live:
             time.sleep(0.01)
 
 
-@contextlib.contextmanager
-def running(service):
-    """A `Live` server of a `Served`."""
+def application(service, linked, stack):
+    """A `Served` as an application: by itself, or linked by a channel to a scheduler that it knows nothing else of."""
     from server.app import make_app
+    from server.metrics import Metrics
+    from server.remote import HttpLink, HttpSettings, RemoteBackend
+    from server.scheduler import Scheduler
+
+    if not linked:
+        return make_app(service)
+    (own, theirs), lost = socket.socketpair(), []
+    scheduler = Scheduler(service.model, service.capacity, Metrics())
+    scheduler.start()
+    link = HttpLink(own, scheduler, service.note)
+    stack.callback(scheduler.close)
+    stack.callback(link.close)
+    settings = pickle.loads(pickle.dumps(HttpSettings.of(service, 5.0)))
+    return make_app(settings.service(), RemoteBackend(theirs, lambda: None, lambda: lost.append(True)))
+
+
+@contextlib.contextmanager
+def running(service, linked=False):
+    """A `Live` server of a `Served`; `linked`: see `application`."""
+    with contextlib.ExitStack() as stack:
+        yield from _running(service, application(service, linked or LINKED, stack))
+
+
+def _running(service, guards):
     from server.run import DrainingServer, configured, listen
 
-    listening, guards = listen("127.0.0.1", 0), make_app(service)
+    listening = listen("127.0.0.1", 0)
     config = configured(guards, log_level="critical", timeout_graceful_shutdown=2)
     server = DrainingServer(config, guards, 5.0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
