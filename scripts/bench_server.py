@@ -8,6 +8,7 @@ The load comes from locust where it is installed (``pip install locust``), else 
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -15,7 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from common.errors import InputError
 from common.options import ROOT
 
 PARTS = ("beginning", "writing", "choosing and scoring")  # of the server's work, as its /metrics names them
+CLIENTS_AT_ONCE = 32  # of one process of the load by httpx, which takes a large part of a processor
 START_SECONDS, FINISH_SECONDS = 300, 300
 QUESTIONS = (
     "My bread did not rise this morning. What shall I do?",
@@ -84,8 +88,14 @@ def counted(address: str) -> dict[str, float]:
     return counts
 
 
-def with_locust(address: str, clients: int, seconds: float, candidates: int) -> tuple[list[float], int]:
-    """Seconds of every answered request, and how many failed."""
+Load = tuple[
+    list[float], int, float
+]  # seconds of every answered request, how many failed, and of all together
+
+
+def with_locust(address: str, clients: int, seconds: float, candidates: int) -> Load:
+    """A load of so many clients, its start included."""
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "locust", "-f", str(ROOT / "scripts" / "server_load.py"), "--headless", "--only-summary",
@@ -103,11 +113,32 @@ def with_locust(address: str, clients: int, seconds: float, candidates: int) -> 
         for milliseconds, count in entry["response_times"].items():
             latencies += [float(milliseconds) / 1000] * count
     failures = sum(entry["num_failures"] for entry in stats)
-    return latencies, failures
+    return latencies, failures, time.monotonic() - began
 
 
-def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> tuple[list[float], int]:
-    """Seconds of every answered request, and how many failed."""
+def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> Load:
+    """A load of so many clients, from a process for every `CLIENTS_AT_ONCE` of them but at most one for two processors."""
+    count = min(-(-clients // CLIENTS_AT_ONCE), max(1, (os.cpu_count() or 1) // 2))
+    names = [range(first, clients, count) for first in range(count)]
+    load = partial(_httpx_load, address, clients, seconds, candidates)
+    if count == 1:
+        began = time.monotonic()
+        return *load(names[0]), time.monotonic() - began
+    latencies: list[float] = []
+    failures = 0
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(time.sleep, [0.5] * count))  # all have started before the time counts
+        began = time.monotonic()
+        for waits, failed in pool.map(load, names):
+            latencies += waits
+            failures += failed
+        return latencies, failures, time.monotonic() - began
+
+
+def _httpx_load(
+    address: str, clients: int, seconds: float, candidates: int, names: range
+) -> tuple[list[float], int]:
+    """What some of the clients see, each with a connection of its own."""
     latencies: list[float] = []
     failures = 0
 
@@ -130,11 +161,10 @@ def with_httpx(address: str, clients: int, seconds: float, candidates: int) -> t
         async with AsyncExitStack() as stack:
             # a connection each: httpx looks through all of a client's connections at every request
             own = [
-                await stack.enter_async_context(httpx.AsyncClient(timeout=600, verify=False))
-                for _ in range(clients)
+                await stack.enter_async_context(httpx.AsyncClient(timeout=600, verify=False)) for _ in names
             ]
             ends = time.monotonic() + seconds
-            await asyncio.gather(*(one(client, name, ends) for name, client in enumerate(own)))
+            await asyncio.gather(*(one(client, name, ends) for client, name in zip(own, names)))
 
     asyncio.run(all_of_them())
     return latencies, failures
@@ -150,9 +180,9 @@ def measure(address: str, clients: int, seconds: float, candidates: int, tool: s
         Counts, replies and tokens per second, percentiles of the seconds from a request to its reply, and what share of the
         time the server's model spends on each part of its work.
     """
-    before, began = counted(address), time.monotonic()
-    latencies, failures = TOOLS[tool](address, clients, seconds, candidates)
-    whole, after = time.monotonic() - began, counted(address)
+    before = counted(address)
+    latencies, failures, whole = TOOLS[tool](address, clients, seconds, candidates)
+    after = counted(address)
     grown = {kind: after[kind] - before.get(kind, 0.0) for kind in after}
     waits = np.array(latencies) if latencies else np.array([float("nan")])
     return {
@@ -204,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
         "--tool", choices=list(TOOLS), help="default: locust where it is installed, else httpx"
     )
     options.add_argument("--rows", type=int, help="of the server, see serve.py")
+    options.add_argument("--http-processes", type=int, help="of the server, see serve.py")
     options.add_argument("--json", action="store_true", help="print JSON")
     return options
 
@@ -222,7 +253,10 @@ def main(argv: list[str] | None = None) -> int:
     clients, tool = numbers_of(given.clients), given.tool or ("locust" if find_spec("locust") else "httpx")
     if given.candidates < 1 or not 0 < given.seconds < float("inf"):
         raise InputError("--candidates must be 1 or more and --seconds over 0")
-    options = ["--queue", str(2 * max(clients)), *(["--rows", str(given.rows)] if given.rows else [])]
+    options = ["--queue", str(2 * max(clients))]
+    for name in ("rows", "http_processes"):
+        if getattr(given, name) is not None:
+            options += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with server(given.run, given.device, options) as address:
         rows = []
