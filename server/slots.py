@@ -206,7 +206,7 @@ class RowBatch:
         self._lexical: torch.Tensor | None = None  # [slots, V]
         self._graphs: dict[tuple[int, int], StepGraph] = {}  # by slots and columns
         self._graphs_wanted = self.device.type == "cuda"
-        self._reads = Recordings(self._read_prompts, self.device, MOST_GRAPHS)
+        self._reads = Recordings(self._read_prompts, self.device)
 
     @torch.no_grad()
     def join(self, rows: list[DecodingRow]) -> None:

@@ -150,13 +150,20 @@ def wait_for(true, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+def started(run: Path) -> Process:
+    """A server of three processes, all of which work."""
+    server = Process(run, free_port(), "--name", "r", "--http-processes", "2")
+    assert "http://127.0.0.1" in server.process.stdout.readline()  # said when the last of them listens
+    return server
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 @needs_proc
 @pytest.mark.slow
 def test_sigterm_finishes_what_is_under_way_in_all_processes(tiny_run):
-    server = Process(tiny_run, free_port(), "--name", "r", "--http-processes", "2")
+    server = started(tiny_run)
     try:
         others = children(server.process.pid)
         assert len(others) == 2
@@ -175,7 +182,7 @@ def test_sigterm_finishes_what_is_under_way_in_all_processes(tiny_run):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["the model's", "one that speaks HTTP"])
 def test_a_killed_process_takes_the_others_with_it(tiny_run, which):
-    server = Process(tiny_run, free_port(), "--name", "r", "--http-processes", "2")
+    server = started(tiny_run)
     try:
         others = children(server.process.pid)
         thread, found = server.asking()
@@ -194,7 +201,7 @@ def test_a_killed_process_takes_the_others_with_it(tiny_run, which):
 @needs_proc
 @pytest.mark.slow
 def test_a_second_signal_ends_replies_under_way_with_an_error(tiny_run):
-    server = Process(tiny_run, free_port(), "--name", "r", "--http-processes", "2")
+    server = started(tiny_run)
     try:
         others = children(server.process.pid)
         thread, found = server.asking()
