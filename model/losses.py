@@ -171,6 +171,7 @@ class LossInputs:
         classified: bool [B], the examples that the latent heads learn from; None: all.
         free_bits: nats per dimension that the KL term does not push below.
         flow: the flow-matching prior; None: there is none.
+        decoded: z as the decoder read it, of examples that do not count too; None where these are no longer a model's outputs.
     """
 
     token_losses: torch.Tensor
@@ -185,6 +186,7 @@ class LossInputs:
     classified: torch.Tensor | None
     free_bits: float
     flow: VelocityField | None = None
+    decoded: torch.Tensor | None = None
 
     @property
     def differentiable(self) -> list[torch.Tensor]:
@@ -202,6 +204,7 @@ class LossInputs:
             posterior=Gaussian(*gaussians[2:]),
             z=z,
             logits=tensors[6:],
+            decoded=None,
         )
 
     def first(self, rows: int) -> "LossInputs":
