@@ -208,7 +208,7 @@ def resolved_arguments(
     for name in ("fsdp", "deepspeed"):
         if getattr(training, name, None):
             raise InputError(
-                f"--{name}: a model cannot be shared out among processes; every process holds all of it, and --lora_rank 16, --load_4bit true or --optim adamw_bnb_8bit make it small"
+                f"--{name}: a model cannot be shared out among processes; every process holds all of it, and --lora_rank 16, --load_4bit true or --optim adamw_bnb_8bit with --bf16_decoder true make it small"
             )
     on_cpu = training.device.type == "cpu"
     if precision == "fp16" and on_cpu:

@@ -82,6 +82,23 @@ def test_steps_cut_where_the_terms_begin_are_the_same(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_decoder_in_bf16_is_rounded_alike_in_both(tmp_path, monkeypatch):
+    """Gradients of two types; of the weights, rounded up or down by random numbers, all processes have the same."""
+    pytest.importorskip("bitsandbytes")
+    options = f"{CVAE} --num_train_epochs 1 --bf16_decoder true --optim adamw_bnb_8bit --precision bf16"
+    options += " --recompute_tokens 1"
+    done = together("cvae", words(tmp_path / "two", options, 2), RECORDED="1")
+    assert done.returncode == 0, done.stderr
+    alone(cvae, "cvae", words(tmp_path / "one", options, 4), monkeypatch)
+    one, two = (load_file(tmp_path / name / "r" / "cvae" / "model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        assert value.dtype == two[name].dtype == (torch.bfloat16 if ".lm." in name else torch.float32)
+        assert (value.float() - two[name].float()).norm() <= 0.01 * value.float().norm() + 1e-3, name
+    alike = [(value == two[name]).float().mean() for name, value in one.items() if ".lm." in name]
+    assert sum(alike) / len(alike) > 0.8
+
+
+@pytest.mark.slow
 def test_two_processes_train_a_classifier_as_one(tmp_path, monkeypatch):
     options = f"{WORDS} --limit 5 --attribute attitude --scratch_vocab_size 300"
     done = together("classifier", words(tmp_path / "two", options, 2))

@@ -12,7 +12,8 @@ def together(
     stage: str, argv: list[str], ended: str | None = None, **more: str
 ) -> subprocess.CompletedProcess:
     """Run `quiet.py` in two processes; `ended`: see there."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     environment |= ({"ENDED": ended} if ended else {}) | more
     program = str(Path(__file__).with_name("quiet.py"))
     command = [sys.executable, "-m", "common.launch", "2", program, stage, *argv]
