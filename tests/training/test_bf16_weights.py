@@ -18,12 +18,13 @@ from training.bf16_weights import hold_in_bf16, round_stochastically, rounding_a
 
 ROOT = Path(__file__).resolve().parents[2]
 BF16 = torch.bfloat16
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def rounded(values: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    out = torch.empty(len(values), dtype=BF16)
-    assert round_stochastically(values, torch.Generator().manual_seed(seed), out) is out
-    return out
+    out = torch.empty(len(values), dtype=BF16, device=DEVICE)
+    assert round_stochastically(values.to(DEVICE), torch.Generator(DEVICE).manual_seed(seed), out) is out
+    return out.cpu()
 
 
 @pytest.mark.parametrize("value", [1.001, -1.001, 0.0317, -3e-5, 250.3])
@@ -67,14 +68,14 @@ def weights(*shape: int) -> list[torch.nn.Parameter]:
     """Of two types, and one with fewer numbers than 8-bit moments are for."""
     torch.manual_seed(0)
     values = [torch.randn(*shape), torch.randn(7), torch.randn(*shape)]
-    return [torch.nn.Parameter(v.to(t)) for v, t in zip(values, (BF16, BF16, torch.float32))]
+    return [torch.nn.Parameter(v.to(DEVICE, t)) for v, t in zip(values, (BF16, BF16, torch.float32))]
 
 
 def train(parameters, optimizer, steps, seed=0) -> None:
     source = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         for parameter in parameters:
-            parameter.grad = torch.randn(parameter.shape, generator=source).to(parameter.dtype)
+            parameter.grad = torch.randn(parameter.shape, generator=source).to(parameter)
         optimizer.step()
 
 
@@ -88,10 +89,10 @@ def groups(parameters) -> list[dict]:
 def test_small_updates_count_where_the_nearest_number_would_lose_them(bitsandbytes):
     """A regression whose weights lie near 1 with a rate of a fortieth of the distance between two numbers there."""
     torch.manual_seed(0)
-    inputs, target = torch.randn(512, 64), 1.0 + 0.004 * torch.randn(64, 64)
+    inputs, target = torch.randn(512, 64).to(DEVICE), 1.0 + 0.004 * torch.randn(64, 64).to(DEVICE)
     losses = {}
     for name, kind in (("nearest", bitsandbytes.optim.AdamW), ("stochastic", rounding_adamw())):
-        weight = torch.nn.Parameter(torch.ones(64, 64, dtype=BF16))
+        weight = torch.nn.Parameter(torch.ones(64, 64, dtype=BF16, device=DEVICE))
         optimizer = kind([weight], lr=1e-4, optim_bits=8, weight_decay=0.0)
         for step in range(200):
             rows = inputs[step % 4 :: 4]
