@@ -177,8 +177,7 @@ class TrainingSteps:
         self.step: SharedStep | GraphedStep | None = None
         self.wrapped: torch.nn.Module = self.model
         if processes.several() and recorded:
-            parts = self.model.decoder_first(self.parameters)
-            self.step = SharedStep(self._inputs, self._terms, *parts, device)
+            self.step = SharedStep(self._inputs, self._terms, self.parameters, device)
         elif recorded:
             self.step = GraphedStep(self._loss, self.parameters, device)
         elif processes.several():
@@ -210,6 +209,8 @@ class TrainingSteps:
             loss.backward()
         else:
             self.step(batch, 0.05)
+            if isinstance(self.step, SharedStep):
+                self.step.average()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
