@@ -17,7 +17,6 @@ prepare_libraries()
 
 KEY = "MIRACLE_API_KEY"
 SHORTEST_KEY = 16  # characters
-HTTP_PROCESSES = {"cuda": 4}  # where --http-processes does not say; elsewhere 0
 MOST_PROCESSES = 64
 ROWS = {"cpu": 64, "mps": 64, "cuda": 1024}  # written together where --rows does not say
 
@@ -55,8 +54,9 @@ def parser() -> Parser:
     options.add_argument(
         "--http-processes",
         type=int,
+        default=0,
         metavar="N",
-        help="processes that speak HTTP beside the one that owns the model; 0: that one does both (default: 0, on a GPU 4)",
+        help="processes that speak HTTP beside the one that owns the model, for hundreds of clients; 0: that one does both (default: %(default)s)",
     )
     options.add_argument(
         "--queue", type=int, default=256, help="requests that may wait (default: %(default)s)"
@@ -128,7 +128,7 @@ def check(given: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be over 0, found {value}")
     if not 0 <= given.grace < float("inf"):
         raise InputError(f"--grace must be 0 or more, found {given.grace}")
-    if given.http_processes is not None and not 0 <= given.http_processes <= MOST_PROCESSES:
+    if not 0 <= given.http_processes <= MOST_PROCESSES:
         raise InputError(f"--http-processes must be from 0 to {MOST_PROCESSES}, found {given.http_processes}")
     if not 0 <= given.port < 2**16:
         raise InputError(f"--port must be from 0 to 65535, found {given.port}")
@@ -191,11 +191,8 @@ def main(argv: list[str] | None = None) -> int:
         (*LOOPBACK_NAMES, given.host) if is_loopback(given.host) and not keys else None,
         log,
     )
-    processes = given.http_processes
-    if processes is None:
-        processes = HTTP_PROCESSES.get(model.generator.device.type, 0)
-    if processes:
-        serve_in_processes(service, given.host, given.port, given.grace, processes)
+    if given.http_processes:
+        serve_in_processes(service, given.host, given.port, given.grace, given.http_processes)
     else:
         serve(service, given.host, given.port, given.grace)
     return 0
