@@ -12,7 +12,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from common.rounding import rounded_rows
 from model.graphs import recorded
 
 Drift = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # times [B, 1], states [B, D] -> [B, D]
@@ -52,6 +51,7 @@ MOST_ROWS = (
     2048  # examples whose recorded attempt is kept for later ones; more are moved together as some arrive
 )
 MOST_KEPT = 24  # recorded attempts of a thread
+FINE = 64  # examples that are recorded for: up to here a power of two, then a multiple
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,8 @@ def solve_recorded(
     count = len(state)
     if count == 0:
         return None
-    rows = torch.arange(rounded_rows(count), device=state.device).clamp_max(count - 1)
+    wide = 1 << (count - 1).bit_length() if count <= FINE else -(-count // FINE) * FINE
+    rows = torch.arange(wide, device=state.device).clamp_max(count - 1)
     begun = _Walk(lambda chosen: drift_of(rows[chosen]), state[rows], stops[-1], tolerance)
     if not isinstance(begun.drift, CopiedDrift) or any(part.requires_grad for part in begun.drift.tensors()):
         return None
