@@ -150,11 +150,15 @@ def wait_for(true, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def started(run: Path) -> Process:
+@pytest.fixture
+def server(tiny_run):
     """A server of three processes, all of which work."""
-    server = Process(run, free_port(), "--name", "r", "--http-processes", "2")
-    assert "http://127.0.0.1" in server.process.stdout.readline()  # said when the last of them listens
-    return server
+    found = Process(tiny_run, free_port(), "--name", "r", "--http-processes", "2")
+    try:
+        assert "http://127.0.0.1" in found.process.stdout.readline()  # said when the last of them listens
+        yield found
+    finally:
+        found.end()
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -162,55 +166,43 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="ne
 
 @needs_proc
 @pytest.mark.slow
-def test_sigterm_finishes_what_is_under_way_in_all_processes(tiny_run):
-    server = started(tiny_run)
-    try:
-        others = children(server.process.pid)
-        assert len(others) == 2
-        thread, found = server.asking()
-        server.process.send_signal(signal.SIGTERM)
-        thread.join()
-        assert found == [200]
-        _, printed = server.process.communicate(timeout=60)
-        assert server.process.returncode == 143 and "Traceback" not in printed, printed
-        assert not any(map(alive, others))
-    finally:
-        server.end()
+def test_sigterm_finishes_what_is_under_way_in_all_processes(server):
+    others = children(server.process.pid)
+    assert len(others) == 2
+    thread, found = server.asking()
+    server.process.send_signal(signal.SIGTERM)
+    thread.join()
+    assert found == [200]
+    _, printed = server.process.communicate(timeout=60)
+    assert server.process.returncode == 143 and "Traceback" not in printed, printed
+    assert not any(map(alive, others))
 
 
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["the model's", "one that speaks HTTP"])
-def test_a_killed_process_takes_the_others_with_it(tiny_run, which):
-    server = started(tiny_run)
-    try:
-        others = children(server.process.pid)
-        thread, found = server.asking()
-        os.kill(server.process.pid if which == "the model's" else others[0], signal.SIGKILL)
-        thread.join(30)
-        assert not thread.is_alive() and found[0] != 200
-        wait_for(lambda: not any(map(alive, [server.process.pid, *others])))
-        _, printed = server.process.communicate(timeout=60)
-        if which != "the model's":
-            assert server.process.returncode == 1
-            assert "error: a process that speaks HTTP ended by itself (signal 9)" in printed
-    finally:
-        server.end()
+def test_a_killed_process_takes_the_others_with_it(server, which):
+    others = children(server.process.pid)
+    thread, found = server.asking()
+    os.kill(server.process.pid if which == "the model's" else others[0], signal.SIGKILL)
+    thread.join(30)
+    assert not thread.is_alive() and found[0] != 200
+    wait_for(lambda: not any(map(alive, [server.process.pid, *others])))
+    _, printed = server.process.communicate(timeout=60)
+    if which != "the model's":
+        assert server.process.returncode == 1
+        assert "error: a process that speaks HTTP ended by itself (signal 9)" in printed
 
 
 @needs_proc
 @pytest.mark.slow
-def test_a_second_signal_ends_replies_under_way_with_an_error(tiny_run):
-    server = started(tiny_run)
-    try:
-        others = children(server.process.pid)
-        thread, found = server.asking()
-        server.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        server.process.send_signal(signal.SIGINT)
-        thread.join(30)
-        assert found == [503]
-        server.process.communicate(timeout=60)
-        assert server.process.returncode == 130 and not any(map(alive, others))
-    finally:
-        server.end()
+def test_a_second_signal_ends_replies_under_way_with_an_error(server):
+    others = children(server.process.pid)
+    thread, found = server.asking()
+    server.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    server.process.send_signal(signal.SIGINT)
+    thread.join(30)
+    assert found == [503]
+    server.process.communicate(timeout=60)
+    assert server.process.returncode == 130 and not any(map(alive, others))
