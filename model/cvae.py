@@ -165,6 +165,11 @@ class MiracleModel(PreTrainedModel):
         """Ids of the parameters that come from the bases, which train at a lower rate where those are pre-trained."""
         return {id(p) for base in self.base_models() for p in base.parameters()}
 
+    def decoder_first(self, parameters: list[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Those of the decoder, which the losses of tokens alone depend on, and the others."""
+        decoder = {id(p) for p in self.decoder.parameters()}
+        return [p for p in parameters if id(p) in decoder], [p for p in parameters if id(p) not in decoder]
+
     def encode_prior(self, context_ids: torch.Tensor, context_mask: torch.Tensor) -> Gaussian:
         """p(z | c, attribute) of every attribute, [B, K, D], from context ids and mask [B, T]."""
         return self.prior(self.prior_encoder(context_ids, context_mask, torch.zeros_like(context_ids)))
@@ -236,6 +241,7 @@ class MiracleModel(PreTrainedModel):
             classified=classified,
             flow=self.flow,
             free_bits=weights.free_bits,
+            decoded=z,
         )
         return given if rows is None else given.first(rows)
 

@@ -19,15 +19,27 @@ from model.flow import VelocityField, flow_loss
 from model.gaussian import Gaussian, kl_per_dimension
 
 
-def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes, differentiable; the tensor itself where there is one process."""
-    if (
+def _several() -> bool:
+    return (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()
         and torch.distributed.get_world_size() > 1
-    ):
-        return _Sum.apply(value)
-    return value
+    )
+
+
+def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, differentiable; the tensor itself where there is one process."""
+    return _Sum.apply(value) if _several() else value
+
+
+def sums_over_processes(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`sum_over_processes` of each, in one message: processes wait for one another at every one."""
+    if not _several():
+        return values
+    parts = sum_over_processes(torch.cat([value.flatten() for value in values])).split(
+        [value.numel() for value in values]
+    )
+    return tuple(part.view_as(value) for part, value in zip(parts, values))
 
 
 class _Sum(torch.autograd.Function):
@@ -44,10 +56,16 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
+def means_over_processes(*values: torch.Tensor) -> list[torch.Tensor]:
+    """Mean over the first dimension of all processes' values, of each: [B, ...] -> [...]."""
+    count = values[0].new_full((), float(values[0].shape[0]))
+    *totals, count = sums_over_processes(*(value.sum(0) for value in values), count)
+    return [total / count for total in totals]
+
+
 def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Mean over the first dimension of all processes' values: [B, ...] -> [...]."""
-    count = sum_over_processes(values.new_full((), float(values.shape[0])))
-    return sum_over_processes(values.sum(0)) / count
+    return means_over_processes(values)[0]
 
 
 def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -67,8 +85,8 @@ def token_losses(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def mean_over_tokens(losses: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Mean of the losses [B, T - 1] over the tokens chosen (bool [B, T], the first column does not count) in all processes."""
     weights = chosen[:, 1:].to(losses.dtype)
-    count = sum_over_processes(weights.sum())
-    return sum_over_processes((losses * weights).sum()) / count.clamp_min(1.0)
+    total, count = sums_over_processes((losses * weights).sum(), weights.sum())
+    return total / count.clamp_min(1.0)
 
 
 def reconstruction_loss(losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -102,11 +120,11 @@ def kl_loss(posterior: Gaussian, prior: Gaussian, free_bits: float) -> tuple[tor
     return per_dimension.clamp_min(free_bits).sum(), per_dimension.sum()
 
 
-def mean_over_examples(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Mean of the values [B] over the examples counted (bool [B]) in all processes; 0 where there are none."""
-    weights = counted.to(values.dtype)
-    count = sum_over_processes(weights.sum())
-    return sum_over_processes((values * weights).sum()) / count.clamp_min(1.0)
+def means_over_examples(counted: torch.Tensor, *values: torch.Tensor) -> list[torch.Tensor]:
+    """Mean of the values [B], of each, over the examples counted (bool [B]) in all processes; 0 where there are none."""
+    weights = counted.to(values[0].dtype)
+    *totals, count = sums_over_processes(*((value * weights).sum() for value in values), weights.sum())
+    return [total / count.clamp_min(1.0) for total in totals]
 
 
 def classification_loss(
@@ -129,9 +147,11 @@ def classification_loss(
         losses = losses + F.cross_entropy(scores, target, ignore_index=-1, reduction="none")
         correct = correct + ((target >= 0) & (scores.argmax(-1) == target)).to(correct.dtype)
     correct = correct / (targets >= 0).sum(1).clamp_min(1)
-    if counted is None:
-        return mean_over_processes(losses), mean_over_processes(correct.detach())
-    return mean_over_examples(losses, counted), mean_over_examples(correct.detach(), counted)
+    values = (losses, correct.detach())
+    loss, accuracy = (
+        means_over_processes(*values) if counted is None else means_over_examples(counted, *values)
+    )
+    return loss, accuracy.detach()
 
 
 def distance_loss(z: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -146,8 +166,8 @@ def distance_loss(z: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         targets: [B, K] aspect indices, -1 where an attribute is not named.
     """
     member = (targets >= 0).to(z.dtype)  # [B, K]
-    counts = sum_over_processes(member.sum(0))
-    means = sum_over_processes(member.T @ z) / counts.clamp_min(1.0).unsqueeze(1)  # [K, D]
+    totals, counts = sums_over_processes(member.T @ z, member.sum(0))
+    means = totals / counts.clamp_min(1.0).unsqueeze(1)  # [K, D]
     squared = (means.unsqueeze(0) - means.unsqueeze(1)).pow(2).mean(-1)  # [K, K]
     present = counts > 0
     pairs = (present.unsqueeze(0) & present.unsqueeze(1)).triu(1)
@@ -171,6 +191,7 @@ class LossInputs:
         classified: bool [B], the examples that the latent heads learn from; None: all.
         free_bits: nats per dimension that the KL term does not push below.
         flow: the flow-matching prior; None: there is none.
+        decoded: z as the decoder read it, of examples that do not count too; None where these are no longer a model's outputs.
     """
 
     token_losses: torch.Tensor
@@ -185,6 +206,7 @@ class LossInputs:
     classified: torch.Tensor | None
     free_bits: float
     flow: VelocityField | None = None
+    decoded: torch.Tensor | None = None
 
     @property
     def differentiable(self) -> list[torch.Tensor]:
@@ -202,6 +224,7 @@ class LossInputs:
             posterior=Gaussian(*gaussians[2:]),
             z=z,
             logits=tensors[6:],
+            decoded=None,
         )
 
     def first(self, rows: int) -> "LossInputs":
@@ -239,11 +262,8 @@ def _reconstruction(given: LossInputs) -> dict[str, torch.Tensor]:
 def _kl(given: LossInputs) -> dict[str, torch.Tensor]:
     """In nats per example; beside it, without free bits, and the mean standard deviations, of which the prior's collapses first."""
     kl, unclamped = kl_loss(given.posterior, given.prior, given.free_bits)
-    stds = {
-        f"{name}_std": mean_over_processes(gaussian.std.detach()).mean()
-        for name, gaussian in (("prior", given.prior), ("posterior", given.posterior))
-    }
-    return {"kl": kl, "kl_unclamped": unclamped, **stds}
+    prior, posterior = means_over_processes(given.prior.std.detach(), given.posterior.std.detach())
+    return {"kl": kl, "kl_unclamped": unclamped, "prior_std": prior.mean(), "posterior_std": posterior.mean()}
 
 
 def _classification(given: LossInputs) -> dict[str, torch.Tensor]:

@@ -313,13 +313,11 @@ class Bench:
 
         gradients: GraphedStep | SharedStep = GraphedStep(forward, parameters, self.device)
         if processes.several():
-            gradients = SharedStep(inputs, terms_of, parameters, self.device)
+            gradients = SharedStep(inputs, terms_of, *model.decoder_first(parameters), self.device)
         gradients.records &= self.graphs
 
         def step() -> None:
             gradients(rows, 0.05)
-            if isinstance(gradients, SharedStep):
-                gradients.average()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -5,8 +5,8 @@ rate over the number of processes times the rate of one; training has two varian
 graphs, and one process's rate is that of its faster one. Weights and texts are random, sizes are those of the presets
 (`scripts.shapes`). One call measures all that the machine has; what `--minutes` leaves no time for is left out and said.
 
-Training: whole optimizer steps on batches of one shape, 60 tokens of context and 30 of reply, the gradients' averaging
-included; ``communication`` is what that averaging takes alone. Generation: contexts to priors to latents by the ODE to greedy
+Training: whole optimizer steps of as many batches as the preset's, all of one shape, 60 tokens of context and 30 of reply,
+the gradients' averaging included; ``communication`` is what that averaging takes alone. Generation: contexts to priors to latents by the ODE to greedy
 replies of 64 tokens, one candidate, no choice. Scoring: `scoring.score.score_file` on a file, with an evaluator per attribute
 and one of coherence of the encoder's size, text metrics and the joining of the columns included.
 """
@@ -24,7 +24,8 @@ import subprocess  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
+from collections.abc import Callable, Iterator, Sequence  # noqa: E402
+from contextlib import nullcontext  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -58,6 +59,7 @@ from training.shared_step import SharedStep  # noqa: E402
 
 CONTEXT, REPLY, NEW_TOKENS = 60, 30, 64
 PER_PROCESS, TOTAL = "per process", "total"
+AS_USUAL, RECORDED = VARIANTS = ("as usual", "recorded")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class ProcessFigure:
         seconds: of the slowest process.
         communication: seconds of them that averaging gradients takes, measured alone; None where there is none.
         start: seconds from the launch of the processes until all had met.
+        accumulation: batches of a training step, whose gradients are averaged once.
     """
 
     what: str
@@ -83,6 +86,7 @@ class ProcessFigure:
     communication: float | None
     start: float
     device: str
+    accumulation: int = 1
 
     @property
     def rate(self) -> float:
@@ -95,11 +99,12 @@ class Load:
     """How much is done.
 
     Attributes:
-        rows: examples of a training step for each process.
+        rows: examples of a training batch for each process.
         steps: training steps that are timed.
         replies: to generate for each process.
         batch: replies decoded at once.
         scored: replies to score for each process.
+        accumulation: batches of a training step, as the preset has it.
     """
 
     rows: int
@@ -107,12 +112,13 @@ class Load:
     replies: int
     batch: int
     scored: int
+    accumulation: int = 1
 
 
 LOADS = {
     "tiny": Load(4, 3, 16, 8, 64),
     "chat": Load(64, 30, 2048, 512, 6000),
-    "paper": Load(16, 20, 1024, 256, 6000),
+    "paper": Load(16, 10, 1024, 256, 6000, accumulation=8),
 }
 
 
@@ -177,7 +183,8 @@ class TrainingSteps:
         self.step: SharedStep | GraphedStep | None = None
         self.wrapped: torch.nn.Module = self.model
         if processes.several() and recorded:
-            self.step = SharedStep(self._inputs, self._terms, self.parameters, device)
+            parts = self.model.decoder_first(self.parameters)
+            self.step = SharedStep(self._inputs, self._terms, *parts, device)
         elif recorded:
             self.step = GraphedStep(self._loss, self.parameters, device)
         elif processes.several():
@@ -201,19 +208,24 @@ class TrainingSteps:
             loss = self.model(**batch, weights=self.weights.replace(kl=kl))["loss"]
         return loss, loss
 
-    def __call__(self, batch: dict) -> None:
-        """One step."""
-        if self.step is None:
-            with self._autocast():
-                loss = self.wrapped(**batch, weights=self.weights)["loss"]
-            loss.backward()
-        else:
-            self.step(batch, 0.05)
-            if isinstance(self.step, SharedStep):
-                self.step.average()
+    def __call__(self, batch: dict, accumulation: int) -> None:
+        """One step on so many batches."""
+        for last in [False] * (accumulation - 1) + [True]:
+            self._add_gradients(batch, 1 / accumulation, last)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _add_gradients(self, batch: dict, scale: float, last: bool) -> None:
+        if isinstance(self.step, SharedStep):
+            self.step(batch, 0.05, scale, last)
+        elif self.step is not None:
+            self.step(batch, 0.05, scale)
+        else:
+            averages = last or not isinstance(self.wrapped, DistributedDataParallel)
+            with nullcontext() if averages else self.wrapped.no_sync(), self._autocast():
+                loss = self.wrapped(**batch, weights=self.weights)["loss"]
+                (loss * scale).backward()
 
     def averaging(self) -> float | None:
         """Seconds that averaging all gradients in one piece takes alone; None for one process."""
@@ -224,26 +236,35 @@ class TrainingSteps:
         return seconds_together(lambda: torch.distributed.all_reduce(flat), self.device)
 
 
-def train(size: str, device: torch.device) -> Iterator[tuple]:
+def train(size: str, device: torch.device, variants: Sequence[str] = VARIANTS) -> Iterator[tuple]:
     """(variant, kind, work, seconds, communication) of training."""
     load, count = LOADS[size], processes.count()
-    for variant in ("as usual", "recorded"):
-        training = TrainingSteps(size, device, variant == "recorded")
-        for kind, rows in ((PER_PROCESS, load.rows), (TOTAL, -(-load.rows // count))):
+    for variant in variants:
+        training = TrainingSteps(size, device, variant == RECORDED)
+        for kind, rows, accumulation in _shares(load, count):
             batch = batch_of(size, rows, device)
             for _ in range(4):
-                training(batch)
-            seconds = seconds_together(partial(_steps, training, batch, load.steps), device)
+                training(batch, accumulation)
+            seconds = seconds_together(partial(_steps, training, batch, accumulation, load.steps), device)
             alone = training.averaging()
             spent = None if alone is None else alone * load.steps
-            yield variant, kind, rows * count * load.steps, seconds, spent
+            yield variant, kind, rows * accumulation * count * load.steps, seconds, spent
         training = None
         release_memory()
 
 
-def _steps(training: TrainingSteps, batch: dict, number: int) -> None:
+def _shares(load: Load, count: int) -> Iterator[tuple[str, int, int]]:
+    """(kind, rows of a batch, batches of a step) of each process: the same step's work is shared out batch by batch if it can."""
+    yield PER_PROCESS, load.rows, load.accumulation
+    if load.accumulation % count == 0:
+        yield TOTAL, load.rows, load.accumulation // count
+    else:
+        yield TOTAL, -(-load.rows // count), load.accumulation
+
+
+def _steps(training: TrainingSteps, batch: dict, accumulation: int, number: int) -> None:
     for _ in range(number):
-        training(batch)
+        training(batch, accumulation)
 
 
 def write(size: str, device: torch.device) -> Iterator[tuple]:
@@ -326,7 +347,7 @@ WORKS = {
 }
 
 
-def measure(out: Path, sizes: list[str], works: list[str]) -> None:
+def measure(out: Path, sizes: list[str], works: list[str], variants: Sequence[str] = VARIANTS) -> None:
     """One process's part of all measurements; the first writes each figure the moment it is known."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     processes.wait_for_all()
@@ -335,9 +356,11 @@ def measure(out: Path, sizes: list[str], works: list[str]) -> None:
         for what in works:
             release_memory()
             work, unit = WORKS[what]
-            for variant, kind, done, seconds, communication in work(size, device):
+            figures = train(size, device, variants) if work is train else work(size, device)
+            for variant, kind, done, seconds, communication in figures:
                 figure = ProcessFigure(
-                    what, size, variant, kind, processes.count(), done, unit, seconds, communication, start, device_name()
+                    what, size, variant, kind, processes.count(), done, unit, seconds, communication, start, device_name(),
+                    accumulation=LOADS[size].accumulation if work is train else 1,
                 )  # fmt: skip
                 if processes.is_first():
                     with open(out, "a", encoding="utf-8") as lines:
@@ -353,7 +376,8 @@ def efficiency(figure: ProcessFigure, figures: list[ProcessFigure]) -> float | N
         other.rate
         for other in figures
         if other.processes == 1
-        and (other.what, other.size, other.kind) == (figure.what, figure.size, figure.kind)
+        and (other.what, other.size, other.kind, other.accumulation)
+        == (figure.what, figure.size, figure.kind, figure.accumulation)
     ]
     return figure.rate / (figure.processes * max(same)) if same else None
 
@@ -399,7 +423,11 @@ def run(count: int, options: argparse.Namespace, seconds: float) -> tuple[list[P
             *options.sizes,
             "--what",
             *options.what,
+            "--variants",
+            *options.variants,
         ]
+        if options.accumulation:
+            words += ["--accumulation", str(options.accumulation)]
         command = [sys.executable, "-m", "common.launch", str(count), *words]
         trouble = None
         try:
@@ -421,6 +449,14 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--sizes", nargs="+", choices=SETUPS, help="default: chat paper; tiny without a GPU")
     options.add_argument("--what", nargs="+", choices=WORKS, default=list(WORKS), help="default: all")
+    options.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of training (default: both)"
+    )
+    options.add_argument(
+        "--accumulation",
+        type=int,
+        help="batches of a training step (default: the preset's: paper 8, others 1)",
+    )
     options.add_argument("--minutes", type=float, default=9.0, help="for all of it (default: 9)")
     options.add_argument(
         "--csv", type=Path, default=Path("outs/processes.csv"), help="(default: outs/processes.csv)"
@@ -434,8 +470,11 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     cards = torch.cuda.device_count()
     options.sizes = options.sizes or (["chat", "paper"] if cards else ["tiny"])
+    if options.accumulation:
+        for size in options.sizes:
+            LOADS[size] = dataclasses.replace(LOADS[size], accumulation=options.accumulation)
     if options.part:
-        measure(options.part, options.sizes, options.what)
+        measure(options.part, options.sizes, options.what, options.variants)
         return 0
     counts = options.processes or [n for n in (1, 2, 4, 8) if n <= max(1, cards)]
     ends, figures, missing = time.monotonic() + 60 * options.minutes, [], []

@@ -276,7 +276,7 @@ class LossArguments:
     shared_graphs: bool = field(
         default=True,
         metadata={
-            "help": "with several GPUs too: forward and backward are two graphs, the processes' sums between them (training/shared_step.py)"
+            "help": "with several GPUs too: forward and backward are graphs, the processes' sums between them (training/shared_step.py)"
         },
     )
 

@@ -56,7 +56,8 @@ class CvaeTrainer(StageTrainer):
         self.graphed: GraphedStep | SharedStep | None = None
         trained, device = [p for p in self.model.parameters() if p.requires_grad], self.args.device
         if graphs and processes.several():
-            self.graphed = SharedStep(self._loss_inputs, self._terms, trained, device)
+            parts = self.model.decoder_first(trained)
+            self.graphed = SharedStep(self._loss_inputs, self._terms, *parts, device)
             # not wrapped: distributed data parallel holds what adds gradients up on a stream that cannot be recorded
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         elif graphs:
@@ -85,10 +86,10 @@ class CvaeTrainer(StageTrainer):
             return super().gradients_of(model, inputs, num_items_in_batch)
         model.train()
         scale = 1.0 / self.current_gradient_accumulation_steps
-        values = self.graphed(self._prepare_inputs(inputs), float(self.current_weights()["kl"]), scale)
+        whole = {"last": self.accelerator.sync_gradients} if isinstance(self.graphed, SharedStep) else {}
+        kl = float(self.current_weights()["kl"])
+        values = self.graphed(self._prepare_inputs(inputs), kl, scale, **whole)
         self._note(values)
-        if isinstance(self.graphed, SharedStep) and self.accelerator.sync_gradients:
-            self.graphed.average()
         return values[0] * scale
 
     def _loss_inputs(self, batch) -> LossInputs:

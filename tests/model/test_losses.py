@@ -8,6 +8,7 @@ import torch
 import torch.multiprocessing
 from torch.nn import functional as F
 
+from model import losses
 from model.gaussian import Gaussian
 from model.losses import (
     LossWeights,
@@ -249,3 +250,19 @@ def test_losses_are_computed_in_fp32_from_half_precision_logits(scale):
     logits, labels = (torch.randn(2, 3, 50) * scale).bfloat16(), torch.randint(50, (2, 3))
     expected = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
     torch.testing.assert_close(reconstruction_loss(logits, labels), expected)
+
+
+def test_processes_wait_for_one_another_once_a_term_and_once_for_its_gradient(
+    make_miracle, batch, monkeypatch
+):
+    """Every message is a stop between two recorded graphs; only the logged deviations have one without a gradient."""
+    weights = LossWeights(kl=0.1, classification=1.0, distance=0.1)
+    alone = make_miracle()(**batch, weights=weights, noise=torch.ones(5, 8))
+    sent = []
+    monkeypatch.setattr(losses, "_several", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: sent.append(value.numel()))
+    terms = make_miracle()(**batch, weights=weights, noise=torch.ones(5, 8))
+    assert len(sent) == 5
+    terms["loss"].backward()
+    assert len(sent) == 5 + 4
+    assert all(terms[name].equal(value) for name, value in alone.items())
