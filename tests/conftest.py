@@ -1,5 +1,7 @@
 """Builders that the tests share: tiny random models, tokenizers trained on a few inline texts, rows as JSON Lines."""
 
+import fcntl
+import gc
 import json
 import os
 import shutil
@@ -14,12 +16,20 @@ import torch  # noqa: E402
 
 pytest_plugins = ("live_server",)  # its fixtures
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+gc.disable()  # until everything is imported: what is collected then is next to nothing
 
 
 def pytest_addoption(parser):
     """How many damaged inputs `faults/test_fuzz.py` tries, and which."""
     parser.addoption("--fuzz", type=int, default=5000, help="damaged inputs over all readers (default: 5000)")
     parser.addoption("--fuzz-seed", type=int, default=0, help="of the damage (default: 0)")
+
+
+def pytest_collection_finish():
+    """Leave the libraries out of what `gc` looks through: our stages collect often, each time 0.5 s with them."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 TEXTS = (
@@ -207,31 +217,32 @@ def _quiet():
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """A whole pipeline of models from scratch on six rows of every file, for what only reads a run's folder."""
+    """A whole pipeline of models from scratch on six rows of every file, for what only reads a run's folder.
+
+    Of several processes of pytest one trains, and each has a copy of its own.
+    """
+    outs = tmp_path_factory.mktemp("tiny")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return train_tiny_run(outs)
+    shared = tmp_path_factory.getbasetemp().parent / "tiny_run"  # the folder of all workers in this start
+    shared.mkdir(exist_ok=True)
+    with open(shared / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "trained").exists():
+            shutil.rmtree(shared / "r", ignore_errors=True)  # of a worker that failed
+            train_tiny_run(shared)
+            (shared / "trained").touch()
+    return Path(shutil.copytree(shared / "r", outs / "r"))
+
+
+def train_tiny_run(outs: Path) -> Path:
+    """Train `tiny_run` into a folder."""
     from scripts import pipeline
 
-    outs = tmp_path_factory.mktemp("tiny")
     quick = [word for stage in ("classifier", "nli", "cvae") for word in (f"--{stage}.num_train_epochs", "1")]
-    quick += ["--classifier.min_steps", "0", "--nli.min_steps", "0"]
+    quick += ["--classifier.min_steps", "0", "--nli.min_steps", "0", "--preset", "scratch", "--limit", "6"]
     schema = str(Path(__file__).resolve().parent.parent / "schema.py")
-    assert (
-        pipeline.main(
-            [
-                "--outs",
-                str(outs),
-                "--run",
-                "r",
-                "--schema",
-                schema,
-                "--preset",
-                "scratch",
-                "--limit",
-                "6",
-                *quick,
-            ]
-        )
-        == 0
-    )
+    assert pipeline.main(["--outs", str(outs), "--run", "r", "--schema", schema, *quick]) == 0
     return outs / "r"
 
 
