@@ -17,6 +17,7 @@ import gen_cvae
 import train_classifier
 import train_cvae
 import train_nli
+from common.entry import run_main
 from common.errors import InputError
 from common.options import parser_of, read_preset
 from dataset.tokenizers import train_decoder_tokenizer, train_encoder_tokenizer
@@ -510,14 +511,17 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_bad_input_is_one_line_and_status_2(tmp_path):
+def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     bad = tmp_path / "bad.jsonl"
     bad.write_text(
         '{"input": ["a", "b"], "output": ["c", "d"]}\n{"input": ["a", "b", "c"], "output": ["d"]}\n'
     )
-    done = command("gen_cvae.py", "--outs", str(tmp_path), "--contexts", str(bad))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {bad}:2: 3 user turns")
+    monkeypatch.setattr(sys, "argv", ["gen_cvae.py", "--outs", str(tmp_path), "--contexts", str(bad)])
+    with pytest.raises(SystemExit) as end:
+        run_main(gen_cvae.main)
+    shown = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in shown
+    assert shown.strip().splitlines()[-1].startswith(f"error: {bad}:2: 3 user turns")
 
 
 @pytest.mark.slow
