@@ -5,10 +5,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnProcess
 
 import pytest
+from first_line import seen_first
 
-from experiments.pool import VISIBLE, PlacingContext, memory_share, visible_gpus
-
-SEEN_AT_FIRST = os.environ.get(VISIBLE)  # by the first line that a process runs
+from experiments.placing import VISIBLE, PlacingContext, visible_gpus
+from experiments.pool import memory_share
 
 
 @pytest.mark.parametrize("workers, gpus", [(1, 1), (2, 2), (4, 1), (7, 2), (3, 4)])
@@ -22,17 +22,13 @@ def test_workers_of_a_gpu_share_its_memory(workers, gpus):
         assert len(beside) > 1 or beside == [1.0]
 
 
-def seen() -> str | None:
-    return SEEN_AT_FIRST
-
-
 def test_a_worker_sees_its_gpu_from_the_first_line_on(monkeypatch):
     """A library that looks at the GPUs while it is imported must find one: bitsandbytes does."""
     monkeypatch.setenv(VISIBLE, "3,7")
     context = PlacingContext(visible_gpus())
     context.begun = 1
     with ProcessPoolExecutor(1, context) as pool:
-        assert pool.submit(seen).result() == "7"
+        assert pool.submit(seen_first).result() == "7"
     assert os.environ[VISIBLE] == "3,7"
 
 
