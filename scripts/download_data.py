@@ -22,7 +22,6 @@ from common.errors import InputError
 from common.hub_files import Remote, one_line
 from common.schema import Schema, load_schema
 from dataset.sources import sources_of
-from scripts import check_data
 
 REPOSITORY = "lu-vae/Miracle-Conversation"
 SCHEMA = Path(__file__).resolve().parent.parent / "schema_paper.py"
@@ -97,7 +96,11 @@ def main(argv: list[str] | None = None) -> int:
         with one_line(f"{options.repository}/{file.name}", folder):
             file.fetch()
     print(f"all {len(names)} files are in {folder}", flush=True)
-    return 0 if options.no_check else check_data.main(["--schema", str(schema.path)])
+    if options.no_check:
+        return 0
+    from scripts import check_data  # and its libraries: what is fetched, or cannot be, is said without them
+
+    return check_data.main(["--schema", str(schema.path)])
 
 
 if __name__ == "__main__":

@@ -380,7 +380,7 @@ def hub(tmp_path):
     (folder / "test.raw.jsonl").write_bytes((corpus / "test.jsonl").read_bytes())
     pairs = [
         {"input": f"Where is the {t}?", "output": f"The {t} is here.", "label": n % 2}
-        for n, t in enumerate(THINGS * 2000)
+        for n, t in enumerate(THINGS * 20)
     ]
     (folder / "nli.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pairs))
     server = Hub(folder)
