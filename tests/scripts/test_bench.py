@@ -10,6 +10,7 @@ from scripts import bench
 
 def test_every_figure_has_a_rate_and_a_floor(capsys, monkeypatch):
     monkeypatch.setattr(bench, "PIPELINE_CONTEXTS", 1)
+    monkeypatch.setattr(bench, "NEW_TOKENS", 12)
     assert (
         bench.main(
             [
