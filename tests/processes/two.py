@@ -11,10 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def together(
     stage: str, argv: list[str], ended: str | None = None, **more: str
 ) -> subprocess.CompletedProcess:
-    """Run `quiet.py` in two processes; `ended`: see there."""
+    """Run `quiet.py` in two processes, which share their imports (`forked.py`); `ended`: see `quiet.py`."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     environment |= ({"ENDED": ended} if ended else {}) | more
-    program = str(Path(__file__).with_name("quiet.py"))
-    command = [sys.executable, "-m", "common.launch", "2", program, stage, *argv]
+    command = [sys.executable, str(Path(__file__).with_name("forked.py")), "2", stage, *argv]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
