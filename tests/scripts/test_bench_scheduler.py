@@ -10,7 +10,7 @@ from scripts import bench_scheduler
 @pytest.mark.parametrize("profile", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_jobs_are_counted(tiny_run, capsys, profile):
     """Clients go on asking until the time is over, and the thread is profiled meanwhile."""
-    words = "--clients 2 --candidates 2 --warm-up 0.2 --seconds 1 --device cpu".split()
+    words = "--clients 2 --candidates 2 --warm-up 0.2 --seconds 3 --device cpu".split()
     assert bench_scheduler.main([str(tiny_run), *words, *(["--profile"] if profile else [])]) == 0
     printed = capsys.readouterr().out
     found = json.loads(printed.splitlines()[0])
