@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from common.errors import InputError
+from dataset.word_pieces import ids_by_word, known_words
 
 IGNORED = -100  # label of positions without a loss
 SHORTEST = 8  # tokens that an input must have room for: special ones and a word or two of either side
@@ -59,6 +60,9 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[
     """Token ids of plain texts, without special tokens and with none recognised in them."""
     if not texts:
         return []
+    known = known_words(tokenizer)
+    if known is not None:
+        return ids_by_word(tokenizer, texts, known)
     return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
