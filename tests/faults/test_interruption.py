@@ -38,6 +38,8 @@ def started(code: str, tmp_path: Path) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        # a shell has what it runs in the background ignore SIGINT, and these tests may run there
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
