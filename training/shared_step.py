@@ -52,9 +52,8 @@ class SharedStep:
     ):
         self.forward, self.terms, self.parameters = forward, terms, (decoder, others)
         self.records = device.type == "cuda"
-        self.flats: list[
-            torch.Tensor
-        ] = []  # all gradients, one piece a type, once it is known which weights have one
+        # the gradients of the decoder and of the others, one piece a type, once it is known which weights have one
+        self.flats: list[list[torch.Tensor]] = []
         self.views: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         self.graphs: OrderedDict[tuple, _Recorded] = OrderedDict()
 
@@ -133,6 +132,8 @@ class SharedStep:
             self.flats.append([])
             for dtype in dict.fromkeys(parameter.dtype for parameter in parameters):
                 those = [p for p in parameters if p.grad is not None and p.dtype == dtype]
+                if not those:
+                    continue
                 flat = torch.cat([parameter.grad.flatten() for parameter in those])
                 parts = flat.split([parameter.numel() for parameter in those])
                 self.views += [(parameter, part.view_as(parameter)) for parameter, part in zip(those, parts)]
