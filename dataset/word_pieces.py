@@ -1,8 +1,8 @@
 """A BERT-type tokenizer's ids of words, remembered: most words of a text have been read before.
 
 Such a tokenizer cuts at every space, and what it does with a word depends on nothing but that word. So the ids of a text
-are those of its words, one behind the other, and a word that is known is looked up: in a fiftieth of the time. Byte-level
-vocabularies, whose tokens hold the space before a word, are read as a whole.
+are those of its words, one behind the other, and a word that is known is looked up. Byte-level vocabularies, whose
+tokens hold the space before a word, are read as a whole.
 """
 
 from weakref import WeakKeyDictionary
