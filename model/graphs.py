@@ -80,7 +80,7 @@ class Recordings:
         function: inputs by name -> a tensor; it reads nothing back from the device, and what it reads besides its inputs
             stays where it is. It may be called twice for the same inputs.
         device: where the inputs go.
-        most: shapes that are kept.
+        most: shapes that are kept, those that came last.
 
     Attributes:
         wanted: whether anything is recorded: on a GPU, until something could not be.
@@ -110,17 +110,18 @@ class Recordings:
             return self.function({name: value.to(self.device) for name, value in inputs.items()})
         recordings: dict[Any, Recording | None] = self._of_thread.__dict__
         shape = tuple((name, *value.shape) for name, value in inputs.items())
-        seen_before, recording = shape in recordings, recordings.get(shape)
+        seen_before, recording = shape in recordings, recordings.pop(shape, None)
         if recording is not None:
             own, made, replay = recording
             for name, value in inputs.items():
                 own[name].copy_(value, non_blocking=True)
             replay()
+            recordings[shape] = recording  # as the last
             return made
         own = {name: value.to(self.device, copy=True) for name, value in inputs.items()}
         made = self.function(own)
         if len(recordings) >= self.most:
-            recordings.clear()
+            del recordings[next(iter(recordings))]
         recordings[shape] = None
         if seen_before:
             kept = made.clone()

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
-from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -24,7 +23,6 @@ from transformers.utils import logging
 from common.checkpoints import cannot_be_loaded, damaged_file, missing_file
 from common.errors import InputError
 from common.provenance import relative
-from dataset.batching import batches_by_length, pad_inputs
 from dataset.encoding import encode_contexts, encode_texts
 from dataset.tokenizers import train_encoder_tokenizer
 from model.bases import (
@@ -39,6 +37,7 @@ from model.bases import (
     scratch_encoder_config,
     tokenizer_beside,
 )
+from scoring.asked_logits import AskedLogits, Reading
 from scoring.recorded_forward import RecordedForward
 
 
@@ -221,7 +220,7 @@ class Evaluator:
     record: dict  # accuracy on dev, base and hash, as results name them
 
     def __post_init__(self) -> None:
-        self.forward = RecordedForward(self.model, self.max_length)
+        self.forward = RecordedForward([self.model], self.max_length)
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         marks = [getattr(self.tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos")]
         self._vocabulary = (
@@ -284,20 +283,16 @@ class Evaluator:
             record,
         )
 
-    @torch.no_grad()
     def probabilities(self, rows: list[dict], batch_size: int = 64) -> np.ndarray:
         """Softmax probabilities [N, labels] of encoded rows, in their order; batches are grouped by length."""
-        batches = batches_by_length(rows, batch_size)
-        result = np.zeros((len(rows), self.model.config.num_labels))
-        for chosen in tqdm(
-            batches, desc=f"scoring {self.name}", leave=False, disable=len(rows) < 1000 or None
-        ):
-            batch = pad_inputs([rows[index] for index in chosen], self.tokenizer.pad_token_id)
-            logits = self.forward(batch, self.tokenizer.pad_token_id)
-            result[chosen] = softmax(
-                logits.float().cpu().numpy().astype(np.float64), axis=-1
-            )  # Apple's MPS has no float64
-        return result
+        if not rows:
+            return np.zeros((0, self.model.config.num_labels))
+        asked = AskedLogits([self.reading(rows)], batch_size, f"scoring {self.name}")
+        return softmax(asked.fetch()[0], axis=-1)
+
+    def reading(self, rows: list[dict]) -> Reading:
+        """Encoded rows, to be read by this evaluator."""
+        return Reading(rows, self.forward, self.tokenizer.pad_token_id)
 
     def encode(self, texts: list[str]) -> list[dict[str, list[int]]]:
         """Replies as an attribute's classifier reads them, in the format it was trained in."""
@@ -311,7 +306,10 @@ class Evaluator:
         self, contexts: list[tuple[str, ...]], responses: list[str], batch_size: int = 64
     ) -> np.ndarray:
         """[N]: the probability that a response fits its context."""
-        rows = encode_contexts(
+        return self.probabilities(self.encode_pairs(contexts, responses), batch_size)[:, 1]
+
+    def encode_pairs(self, contexts: list[tuple[str, ...]], responses: list[str]) -> list[dict]:
+        """Contexts and responses as the coherence model reads them."""
+        return encode_contexts(
             self.tokenizer, contexts, responses, self.max_length, reads_exact_match(self.model)
         )
-        return self.probabilities(rows, batch_size)[:, 1]

@@ -1,14 +1,19 @@
 """Score replies with a run's evaluators."""
 
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.special import softmax
 
 from common.jsonl import read_json
 from common.schema import Schema
 from dataset.nli import LABEL_NAMES
+from scoring.asked_logits import AskedLogits, Reading
 from scoring.audit import audit_warnings
 from scoring.evaluators import Evaluator, majority_warning
+from scoring.recorded_forward import RecordedForward
 from scoring.stale import evaluators_hash
 from scoring.systems import evaluator_folders
 
@@ -46,27 +51,33 @@ class Scorer:
             self.audit = metrics.get("audit") if name == "nli" else self.audit
         self.hash = evaluators_hash(self.records)
 
+    @cached_property
+    def _readers(self) -> list[tuple[list[str], RecordedForward]]:
+        """Attributes whose evaluators read the same rows, and the pass of all of these."""
+        groups: dict[tuple, list[str]] = {}
+        for name in self.schema.names:
+            groups.setdefault(self.evaluators[name].reads, []).append(name)
+        return [
+            (names, RecordedForward([self.evaluators[name].model for name in names], reads[1]))
+            for reads, names in groups.items()
+        ]
+
     def score(self, rows: list[dict]) -> None:
         """Write ``predicted``, ``probabilities`` (for every attribute of the schema) and ``nli`` into generations."""
+        self.ask(rows).write()
+
+    def ask(self, rows: list[dict]) -> "AskedScores":
+        """Have generations read; `AskedScores.write` then writes what `score` writes."""
         replies = [row["response"] for row in rows]
-        for row in rows:
-            row["predicted"], row["probabilities"], row["evaluators"] = {}, {}, self.hash
-        encoded: dict[tuple, list[dict]] = {}  # evaluators from one base read the same
-        for attribute in self.schema.attributes:
-            evaluator = self.evaluators[attribute.name]
-            if evaluator.reads not in encoded:
-                encoded[evaluator.reads] = evaluator.encode(replies)
-            for row, chances in zip(rows, evaluator.probabilities(encoded[evaluator.reads])):
-                row["probabilities"][attribute.name] = {
-                    a: round(float(p), 6) for a, p in zip(attribute.aspects, chances)
-                }
-                row["predicted"][attribute.name] = attribute.aspects[int(chances.argmax())]
-        if "nli" not in self.evaluators:
-            return
-        for row, chance in zip(
-            rows, self.evaluators["nli"].score_pairs([tuple(row["context"]) for row in rows], replies)
-        ):
-            row["nli"] = round(float(chance), 6)
+        readings = [
+            Reading(first.encode(replies), forward, first.tokenizer.pad_token_id)
+            for names, forward in self._readers
+            for first in [self.evaluators[names[0]]]
+        ]
+        if "nli" in self.evaluators:
+            nli = self.evaluators["nli"]
+            readings.append(nli.reading(nli.encode_pairs([tuple(row["context"]) for row in rows], replies)))
+        return AskedScores(self, rows, AskedLogits(readings))
 
     def warnings(self) -> list[str]:
         """What speaks against trusting these evaluators."""
@@ -90,3 +101,31 @@ class Scorer:
         return [
             warning for warning in self.warnings() if warning.startswith(("coherence:", "evaluator nli:"))
         ]
+
+
+class AskedScores:
+    """Scores of generations that the evaluators are reading."""
+
+    def __init__(self, scorer: Scorer, rows: list[dict], logits: AskedLogits):
+        self._scorer, self._rows, self._logits = scorer, rows, logits
+
+    def write(self) -> None:
+        """Write them into the rows; on a GPU this waits until they are there."""
+        scorer, rows = self._scorer, self._rows
+        if not rows:
+            return
+        for row in rows:
+            row["predicted"], row["probabilities"], row["evaluators"] = {}, {}, scorer.hash
+        found, aspects_of = self._logits.fetch(), scorer.schema.aspects
+        chances = {}
+        for (names, _), logits in zip(scorer._readers, found):
+            ends = np.cumsum([len(aspects_of[name]) for name in names])[:-1]
+            chances |= zip(names, np.split(logits, ends, axis=1))
+        for name, aspects in aspects_of.items():
+            of_all = softmax(chances[name], axis=-1)
+            for row, own, largest in zip(rows, of_all.tolist(), of_all.argmax(1).tolist()):
+                row["probabilities"][name] = {a: round(p, 6) for a, p in zip(aspects, own)}
+                row["predicted"][name] = aspects[largest]
+        if "nli" in scorer.evaluators:
+            for row, chance in zip(rows, softmax(found[-1], axis=-1)[:, 1].tolist()):
+                row["nli"] = round(chance, 6)

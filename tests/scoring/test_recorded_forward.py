@@ -39,7 +39,7 @@ def test_padding_to_a_rounded_shape_changes_nothing(classifier, rows, width, sha
 
 def test_a_shape_is_recorded_at_its_second_coming(classifier):
     """A function that runs the work again stands for a graph: both know their own tensors alone."""
-    forward, made = RecordedForward(classifier, 22), []
+    forward, made = RecordedForward([classifier], 22), []
 
     def record(work):
         made.append(work)
@@ -56,7 +56,7 @@ def test_a_shape_is_recorded_at_its_second_coming(classifier):
 
 
 def test_what_cannot_be_recorded_is_computed(classifier):
-    forward, batch = RecordedForward(classifier, 22), batch_of(3, 5)
+    forward, batch = RecordedForward([classifier], 22), batch_of(3, 5)
     forward.recordings.wanted = True
     plain = forward(batch, 0, lambda work: None)
     for _ in range(3):
@@ -65,8 +65,23 @@ def test_what_cannot_be_recorded_is_computed(classifier):
 
 
 def test_few_shapes_are_kept(classifier):
-    forward = RecordedForward(classifier, 22)
+    forward = RecordedForward([classifier], 22)
     forward.recordings.wanted = True
     for rows in range(64, 64 * (forward.recordings.most + 4), 64):
         forward(batch_of(rows, 2), 0, lambda work: work)
     assert forward.recordings.shapes <= forward.recordings.most
+
+
+def test_the_shapes_that_are_kept_are_the_last_ones(classifier):
+    forward, made = RecordedForward([classifier], 22), []
+    forward.recordings.wanted, forward.recordings.most = True, 2
+
+    def come(rows: int) -> None:
+        forward(batch_of(rows, 2), 0, lambda work: (made.append(rows), work)[1])
+
+    for rows in (1, 1, 2, 2, 1, 4, 4, 1):  # 1 came after 2, so 2 makes room for 4
+        come(rows)
+    assert made == [1, 2, 4]
+    come(2)
+    come(2)
+    assert made == [1, 2, 4, 2]
