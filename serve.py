@@ -52,6 +52,12 @@ def parser() -> Parser:
     options.add_argument("--max-tokens", type=int, default=256, help="longest reply (default: %(default)s)")
     options.add_argument("--rows", type=int, help="candidates written together (default: 64, on a GPU 1024)")
     options.add_argument(
+        "--join-within",
+        type=int,
+        metavar="STEPS",
+        help="tokens of the replies under way after which a request that waits for others to begin with it begins anyway (default: 1, on a GPU 8)",
+    )
+    options.add_argument(
         "--http-processes",
         type=int,
         default=0,
@@ -122,7 +128,16 @@ def is_loopback(host: str) -> bool:
 
 def check(given: argparse.Namespace) -> None:
     """Raises `InputError` for numbers that mean nothing."""
-    for name in ("candidates", "max_tokens", "rows", "queue", "queue_per_client", "timeout", "max_body"):
+    for name in (
+        "candidates",
+        "max_tokens",
+        "rows",
+        "queue",
+        "queue_per_client",
+        "timeout",
+        "max_body",
+        "join_within",
+    ):
         value = getattr(given, name)
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} must be over 0, found {value}")
@@ -183,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     service = Served(
         model,
         name,
-        Capacity(rows, given.queue, given.queue_per_client),
+        Capacity(rows, given.queue, given.queue_per_client, given.join_within),
         given.candidates,
         given.max_tokens,
         Bounds(body=given.max_body, request_seconds=given.timeout),

@@ -13,6 +13,7 @@ from common.errors import InputError
 from dataset.word_pieces import ids_by_word, known_words
 
 IGNORED = -100  # label of positions without a loss
+UNBOUNDED = 10**9  # tokens, of which nothing is left out
 SHORTEST = 8  # tokens that an input must have room for: special ones and a word or two of either side
 
 
@@ -253,7 +254,9 @@ def cuts(
     """What prompts of at most `room` tokens leave out of their contexts; None where nothing, as where no context is used."""
 
     def lengths(some: list[tuple[str, ...]]) -> list[int]:
-        return [len(row["input_ids"]) for row in encode_for_decoder(tokenizer, template, some, None, 10**9)]
+        return [
+            len(row["input_ids"]) for row in encode_for_decoder(tokenizer, template, some, None, UNBOUNDED)
+        ]
 
     if not use_context:
         return [None] * len(contexts)

@@ -9,7 +9,15 @@ import torch
 from common.errors import InputError
 from common.schema import Schema
 from dataset.batching import batches_by_length, pad_inputs, rounded
-from dataset.encoding import Cut, DialogueTemplate, cuts, encode_contexts, encode_for_decoder, prompt_length
+from dataset.encoding import (
+    UNBOUNDED,
+    Cut,
+    DialogueTemplate,
+    cuts,
+    encode_contexts,
+    encode_for_decoder,
+    prompt_length,
+)
 from generation.choosing import CandidateScores, candidate_scores
 from generation.control_weights import by_attribute
 from generation.decoding import Decoder
@@ -316,6 +324,18 @@ class ReplyGenerator:
     def prompt_room(self, how: DecodingArguments) -> int:
         """Tokens that a prompt may have; raises `InputError` where a reply of `max_new_tokens` leaves none."""
         return prompt_length(self.positions, self.config.decoder_length, how.max_new_tokens)
+
+    def prompts(
+        self, contexts: list[tuple[str, ...]], how: DecodingArguments
+    ) -> tuple[list[list[int]], list[Cut | None]]:
+        """What the decoder reads in front of a reply to each context, as token ids, and `cuts`."""
+        tokenizer, room, reads = self.decoder_tokenizer, self.prompt_room(how), self.config.use_context
+        rows = encode_for_decoder(tokenizer, self.template, contexts, None, UNBOUNDED, reads)
+        found: list[Cut | None] = [None] * len(contexts)
+        if any(len(row["input_ids"]) > room for row in rows):
+            rows = encode_for_decoder(tokenizer, self.template, contexts, None, room, reads)
+            found = self.cuts(contexts, how)
+        return [row["input_ids"] for row in rows], found
 
     def cuts(self, contexts: list[tuple[str, ...]], how: DecodingArguments) -> list[Cut | None]:
         """What the decoder does not read of each context, so that its reply has room; None where it reads all of it."""

@@ -1,14 +1,16 @@
 """What the server's scheduler writes when many jobs are always under way, without HTTP. ``python -m scripts.bench_scheduler release/chat``
 
 In one process: the model, the thread that owns it, and for each client a job, replaced by the next one as soon as it has
-its reply, as `scripts.bench_server`'s clients ask. The difference between the two is what requests and their transport
-cost. ``--profile`` says which functions of that thread the time goes to.
+its reply, as `scripts.bench_server`'s clients ask. A thread of their own makes the jobs, as a request's handler does. The
+difference between the two is what requests and their transport cost. ``parts`` are shares of the time of the model's
+thread; ``--profile`` says which of its functions they go to.
 """
 
 import argparse
 import cProfile
 import json
 import pstats
+import queue
 import sys
 import threading
 import time
@@ -51,6 +53,8 @@ class SteadyLoad:
     def __init__(self, model: Miracle, scheduler: Scheduler, clients: int, candidates: int):
         self.model, self.scheduler, self.clients, self.candidates = model, scheduler, clients, candidates
         self._lock, self._under_way, self._over = threading.Condition(), 0, False
+        self._next: queue.SimpleQueue[tuple[int, int, float]] = queue.SimpleQueue()
+        threading.Thread(target=self._ask, name="clients", daemon=True).start()
         self.forget()
 
     def forget(self) -> None:
@@ -58,14 +62,18 @@ class SteadyLoad:
         self.latencies: list[float] = []
         self.tokens = self.written = self.failed = 0
 
-    def job(self, number: int, client: int) -> Job:
-        """The `number`-th job, whose end submits the client's next one."""
+    def _ask(self) -> None:
+        """What the clients do: make a job of what is asked next, and submit it."""
+        while True:
+            self.scheduler.submit(self.job(*self._next.get()))
+
+    def job(self, number: int, client: int, began: float) -> Job:
+        """The `number`-th job, whose end begins the client's next one; `began` is when it was asked for."""
         body = request_body(number, f"client {client}", self.candidates)
         target = self.model.target(body["target"])
         control, decoding = self.model.settings(None, {"candidates": self.candidates, "seed": number})
         weights = {name: self.model.weights[name] for name in target}
         turns = (QUESTIONS[number % len(QUESTIONS)],)
-        began = time.monotonic()
 
         def listen(event: Event) -> None:
             if isinstance(event, Finished):
@@ -81,7 +89,7 @@ class SteadyLoad:
                     self._under_way -= 1
                     self._lock.notify()
             else:
-                self.scheduler.submit(self.job(number + self.clients, client))
+                self._next.put((number + self.clients, client, time.monotonic()))
 
         return Job(
             str(client), turns, target, weights, decoding, writings_of(turns, target, control, 1), listen
@@ -91,7 +99,7 @@ class SteadyLoad:
         """Let all clients ask for `seconds` after `warm_up`, of which nothing counts; returns how long it was."""
         self._under_way = self.clients
         for client in range(self.clients):
-            self.scheduler.submit(self.job(client, client))
+            self._next.put((client, client, time.monotonic()))
         time.sleep(warm_up)
         before = self.scheduler.metrics.part_totals()
         self.forget()
@@ -126,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--rows", type=int, help="written together at most; default: all candidates of all clients"
     )
+    options.add_argument("--join-within", type=int, help="as serve.py's; default: as suits the device")
     options.add_argument("--device", help="cpu, cuda or mps")
     options.add_argument(
         "--profile", action="store_true", help="list the functions of the model's thread; slower"
@@ -139,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     model = Miracle.from_pretrained(given.run, device=given.device)
     wanted = given.clients * given.candidates
     made = Profiled if given.profile else Scheduler
-    capacity = Capacity(given.rows or wanted, waiting=2 * given.clients)
+    capacity = Capacity(given.rows or wanted, waiting=2 * given.clients, join_within=given.join_within)
     scheduler = made(model, replace(capacity, waiting_per_client=4), Metrics())
     scheduler.start()
     load = SteadyLoad(model, scheduler, given.clients, given.candidates)

@@ -29,7 +29,12 @@ from common.entry import Parser, run_main
 from common.errors import InputError
 from common.options import ROOT
 
-PARTS = ("beginning", "writing", "choosing and scoring")  # of the server's work, as its /metrics names them
+PARTS = (
+    "beginning",
+    "writing",
+    "choosing and scoring",
+    "answering",
+)  # of the server's work, as its /metrics names them
 CLIENTS_AT_ONCE = 32  # of one process of the load by httpx, which takes a large part of a processor
 START_SECONDS, FINISH_SECONDS = 300, 300
 QUESTIONS = (

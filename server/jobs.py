@@ -61,8 +61,9 @@ class PendingReply:
     Attributes:
         control: its settings, its own seed among them.
         requests, rows, texts: one per candidate, once it is under way.
-        sample: their latents; known: the same on the CPU, for the answer.
+        found: latents of these and other requests, theirs from `first` on; known: the same on the CPU, for the answer.
         kept: which candidate was chosen.
+        answered: the reply has been sent.
     """
 
     index: int
@@ -70,10 +71,18 @@ class PendingReply:
     requests: list[Request]
     rows: list[DecodingRow] = field(default_factory=list)
     growing: list[GrowingText] = field(default_factory=list)
-    sample: Sample | None = None
+    found: Sample | None = None
     known: Sample | None = None
+    first: int = 0
     texts: list[str] = field(default_factory=list)
     kept: int = 0
+    answered: bool = False
+
+    @property
+    def sample(self) -> Sample:
+        """The candidates' latents."""
+        assert self.found is not None, "latents come first"
+        return self.found.part(self.first, self.first + len(self.requests))
 
     @property
     def ended(self) -> bool:

@@ -16,6 +16,7 @@ class Metrics:
     def __init__(self):
         self.registry = CollectorRegistry()
         own = {"registry": self.registry}
+        self._within = 0.0  # seconds of parts within the part under way
         self.requests = Counter(
             "miracle_requests", "HTTP requests by path and status", ["path", "status"], **own
         )
@@ -40,12 +41,14 @@ class Metrics:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the seconds of a part of the work."""
-        began = time.monotonic()
+        """Count the seconds of a part of the work, without those of parts within it; for one thread."""
+        began, outer, self._within = time.monotonic(), self._within, 0.0
         try:
             yield
         finally:
-            self.part_seconds.labels(name).inc(time.monotonic() - began)
+            whole = time.monotonic() - began
+            self.part_seconds.labels(name).inc(max(0.0, whole - self._within))
+            self._within = outer + whole
 
     def part_totals(self) -> dict[str, float]:
         """Seconds by part so far."""

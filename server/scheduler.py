@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from common.errors import InputError
-from dataset.encoding import Cut, encode_for_decoder
+from dataset.encoding import Cut
 from generation.choosing import CandidateScores
 from generation.decoding import Rules
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from miracle import Miracle, Reply
 from model.noise import generator
+from scoring.scorer import AskedScores
 from server.errors import Refused
 from server.jobs import Added, Failed, Finished, Job, PendingReply, joined
 from server.metrics import Metrics
@@ -43,11 +44,13 @@ class Capacity:
     Attributes:
         rows: written together.
         waiting, waiting_per_client: jobs in the queue.
+        join_within: see `Patience`; None for what suits the device.
     """
 
     rows: int
     waiting: int = 256
     waiting_per_client: int = 64
+    join_within: int | None = None
 
     def check(self, rows: int) -> None:
         """Raises `Refused` with 400 for more rows of one job than are ever written together."""
@@ -64,22 +67,41 @@ class Patience:
 
     Attributes:
         join_within: steps that pass at most, while others are written, before waiting jobs join.
+        join_at_once: rows of waiting jobs for which there is room, and for which jobs do not wait any longer.
         prefill: prompt tokens that join at once; the others would wait for them.
         read_at_once: candidates that are read together where one of them is chosen; None for as many as the run says.
         scored_at_once: written replies for which the evaluators do not wait any longer.
         score_within: steps that a written reply waits at most.
+        answer_later: replies are sent in the step after that in which the evaluators were asked, while the device
+            computes: nothing waits for their numbers.
     """
 
     join_within: int
+    join_at_once: int
     prefill: int
     read_at_once: int | None
     scored_at_once: int
     score_within: int
+    answer_later: bool
 
 
-ON_CPU = Patience(1, 2048, None, 8, 4)  # reading a prompt takes as long for each of many as for one
+ON_CPU = Patience(1, 1, 2048, None, 8, 4, False)  # reading a prompt takes as long for each of many as for one
 # a step is soon done there; latents, prompts and scores take little longer for many than for one
-ON_GPU = Patience(8, 16384, 512, 64, 8)
+ON_GPU = Patience(8, 64, 16384, 512, 64, 8, True)
+
+
+@dataclass
+class Asked:
+    """Replies that the evaluators are reading.
+
+    Attributes:
+        rows: of each, context and response; the evaluators' numbers come to them.
+        scores: what brings these; None where nobody reads.
+    """
+
+    due: list[tuple[Job, PendingReply]]
+    rows: list[dict]
+    scores: AskedScores | None
 
 
 class Scheduler:
@@ -88,6 +110,8 @@ class Scheduler:
     def __init__(self, model: Miracle, capacity: Capacity, metrics: Metrics | None = None):
         self.model, self.capacity, self.metrics = model, capacity, metrics or Metrics()
         self.patience = ON_GPU if model.generator.device.type == "cuda" else ON_CPU
+        if capacity.join_within is not None:
+            self.patience = replace(self.patience, join_within=capacity.join_within)
         self._line = WaitingLine(capacity.waiting, capacity.waiting_per_client)
         self._changed = threading.Condition()
         self._closing = False
@@ -96,6 +120,8 @@ class Scheduler:
         self._written: list[
             tuple[Job, PendingReply, int]
         ] = []  # not scored yet, with the step at which it ended
+        self._asked: list[Asked] = []
+        self._unanswered: list[tuple[list[Job], Exception]] = []  # whose answer failed
         self._steps = 0
         self._joined = 0  # the step before which jobs joined last
         self._last_end = time.monotonic()
@@ -202,15 +228,16 @@ class Scheduler:
 
     def _taken(self) -> list[Job]:
         """Jobs that join now."""
-        if self.rows and self._steps - self._joined < self.patience.join_within:
+        room, patience = self.capacity.rows - sum(job.size for job in self._running), self.patience
+        waits = bool(self.rows) and self._steps - self._joined < patience.join_within
+        if waits and min(room, self._line.rows) < patience.join_at_once:
             return []
-        room = self.capacity.rows - sum(job.size for job in self._running)
         running: dict[str, int] = {}
         for job in self._running:
             running[job.client] = running.get(job.client, 0) + job.size
         found: list[Job] = []
         prefill = 0
-        while room > 0 and prefill <= self.patience.prefill and (job := self._line.take(running, room)):
+        while room > 0 and prefill <= patience.prefill and (job := self._line.take(running, room)):
             found.append(job)
             running[job.client] = running.get(job.client, 0) + job.size
             room -= job.size
@@ -277,9 +304,8 @@ class Scheduler:
             sample = self.model.generator.latents(requests, own[0], members[0][0].decoding.batch_size, own)
             known, begin = sample.cpu(), 0
             for _, writing in members:
-                end = begin + len(writing.requests)
-                writing.sample, writing.known = sample.part(begin, end), known.part(begin, end)
-                begin = end
+                writing.found, writing.known, writing.first = sample, known, begin
+                begin += len(writing.requests)
         self._read_prompts(jobs)
         for job in jobs:
             self._make_rows(job)
@@ -299,7 +325,7 @@ class Scheduler:
         decoder = self.model.generator.decoder(how)
         if precision not in self._batches:
             pad = self.model.generator.decoder_tokenizer.pad_token_id
-            self._batches[precision] = RowBatch(decoder, pad, self.model.generator.device)
+            self._batches[precision] = RowBatch(decoder, pad, self.model.generator.device, self._meanwhile)
         return self._batches[precision]
 
     def _read_prompts(self, jobs: list[Job]) -> None:
@@ -309,15 +335,11 @@ class Scheduler:
         for job in jobs:
             groups.setdefault(made.prompt_room(job.decoding), []).append(job)
         for room, members in groups.items():
-            turns = [job.turns for job in members]
-            encoded = encode_for_decoder(
-                made.decoder_tokenizer, made.template, turns, None, room, made.config.use_context
-            )
-            for job, row, cut in zip(members, encoded, made.cuts(turns, members[0].decoding)):
-                job.prompt = row["input_ids"]
+            prompts, cuts = made.prompts([job.turns for job in members], members[0].decoding)
+            for job, prompt, cut in zip(members, prompts, cuts):
                 if job.dropped:
                     cut = Cut(job.dropped, 0, room) if cut is None else replace(cut, turns=cut.turns + job.dropped)  # fmt: skip
-                job.cut = cut
+                job.prompt, job.cut = prompt, cut
 
     def _make_rows(self, job: Job) -> None:
         made, how = self.model.generator, job.decoding
@@ -327,16 +349,15 @@ class Scheduler:
         )  # fmt: skip
         rules = one_of_equal(rules)
         for writing in job.writings:
-            assert writing.sample is not None
+            assert writing.found is not None
+            z, reference, first = writing.found.z, writing.found.reference, writing.first
             writing.rows = [
                 DecodingRow(
                     job.prompt,
-                    writing.sample.z[place],
+                    z[first + place],
                     rules,
                     how.max_new_tokens,
-                    writing.sample.reference[place]
-                    if how.guidance != 1.0 and writing.sample.reference is not None
-                    else None,
+                    reference[first + place] if how.guidance != 1.0 and reference is not None else None,
                     uniforms_of(writing, place, how),
                 )
                 for place in range(len(writing.requests))
@@ -400,28 +421,50 @@ class Scheduler:
         return due
 
     def _finish(self, due: list[tuple[Job, PendingReply]]) -> None:
+        """Choose among the candidates of replies that are due, and have the evaluators read them; answer what is not to wait."""
         due = [(job, writing) for job, writing in due if not job.cancelled]
-        if not due:
+        if due:
+            try:
+                self._choose(due)
+                self._asked.append(self._ask(due))
+            except Exception as error:
+                self._failed_at("choosing and scoring for", list(dict.fromkeys(job for job, _ in due)), error)
+        if not (self.patience.answer_later and self.rows):
+            self._meanwhile()
+        unanswered, self._unanswered = self._unanswered, []
+        for jobs, error in unanswered:
+            self._failed_at("choosing and scoring for", jobs, error)
+
+    def _meanwhile(self) -> None:
+        """Send the replies that the evaluators have been asked about; no row leaves for it, as all of theirs have ended."""
+        asked, self._asked = self._asked, []
+        if not asked:
             return
-        try:
-            self._choose(due)
-            replies = self._replies(due)
-        except Exception as error:
-            self._failed_at("choosing and scoring for", list(dict.fromkeys(job for job, _ in due)), error)
-            return
-        for (job, writing), reply in zip(due, replies):
-            row = writing.rows[writing.kept]
+        with self.metrics.part("answering"):
+            for one in asked:
+                try:
+                    self._answer(one)
+                except Exception as error:  # their rows leave between two steps
+                    self._unanswered.append((list(dict.fromkeys(job for job, _ in one.due)), error))
+
+    def _answer(self, asked: Asked) -> None:
+        if asked.scores is not None:
+            asked.scores.write()
+        running, now = set(map(id, self._running)), time.monotonic()
+        for (job, writing), found in zip(asked.due, asked.rows):
+            if job.cancelled or id(job) not in running:
+                continue
+            reply, row = self._reply(job, writing, found, now - job.came), writing.rows[writing.kept]
             written = sum(len(row.written) for row in writing.rows)
             ended_by_stop = job.stops and writing.growing[writing.kept].read(row.written)[1]
             reason = "stop" if ended_by_stop else row.ended
             added = writing.growing[writing.kept].rest(reply.text)
+            writing.answered = True
             self._tell(
                 job,
                 Finished(writing.index, added, reply, reason, len(row.written), written, len(job.prompt)),
             )
-        for job in dict.fromkeys(job for job, _ in due):
-            waiting = {id(writing) for other, writing, _ in self._written if other is job}
-            if all(writing.texts and id(writing) not in waiting for writing in job.writings):
+            if all(writing.answered for writing in job.writings):
                 self._remove(job)
                 self._note_end()
 
@@ -447,7 +490,7 @@ class Scheduler:
             scores = self.model.generator.candidate_scores(
                 [request for _, writing in members for request in writing.requests],
                 [text for _, writing in members for text in writing.texts],
-                joined([writing.sample for _, writing in members if writing.sample is not None]),
+                joined([writing.sample for _, writing in members]),
                 how if at_once is None else replace(how, batch_size=at_once),
                 likelihoods,
             )
@@ -458,22 +501,20 @@ class Scheduler:
                 writing.kept = part.best(end - begin, writing.control.fluency, writing.control.relevance)[0]
                 begin = end
 
-    def _replies(self, due: list[tuple[Job, PendingReply]]) -> list[Reply]:
-        """The replies with the evaluators' numbers."""
+    def _ask(self, due: list[tuple[Job, PendingReply]]) -> Asked:
+        """Have the evaluators read the replies that were kept."""
         rows = [{"context": list(job.turns), "response": writing.texts[writing.kept]} for job, writing in due]
         scored = [row for (job, _), row in zip(due, rows) if job.scored]
-        if self.model.scorer is not None and scored:
-            self.model.scorer.score(scored)
-        now = time.monotonic()
-        return [self._reply(job, writing, row, now - job.came) for (job, writing), row in zip(due, rows)]
+        scorer = self.model.scorer
+        return Asked(due, rows, scorer.ask(scored) if scorer is not None and scored else None)
 
     def _reply(self, job: Job, writing: PendingReply, row: dict, seconds: float) -> Reply:
-        sample, kept = writing.known, writing.kept
+        sample, kept = writing.known, writing.first + writing.kept
         assert sample is not None
         return Reply(
             row["response"], job.turns, job.target, job.weights, writing.control.seed, row.get("predicted"),
             row.get("probabilities"), row.get("nli"), float(sample.energy_start[kept]), float(sample.energy[kept]), seconds,
-            True, writing.control, sample.z[kept].numpy(), kept, job.cut,
+            True, writing.control, sample.z[kept].numpy(), writing.kept, job.cut,
         )  # fmt: skip
 
     def _observe(self) -> None:

@@ -187,12 +187,22 @@ class RowBatch:
     The rows' readings fill the slots from 0 on without gaps: where one leaves, the last takes its slot, so that a step
     reads one block of the cache. A row's columns are its prefix, its prompt and its tokens, without padding.
 
+    Args:
+        meanwhile: called in every step while the device computes; it reads nothing from there, and leaves the rows alone.
+
     Attributes:
         rows: under way, in no particular order.
     """
 
-    def __init__(self, decoder: Decoder, pad_token_id: int, device: torch.device):
+    def __init__(
+        self,
+        decoder: Decoder,
+        pad_token_id: int,
+        device: torch.device,
+        meanwhile: Callable[[], object] = lambda: None,
+    ):
         self.decoder, self.pad_token_id, self.device = decoder, pad_token_id, device
+        self.meanwhile = meanwhile
         self.rows: list[DecodingRow] = []
         self.clear()
 
@@ -294,6 +304,7 @@ class RowBatch:
         tokens = torch.tensor([row.written[-1] for row, _ in self._owners], device=self.device).unsqueeze(1)
         columns = torch.tensor(self._filled, device=self.device)
         logits = self._forward(tokens, columns, max(self._filled) + 1)
+        self.meanwhile()
         self._filled = [filled + 1 for filled in self._filled]
         self._choose(self.rows, logits[:slots], self._owners)
 

@@ -27,6 +27,11 @@ class WaitingLine:
     def __len__(self) -> int:
         return sum(map(len, self._jobs.values()))
 
+    @property
+    def rows(self) -> int:
+        """Rows that the jobs need."""
+        return sum(job.size for jobs in self._jobs.values() for job in jobs)
+
     def put(self, job: Job) -> None:
         """Take a job in; raises `Refused` (429) where there is no room."""
         if len(self) >= self.limit or len(self._jobs.get(job.client, ())) >= self.per_client:

@@ -20,7 +20,7 @@ from server.guards import LOOPBACK_NAMES, Bounds
 from server.scheduler import ON_GPU, Capacity
 from server.slots import RowBatch
 
-PARTS = ("beginning", "writing", "choosing and scoring")
+PARTS = ("beginning", "writing", "choosing and scoring", "answering")
 QUESTION = "My bread did not rise. What shall I do?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
 SAMPLED = {"temperature": 0.3, "top_p": 0.9}
