@@ -72,6 +72,7 @@ class ReplyGenerator:
         self.names = list(self.config.attributes)
         self.positions = positions_limit(self.model.decoder.lm)
         self._priors_of = Recordings(self._encoded_priors, device)
+        self._aspects_of = Recordings(self._read_aspects, device)
 
     def _encoded_priors(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Means and log-variances of every attribute's prior, [2, B, K, D], for the encoder's inputs."""
@@ -80,6 +81,19 @@ class ReplyGenerator:
         ):  # entered here, as its copies of the weights belong to a recording
             prior = self.model.encode_prior(batch["input_ids"], batch["attention_mask"])
         return torch.stack(prior)
+
+    def _read_aspects(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Log-probability of the aspects in ``targets``, [B, K], by the latent heads on the posterior's mean, [B]."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)):
+            posterior = self.model.encode_posterior(
+                batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+            )
+        total = torch.zeros(len(posterior.mean), device=self.device)
+        for k, logits in enumerate(self.model.heads(posterior.mean.float())):
+            wanted = batch["targets"][:, k]
+            own = torch.log_softmax(logits.float(), -1).gather(1, wanted.clamp_min(0).unsqueeze(1)).squeeze(1)
+            total += torch.where(wanted >= 0, own, torch.zeros_like(own))
+        return total
 
     @torch.no_grad()
     def priors(self, contexts: list[tuple[str, ...]], batch_size: int) -> Gaussian:
@@ -281,31 +295,22 @@ class ReplyGenerator:
         rows = encode_contexts(
             self.encoder_tokenizer, [r.context for r in requests], replies, self.config.encoder_length
         )
-        targets = self.target_indices(requests)
+        pad, longest, targets = self.encoder_tokenizer.pad_token_id, self.config.encoder_length, self.target_indices(requests)  # fmt: skip
         log_probabilities = torch.full((len(rows),), -torch.inf)
         spoken = [index for index in range(len(rows)) if replies[index].strip()]
-        for part in batches_by_length([rows[index] for index in spoken], batch_size):
-            chosen = [spoken[number] for number in part]
-            batch = pad_inputs([rows[index] for index in chosen], self.encoder_tokenizer.pad_token_id)
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=in_bf16(self.precision, self.device)
-            ):
-                posterior = self.model.encode_posterior(
-                    *(
-                        batch[name].to(self.device)
-                        for name in ("input_ids", "attention_mask", "token_type_ids")
-                    )
-                )
-            total = torch.zeros(len(chosen), device=self.device)
-            for k, logits in enumerate(self.model.heads(posterior.mean.float())):
-                wanted = targets[chosen, k]
-                own = (
-                    torch.log_softmax(logits.float(), -1)
-                    .gather(1, wanted.clamp_min(0).unsqueeze(1))
-                    .squeeze(1)
-                )
-                total += torch.where(wanted >= 0, own, torch.zeros_like(own))
-            log_probabilities[chosen] = total.cpu()
+        if not spoken:
+            return log_probabilities
+        order, parts = [], []
+        for numbers in batches_by_length([rows[index] for index in spoken], batch_size):
+            chosen = [spoken[number] for number in numbers]
+            batch, wanted = pad_inputs([rows[index] for index in chosen], pad), targets[chosen]
+            if self._aspects_of.wanted:
+                batch = rounded(batch, pad, longest)
+                missing = len(batch["input_ids"]) - len(chosen)
+                wanted = torch.cat([wanted, wanted[-1:].expand(missing, -1)])
+            parts.append(self._aspects_of(batch | {"targets": wanted})[: len(chosen)].clone())
+            order += chosen
+        log_probabilities[order] = torch.cat(parts).cpu()  # at once: a transfer waits for the device
         return log_probabilities
 
     def lengths(self, replies: list[str]) -> list[int]:

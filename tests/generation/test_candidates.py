@@ -15,6 +15,7 @@ from generation.choosing import CandidateScores
 from generation.options import ControlArguments, DecodingArguments
 from generation.requests import Request
 from miracle import Miracle
+from model.graphs import Recordings
 
 HOW = DecodingArguments(max_new_tokens=6)
 CONTROL = ControlArguments(weights=10.0, start="mean", candidates=4, seed=3)
@@ -87,6 +88,23 @@ def test_heard_follows_the_heads_and_does_not_hear_empty_replies(model):
     assert generator.attribute_scores(list(one), ["Yes, warm bread."] * 2, 2).exp().sum() == pytest.approx(
         1, abs=1e-4
     )
+
+
+def test_replies_read_by_rounded_shape_have_the_same_aspects(model, monkeypatch):
+    """A function that runs the work again, into the same memory, stands for a graph."""
+    generator, made = model.generator, []
+    requests = [dataclasses.replace(request, context=QUESTIONS[:1] * (1 + i % 3 * 2)) for i, request in enumerate(asked(model))]  # fmt: skip
+    requests[4] = dataclasses.replace(requests[4], target={})
+    texts = ["Yes, warm bread. " * (1 + i % 5) for i in range(len(requests))]
+    texts[2] = " "
+    plain, call = generator.attribute_scores(requests, texts, 7), Recordings.__call__
+    monkeypatch.setattr(Recordings, "__call__", lambda self, inputs: call(self, inputs, lambda work: (made.append(work), work)[1]))  # fmt: skip
+    monkeypatch.setattr(generator._aspects_of, "wanted", True)
+    for _ in range(3):
+        torch.testing.assert_close(
+            generator.attribute_scores(requests, texts, 7), plain, atol=1e-5, rtol=1e-4
+        )
+    assert made and plain[2] == -torch.inf and plain[4] == 0
 
 
 def test_what_is_streamed_is_the_first_candidate_and_a_stop_keeps_it(model):
