@@ -27,6 +27,7 @@ from scripts.bench_server import QUESTIONS, request_body  # noqa: E402
 from server.jobs import Event, Failed, Finished, Job, writings_of  # noqa: E402
 from server.metrics import Metrics  # noqa: E402
 from server.scheduler import Capacity, Scheduler  # noqa: E402
+from server.settle import settle  # noqa: E402
 
 
 class Profiled(Scheduler):
@@ -150,6 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     made = Profiled if given.profile else Scheduler
     capacity = Capacity(given.rows or wanted, waiting=2 * given.clients, join_within=given.join_within)
     scheduler = made(model, replace(capacity, waiting_per_client=4), Metrics())
+    settle()
     scheduler.start()
     load = SteadyLoad(model, scheduler, given.clients, given.candidates)
     seconds = load.run(given.warm_up, given.seconds)

@@ -15,7 +15,8 @@ prepare_libraries()
 
 from server.app import make_app  # noqa: E402
 from server.remote import HttpSettings, RemoteBackend  # noqa: E402
-from server.run import SWITCH, DrainingServer, configured  # noqa: E402
+from server.run import DrainingServer, configured  # noqa: E402
+from server.settle import SWITCH  # noqa: E402
 
 LOST = 75  # exit status where the process that owns the model has ended
 

@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from dataset.encoding import Cut
@@ -54,6 +56,26 @@ Event = Added | Finished | Failed
 Listener = Callable[[Event], None]
 
 
+@dataclass(frozen=True)
+class KnownLatents:
+    """What answers say of latents, fetched from the device at once.
+
+    Attributes:
+        z: [B, D].
+        energy_start, energy: before and after, [B].
+    """
+
+    z: np.ndarray
+    energy_start: list[float]
+    energy: list[float]
+
+    @classmethod
+    def of(cls, sample: Sample) -> "KnownLatents":
+        """Those of a sample."""
+        energies = torch.stack([sample.energy_start, sample.energy]).tolist()
+        return cls(sample.z.cpu().numpy(), *energies)
+
+
 @dataclass(eq=False)
 class PendingReply:
     """One reply of a job, with its candidates.
@@ -61,7 +83,7 @@ class PendingReply:
     Attributes:
         control: its settings, its own seed among them.
         requests, rows, texts: one per candidate, once it is under way.
-        found: latents of these and other requests, theirs from `first` on; known: the same on the CPU, for the answer.
+        found: latents of these and other requests, theirs from `first` on; known: the same for the answer.
         kept: which candidate was chosen.
         answered: the reply has been sent.
     """
@@ -72,7 +94,7 @@ class PendingReply:
     rows: list[DecodingRow] = field(default_factory=list)
     growing: list[GrowingText] = field(default_factory=list)
     found: Sample | None = None
-    known: Sample | None = None
+    known: KnownLatents | None = None
     first: int = 0
     texts: list[str] = field(default_factory=list)
     kept: int = 0
@@ -122,7 +144,7 @@ class Job:
     cancelled: bool = False
     came: float = field(default_factory=time.monotonic)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Rows that it needs."""
         return sum(len(writing.requests) for writing in self.writings)

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import sys
 import time
 
 import h11
@@ -13,8 +12,8 @@ from common.errors import InputError
 from server.app import Served, make_app
 from server.errors import Refused
 from server.guards import Guards
+from server.settle import settle
 
-SWITCH = 0.0005  # seconds that requests are read for at most while the model's thread waits to go on
 LINGER = 5  # seconds for connections to close once everything is answered
 
 
@@ -116,7 +115,7 @@ def serve(service: Served, host: str, port: int, grace: float) -> None:
     Raises:
         InputError: where the address cannot be used.
     """
-    sys.setswitchinterval(SWITCH)
+    settle()
     made, guards = listen(host, port), make_app(service)
     announce(service.name, host, made.getsockname()[1])
     try:

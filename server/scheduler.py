@@ -26,7 +26,7 @@ from miracle import Miracle, Reply
 from model.noise import generator
 from scoring.scorer import AskedScores
 from server.errors import Refused
-from server.jobs import Added, Failed, Finished, Job, PendingReply, joined
+from server.jobs import Added, Failed, Finished, Job, KnownLatents, PendingReply, joined
 from server.metrics import Metrics
 from server.slots import DecodingRow, RowBatch
 from server.text import GrowingText
@@ -252,10 +252,11 @@ class Scheduler:
             self._remove(job)
             self.metrics.cancelled.inc()
 
-    def _remove(self, job: Job) -> None:
-        self._running = [other for other in self._running if other is not job]
-        self._written = [entry for entry in self._written if entry[0] is not job]
-        gone = [row for writing in job.writings for row in writing.rows if not row.ended]
+    def _remove(self, *jobs: Job) -> None:
+        gone_jobs = set(jobs)
+        self._running = [job for job in self._running if job not in gone_jobs]
+        self._written = [entry for entry in self._written if entry[0] not in gone_jobs]
+        gone = [row for job in jobs for writing in job.writings for row in writing.rows if not row.ended]
         if gone:  # those that have ended leave before the next step
             for batch in self._batches.values():
                 batch.leave(gone)
@@ -302,7 +303,7 @@ class Scheduler:
             requests = [request for _, writing in members for request in writing.requests]
             own = [writing.control for _, writing in members for _ in writing.requests]
             sample = self.model.generator.latents(requests, own[0], members[0][0].decoding.batch_size, own)
-            known, begin = sample.cpu(), 0
+            known, begin = KnownLatents.of(sample), 0
             for _, writing in members:
                 writing.found, writing.known, writing.first = sample, known, begin
                 begin += len(writing.requests)
@@ -359,6 +360,7 @@ class Scheduler:
                     how.max_new_tokens,
                     reference[first + place] if how.guidance != 1.0 and reference is not None else None,
                     uniforms_of(writing, place, how),
+                    owner=job,
                 )
                 for place in range(len(writing.requests))
             ]
@@ -367,9 +369,9 @@ class Scheduler:
     def _step(self) -> None:
         """The texts so far to those who stream, then the next token of every row that goes on."""
         began, stepped = time.monotonic(), False
-        ended = {id(row) for batch in self._batches.values() for row in batch.rows if row.ended}
+        ended = {row.owner for batch in self._batches.values() for row in batch.rows if row.ended}
         for job in list(self._running):
-            if job.stream or job.stops or any(id(row) in ended for w in job.writings for row in w.rows):
+            if job.stream or job.stops or job in ended:
                 self._look_at(job)
         for batch in self._batches.values():
             batch.leave([row for row in batch.rows if row.ended])
@@ -450,9 +452,9 @@ class Scheduler:
     def _answer(self, asked: Asked) -> None:
         if asked.scores is not None:
             asked.scores.write()
-        running, now = set(map(id, self._running)), time.monotonic()
+        running, now, done = set(self._running), time.monotonic(), []
         for (job, writing), found in zip(asked.due, asked.rows):
-            if job.cancelled or id(job) not in running:
+            if job.cancelled or job not in running:
                 continue
             reply, row = self._reply(job, writing, found, now - job.came), writing.rows[writing.kept]
             written = sum(len(row.written) for row in writing.rows)
@@ -465,8 +467,9 @@ class Scheduler:
                 Finished(writing.index, added, reply, reason, len(row.written), written, len(job.prompt)),
             )
             if all(writing.answered for writing in job.writings):
-                self._remove(job)
+                done.append(job)
                 self._note_end()
+        self._remove(*done)
 
     def _note_end(self) -> None:
         now = time.monotonic()
@@ -509,12 +512,12 @@ class Scheduler:
         return Asked(due, rows, scorer.ask(scored) if scorer is not None and scored else None)
 
     def _reply(self, job: Job, writing: PendingReply, row: dict, seconds: float) -> Reply:
-        sample, kept = writing.known, writing.first + writing.kept
-        assert sample is not None
+        known, kept = writing.known, writing.first + writing.kept
+        assert known is not None
         return Reply(
             row["response"], job.turns, job.target, job.weights, writing.control.seed, row.get("predicted"),
-            row.get("probabilities"), row.get("nli"), float(sample.energy_start[kept]), float(sample.energy[kept]), seconds,
-            True, writing.control, sample.z[kept].numpy(), writing.kept, job.cut,
+            row.get("probabilities"), row.get("nli"), known.energy_start[kept], known.energy[kept], seconds,
+            True, writing.control, known.z[kept].copy(), writing.kept, job.cut,
         )  # fmt: skip
 
     def _observe(self) -> None:

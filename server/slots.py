@@ -47,6 +47,7 @@ class DecodingRow:
         uniforms: randomness in [0, 1), `longest` numbers; None where nothing is sampled.
         written: its tokens so far, without the end-of-sequence token.
         ended: "stop" behind that token, "length" at `longest`; "" while it is under way.
+        owner: whom it is written for.
     """
 
     prompt: list[int]
@@ -57,6 +58,7 @@ class DecodingRow:
     uniforms: list[float] | None = None
     written: list[int] = field(default_factory=list)
     ended: str = ""
+    owner: object = None
 
     @property
     def readings(self) -> list[torch.Tensor]:

@@ -18,8 +18,9 @@ from server.app import Served
 from server.http_process import send_settings
 from server.metrics import Metrics
 from server.remote import HttpLink, HttpSettings
-from server.run import SWITCH, announce, listen
+from server.run import announce, listen
 from server.scheduler import Scheduler
+from server.settle import settle
 
 ROOT = Path(__file__).resolve().parent.parent
 LAST = 10.0  # seconds that the processes have to end once all is over
@@ -87,7 +88,7 @@ def serve_in_processes(service: Served, host: str, port: int, grace: float, coun
         InputError: where the address cannot be used, or a process does not start.
         SystemExit: where one of them ended by itself.
     """
-    sys.setswitchinterval(SWITCH)
+    settle()
     listening, settings = listening_sockets(host, port, count), HttpSettings.of(service, grace)
     port = listening[0].getsockname()[1]
     scheduler = Scheduler(service.model, service.capacity, Metrics())
