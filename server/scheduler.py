@@ -435,7 +435,8 @@ class Scheduler:
             self._meanwhile()
         unanswered, self._unanswered = self._unanswered, []
         for jobs, error in unanswered:
-            self._failed_at("choosing and scoring for", jobs, error)
+            left = [job for job in jobs if job in self._running]
+            self._failed_at("choosing and scoring for", left, error)
 
     def _meanwhile(self) -> None:
         """Send the replies that the evaluators have been asked about; no row leaves for it, as all of theirs have ended."""
@@ -452,24 +453,33 @@ class Scheduler:
     def _answer(self, asked: Asked) -> None:
         if asked.scores is not None:
             asked.scores.write()
-        running, now, done = set(self._running), time.monotonic(), []
-        for (job, writing), found in zip(asked.due, asked.rows):
-            if job.cancelled or job not in running:
-                continue
-            reply, row = self._reply(job, writing, found, now - job.came), writing.rows[writing.kept]
-            written = sum(len(row.written) for row in writing.rows)
-            ended_by_stop = job.stops and writing.growing[writing.kept].read(row.written)[1]
-            reason = "stop" if ended_by_stop else row.ended
-            added = writing.growing[writing.kept].rest(reply.text)
+        running, now = set(self._running), time.monotonic()
+        wanted = [
+            (job, writing, self._finished(job, writing, found, now - job.came))
+            for (job, writing), found in zip(asked.due, asked.rows)
+            if not job.cancelled and job in running
+        ]  # all of them before any is sent: what fails has not been answered
+        done = []
+        for job, writing, event in wanted:
             writing.answered = True
-            self._tell(
-                job,
-                Finished(writing.index, added, reply, reason, len(row.written), written, len(job.prompt)),
-            )
-            if all(writing.answered for writing in job.writings):
+            self._tell(job, event)
+            if all(other.answered for other in job.writings):
                 done.append(job)
                 self._note_end()
         self._remove(*done)
+
+    def _finished(self, job: Job, writing: PendingReply, found: dict, seconds: float) -> Finished:
+        """The event that a reply is written, of the evaluators' numbers."""
+        reply, row, growing = (
+            self._reply(job, writing, found, seconds),
+            writing.rows[writing.kept],
+            writing.growing[writing.kept],
+        )
+        written = sum(len(row.written) for row in writing.rows)
+        reason = "stop" if job.stops and growing.read(row.written)[1] else row.ended
+        return Finished(
+            writing.index, growing.rest(reply.text), reply, reason, len(row.written), written, len(job.prompt)
+        )
 
     def _note_end(self) -> None:
         now = time.monotonic()

@@ -64,3 +64,16 @@ def test_nothing_asked_is_nothing_found(classifiers):
     assert AskedLogits([]).fetch() == []
     (found,) = AskedLogits([Reading([], RecordedForward(classifiers, 36), 0)]).fetch()
     assert len(found) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_fetched_late_is_not_what_was_asked_later(classifiers):
+    """Passes of the same shape, recorded at their second coming, write into the same memory."""
+    rows = [rows_of(count)[::-1] for count in (21, 22, 23, 24)]
+    wanted = [np.concatenate([alone(model, some) for model in classifiers], axis=1) for some in rows]
+    forward = RecordedForward([model.cuda() for model in classifiers], 36)
+    for _ in range(3):
+        asked = [AskedLogits([Reading(some, forward, 0)], batch_size=8) for some in rows]
+        for one, logits in zip(asked, wanted):
+            np.testing.assert_allclose(one.fetch()[0], logits, atol=2e-3)
+    assert forward.recordings.wanted and forward.recordings.shapes
