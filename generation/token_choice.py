@@ -5,6 +5,7 @@ import math
 import torch
 
 UNWRITTEN = -1  # in a reply's tokens: nothing there (yet)
+UNDECIDED = -1  # of a choice: the tokens that were looked at are too few
 FEW = (32, 256)  # tokens that are tried before all are sorted
 SMALLEST = 1e-30  # temperature and top_p that count; in 32 bits a smaller one becomes 0
 IMPLAUSIBLE = 1e4  # taken from logits; their order stays, for where everything plausible is banned
@@ -24,8 +25,35 @@ def nucleus_choice(
     Returns:
         Token ids, [B].
     """
-    top_p, temperature = max(top_p, SMALLEST), max(temperature, SMALLEST)
-    probabilities, order = _largest(torch.softmax(logits.float() / temperature, dim=-1), top_p)
+    top_p = max(top_p, SMALLEST)
+    return _drawn(*_largest(_probabilities(logits, temperature), top_p), uniforms, top_p)
+
+
+def likely_choice(
+    logits: torch.Tensor, uniforms: torch.Tensor, top_p: float, temperature: float
+) -> torch.Tensor:
+    """As `nucleus_choice`, without asking the device anything, which would wait for it.
+
+    Returns:
+        Token ids, [B]; `UNDECIDED` where the few tokens that are looked at have not the mass.
+    """
+    few = FEW[0]
+    if top_p >= 1 or few >= logits.shape[-1]:  # all are sorted
+        return nucleus_choice(logits, uniforms, top_p, temperature)
+    top_p = max(top_p, SMALLEST)
+    largest, order = _probabilities(logits, temperature).topk(few, dim=-1)
+    tokens = _drawn(largest, order, uniforms, top_p)
+    return torch.where(largest.cumsum(-1)[:, -1] >= top_p, tokens, UNDECIDED)
+
+
+def _probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return torch.softmax(logits.float() / max(temperature, SMALLEST), dim=-1)
+
+
+def _drawn(
+    probabilities: torch.Tensor, order: torch.Tensor, uniforms: torch.Tensor, top_p: float
+) -> torch.Tensor:
+    """A token per row, [B], of those in falling order of probability, both [B, K]."""
     cumulative = probabilities.cumsum(-1)
     kept = torch.where(
         cumulative - probabilities < top_p, probabilities, torch.zeros_like(probabilities)

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from model.transfers import pinned
+
 logger = logging.getLogger(__name__)
 
 Recording = tuple[dict[str, torch.Tensor], torch.Tensor, Callable[[], None]]  # inputs, result, what runs it
@@ -114,7 +116,7 @@ class Recordings:
         if recording is not None:
             own, made, replay = recording
             for name, value in inputs.items():
-                own[name].copy_(value, non_blocking=True)
+                own[name].copy_(pinned(value, self.device), non_blocking=True)
             replay()
             recordings[shape] = recording  # as the last
             return made

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from dataset.batching import batches_by_length, pad_inputs
+from model.transfers import Arriving
 from scoring.recorded_forward import RecordedForward
 
 LONG = 1000  # rows, from which on a bar tells how far it is
@@ -49,15 +50,8 @@ class AskedLogits:
     def __init__(self, readings: list[Reading], batch_size: int = 64, name: str = "scoring"):
         self._work = [(reading, reading.batches(batch_size)) for reading in readings]
         self._shapes: list[torch.Size] = []
-        self._arrived: torch.cuda.Event | None = None
         parts = list(self._asked(name))
-        flat = torch.cat(parts) if parts else torch.empty(0)
-        if flat.is_cuda:  # into pinned memory, behind which an event is recorded
-            self._flat = flat.to("cpu", non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-        else:
-            self._flat = flat.cpu()
+        self._flat = Arriving(torch.cat(parts) if parts else torch.empty(0))
 
     @torch.no_grad()
     def _asked(self, name: str) -> Iterator[torch.Tensor]:
@@ -74,9 +68,7 @@ class AskedLogits:
 
     def fetch(self) -> list[np.ndarray]:
         """Logits [N, labels] in fp64 of every reading, in the order of its rows; waits for the device, for these alone."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        parts = iter(self._flat.split([shape.numel() for shape in self._shapes]))
+        parts = iter(self._flat.wait().split([shape.numel() for shape in self._shapes]))
         shapes, found = iter(self._shapes), []
         for reading, batches in self._work:
             pieces = [next(parts).view(next(shapes)).numpy() for _ in batches]

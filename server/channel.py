@@ -1,12 +1,19 @@
-"""Messages between two processes of the server, in both directions, as many at a time as there are."""
+"""Messages between two processes of the server, in both directions, as many at a time as there are.
+
+What is sent wakes a thread of the other process, which takes its turn from those that work there: so messages go at most
+once in `PAUSE`, all that have come since together.
+"""
 
 import os
 import pickle
 import socket
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+PAUSE = 0.003  # seconds; a step of a GPU takes longer
 
 Message = tuple[Any, ...]  # what it is, and what belongs to it
 
@@ -47,13 +54,17 @@ class Channel:
             self._changed.notify()
 
     def _write(self) -> None:
+        sent = 0.0
         while True:
             with self._changed:
                 while not (self._waiting or self._closing):
                     self._changed.wait()
+            time.sleep(max(0.0, sent + PAUSE - time.monotonic()))  # others may come meanwhile
+            with self._changed:
                 messages, self._waiting = self._waiting, []
             if not messages:
                 break
+            sent = time.monotonic()
             try:
                 self._connection.send_bytes(pickle.dumps(messages, pickle.HIGHEST_PROTOCOL))
             except OSError:

@@ -72,8 +72,8 @@ class Patience:
         read_at_once: candidates that are read together where one of them is chosen; None for as many as the run says.
         scored_at_once: written replies for which the evaluators do not wait any longer.
         score_within: steps that a written reply waits at most.
-        answer_later: replies are sent in the step after that in which the evaluators were asked, while the device
-            computes: nothing waits for their numbers.
+        answer_later: what is to be done for replies that have ended is done while the device computes the next step, and
+            they are sent in the one after, when the evaluators' numbers have come.
     """
 
     join_within: int
@@ -120,8 +120,9 @@ class Scheduler:
         self._written: list[
             tuple[Job, PendingReply, int]
         ] = []  # not scored yet, with the step at which it ended
+        self._ended: list[Job] = []  # with rows that had ended before the step under way
         self._asked: list[Asked] = []
-        self._unanswered: list[tuple[list[Job], Exception]] = []  # whose answer failed
+        self._unanswered: list[tuple[str, list[Job], Exception]] = []  # what failed, and for whom
         self._steps = 0
         self._joined = 0  # the step before which jobs joined last
         self._last_end = time.monotonic()
@@ -211,8 +212,10 @@ class Scheduler:
                 self._joined = self._steps
             with self.metrics.part("writing"):
                 self._step()
-            with self.metrics.part("choosing and scoring"):
-                self._finish(self._due())
+            if not (self.patience.answer_later and self.rows):
+                self._conclude()
+                self._answer_all(self._taken_asked())
+            self._fail_unanswered()
             self._observe()
         for job in [*self._running, *self._line.all()]:
             self._fail(job, Refused("the server ended", 503, code="ending", retry_after=5))
@@ -235,14 +238,14 @@ class Scheduler:
         running: dict[str, int] = {}
         for job in self._running:
             running[job.client] = running.get(job.client, 0) + job.size
-        found: list[Job] = []
         prefill = 0
-        while room > 0 and prefill <= patience.prefill and (job := self._line.take(running, room)):
-            found.append(job)
-            running[job.client] = running.get(job.client, 0) + job.size
-            room -= job.size
+
+        def more(job: Job) -> bool:
+            nonlocal prefill
             prefill += job.size * self._prompt_estimate(job)
-        return found
+            return prefill <= patience.prefill
+
+        return self._line.take(running, room, more)
 
     def _prompt_estimate(self, job: Job) -> int:
         return min(self.model.generator.config.decoder_length, sum(map(len, job.turns)) // 4)
@@ -369,10 +372,10 @@ class Scheduler:
     def _step(self) -> None:
         """The texts so far to those who stream, then the next token of every row that goes on."""
         began, stepped = time.monotonic(), False
-        ended = {row.owner for batch in self._batches.values() for row in batch.rows if row.ended}
         for job in list(self._running):
-            if job.stream or job.stops or job in ended:
+            if job.stream or job.stops:
                 self._look_at(job)
+        self._ended = self._with_ended_rows()
         for batch in self._batches.values():
             batch.leave([row for row in batch.rows if row.ended])
             if not batch.rows:
@@ -386,6 +389,10 @@ class Scheduler:
         self._steps += 1
         if stepped:
             self.metrics.step_seconds.observe(time.monotonic() - began)
+
+    def _with_ended_rows(self) -> list[Job]:
+        owners = {row.owner for batch in self._batches.values() for row in batch.rows if row.ended}
+        return [job for job in self._running if job in owners]
 
     def _look_at(self, job: Job) -> None:
         """Stop strings, text to be streamed, and replies whose candidates have all ended."""
@@ -422,33 +429,47 @@ class Scheduler:
         due, self._written = [(job, writing) for job, writing, _ in self._written], []
         return due
 
-    def _finish(self, due: list[tuple[Job, PendingReply]]) -> None:
-        """Choose among the candidates of replies that are due, and have the evaluators read them; answer what is not to wait."""
-        due = [(job, writing) for job, writing in due if not job.cancelled]
-        if due:
-            try:
-                self._choose(due)
-                self._asked.append(self._ask(due))
-            except Exception as error:
-                self._failed_at("choosing and scoring for", list(dict.fromkeys(job for job, _ in due)), error)
-        if not (self.patience.answer_later and self.rows):
-            self._meanwhile()
-        unanswered, self._unanswered = self._unanswered, []
-        for jobs, error in unanswered:
-            left = [job for job in jobs if job in self._running]
-            self._failed_at("choosing and scoring for", left, error)
-
     def _meanwhile(self) -> None:
-        """Send the replies that the evaluators have been asked about; no row leaves for it, as all of theirs have ended."""
+        """What is done while the device computes a step. No row leaves for it: those of whom it is about have ended."""
+        if self.patience.answer_later:
+            asked = self._taken_asked()
+            self._conclude()
+            self._answer_all(asked)
+
+    def _taken_asked(self) -> list[Asked]:
         asked, self._asked = self._asked, []
-        if not asked:
-            return
-        with self.metrics.part("answering"):
-            for one in asked:
+        return asked
+
+    def _conclude(self) -> None:
+        """The texts of replies that have ended; for those that are due the choice among their candidates, and the evaluators
+        are asked."""
+        with self.metrics.part("choosing and scoring"):
+            ended, self._ended = {*self._ended, *self._with_ended_rows()}, []
+            for job in [job for job in self._running if job in ended]:
+                self._look_at(job)
+            due = [(job, writing) for job, writing in self._due() if not job.cancelled]
+            if due:
                 try:
-                    self._answer(one)
-                except Exception as error:  # their rows leave between two steps
-                    self._unanswered.append((list(dict.fromkeys(job for job, _ in one.due)), error))
+                    self._choose(due)
+                    self._asked.append(self._ask(due))
+                except Exception as error:
+                    self._unanswered.append(("choosing and scoring for", jobs_of(due), error))
+
+    def _answer_all(self, asked: list[Asked]) -> None:
+        """Send replies that the evaluators have been asked about."""
+        if asked:
+            with self.metrics.part("answering"):
+                for one in asked:
+                    try:
+                        self._answer(one)
+                    except Exception as error:
+                        self._unanswered.append(("answering", jobs_of(one.due), error))
+
+    def _fail_unanswered(self) -> None:
+        """Jobs for which something failed meanwhile; their other rows leave."""
+        unanswered, self._unanswered = self._unanswered, []
+        for doing, jobs, error in unanswered:
+            self._failed_at(doing, [job for job in jobs if job in self._running], error)
 
     def _answer(self, asked: Asked) -> None:
         if asked.scores is not None:
@@ -533,6 +554,11 @@ class Scheduler:
     def _observe(self) -> None:
         self.metrics.waiting.set(self.waiting)
         self.metrics.rows.set(self.rows)
+
+
+def jobs_of(due: list[tuple[Job, PendingReply]]) -> list[Job]:
+    """Whose replies these are, each once."""
+    return list(dict.fromkeys(job for job, _ in due))
 
 
 def solved_together(control: ControlArguments) -> tuple:

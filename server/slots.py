@@ -17,17 +17,11 @@ from transformers.cache_utils import DynamicLayer
 from common.rounding import round_up, rounded_rows
 from dataset.batching import pad
 from generation.decoding import Decoder, Rules
-from generation.token_choice import (
-    UNWRITTEN,
-    ban_repeated_ngrams,
-    ban_said_ngrams,
-    guide,
-    nucleus_choice,
-    penalise_repetition,
-)
 from model.cache import StaticPrefixCache
 from model.decoder import causal_mask, positions_of
 from model.graphs import Recordings, recorded
+from model.transfers import to_device
+from server.next_tokens import NextTokens
 
 ROOM_STEP = 64  # columns that the cache grows by
 FEWEST = 8  # slots
@@ -236,7 +230,8 @@ class RowBatch:
         self._owners += owners
         self._filled += [prefix + length for length in lengths]
         self.rows += rows
-        self._choose(rows, logits, owners)
+        for choice in self._choices(rows, logits, owners):
+            choice.take()
 
     def _prompts(self, owners: list[tuple[DecodingRow, int]], first: int) -> dict[str, torch.Tensor]:
         """What `_read_prompts` takes for rows that get the slots from `first` on."""
@@ -303,12 +298,14 @@ class RowBatch:
     def step(self) -> None:
         """Write the next token of every row; those that end are to be taken out by `leave` before the next step."""
         slots = len(self._owners)
-        tokens = torch.tensor([row.written[-1] for row, _ in self._owners], device=self.device).unsqueeze(1)
-        columns = torch.tensor(self._filled, device=self.device)
-        logits = self._forward(tokens, columns, max(self._filled) + 1)
-        self.meanwhile()
+        last = [row.written[-1] for row, _ in self._owners]
+        tokens, columns = to_device(torch.tensor([last, self._filled]), self.device)
+        logits = self._forward(tokens.unsqueeze(1), columns, max(self._filled) + 1)
+        choices = self._choices(self.rows, logits[:slots], self._owners)
         self._filled = [filled + 1 for filled in self._filled]
-        self._choose(self.rows, logits[:slots], self._owners)
+        self.meanwhile()
+        for choice in choices:
+            choice.take()
 
     def _forward(self, tokens: torch.Tensor, columns: torch.Tensor, visible: int) -> torch.Tensor:
         """Next-token logits of all slots, and on a GPU of some behind them: there the work is recorded as a CUDA graph for
@@ -355,7 +352,7 @@ class RowBatch:
     def _move(self, sources: list[int], targets: list[int]) -> None:
         """The last slots into those that were left, all at once: a move is a kernel for every layer."""
         assert self._cache is not None and self._offset is not None
-        there, here = (torch.tensor(slots, device=self.device) for slots in (sources, targets))
+        there, here = to_device(torch.tensor([sources, targets]), self.device)
         self._cache.move(there, here)
         for whole in (self._offset, self._lexical):
             if whole is not None:
@@ -363,55 +360,23 @@ class RowBatch:
         for source, target in zip(sources, targets):
             self._owners[target], self._filled[target] = self._owners[source], self._filled[source]
 
-    def _choose(
+    def _choices(
         self, rows: list[DecodingRow], logits: torch.Tensor, owners: list[tuple[DecodingRow, int]]
-    ) -> None:
+    ) -> list[NextTokens]:
         """The next token of each row, by its own rules; rows of equal rules together."""
         if len(owners) == len(rows) and all(row.rules is rows[0].rules for row in rows):  # as nearly always
-            rows = [row for row, _ in owners]
-            for row, token in zip(rows, next_tokens([logits], rows, rows[0].rules)):
-                row.take(token)
-            return
+            return [NextTokens([logits], [row for row, _ in owners], rows[0].rules)]
         places: tuple[dict[int, int], dict[int, int]] = ({}, {})  # by reading
         for place, (row, reading) in enumerate(owners):
             places[reading][id(row)] = place
         groups: dict[Rules, list[DecodingRow]] = {}
         for row in rows:
             groups.setdefault(row.rules, []).append(row)
+        choices = []
         for rules, group in groups.items():
             readings = [
-                logits[torch.tensor([found[id(row)] for row in group], device=logits.device)]
+                logits[to_device(torch.tensor([found[id(row)] for row in group]), logits.device)]
                 for found in places[: len(group[0].readings)]
             ]
-            for row, token in zip(group, next_tokens(readings, group, rules)):
-                row.take(token)
-
-
-def next_tokens(readings: list[torch.Tensor], rows: list[DecodingRow], rules: Rules) -> list[int]:
-    """The next token of rows with the same rules, as `generation.decoding.DecodingState` chooses it.
-
-    Args:
-        readings: logits behind the latents, [B, V], and with guidance behind the references as well.
-    """
-    logits = readings[0]
-    if len(readings) == 2:
-        logits = guide(logits.float(), readings[1].float(), rules.guidance, rules.plausibility)
-    # what is unwritten lies in front, where no n-gram can begin as a reply ends
-    written = pad([row.written for row in rows], UNWRITTEN, side="left").to(logits.device)
-    most = written.shape[1]
-    if rules.no_repeat_ngram_size:
-        step = torch.tensor([most], device=logits.device)
-        logits = ban_repeated_ngrams(logits, written, step, rules.no_repeat_ngram_size)
-    if rules.context_block_ngram:
-        said = pad([row.prompt for row in rows], UNWRITTEN, side="left").to(logits.device)
-        step = torch.tensor([most], device=logits.device)
-        logits = ban_said_ngrams(logits, said, written, step, rules.context_block_ngram, rules.eos_token_id)
-    if rules.repetition_penalty != 1.0 and most:
-        used = torch.zeros(len(rows), logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
-        used.scatter_(1, torch.where(written == UNWRITTEN, logits.shape[1], written), True)
-        logits = penalise_repetition(logits, used[:, :-1], rules.repetition_penalty)
-    if rules.decoding == "greedy":
-        return logits.argmax(-1).tolist()
-    draws = [row.uniforms[len(row.written)] for row in rows if row.uniforms is not None]
-    uniforms = torch.tensor(draws, dtype=torch.float32, device=logits.device)
-    return nucleus_choice(logits, uniforms, rules.top_p, rules.temperature).tolist()
+            choices.append(NextTokens(readings, group, rules))
+        return choices

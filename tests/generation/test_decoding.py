@@ -8,7 +8,7 @@ import torch
 
 from generation import decoding as decoding_module
 from generation.decoding import KEPT, generate
-from generation.token_choice import ban_said_ngrams, guide, nucleus_choice
+from generation.token_choice import UNDECIDED, ban_said_ngrams, guide, likely_choice, nucleus_choice
 from model.noise import generators
 
 KINDS = ("gpt2", "llama")
@@ -335,6 +335,21 @@ def test_a_few_tokens_give_what_all_would():
         chances, order = torch.softmax(row, -1).sort(descending=True)
         kept = chances[: int((chances.cumsum(0) < 0.9).sum()) + 1]
         assert token == order[int((kept.cumsum(0) <= uniform * kept.sum()).sum())]
+
+
+def test_a_choice_that_asks_nothing_is_the_same_or_says_that_it_is_none():
+    torch.manual_seed(0)
+    sharp, uniforms = torch.randn(300, 1000) * 6, torch.rand(300)
+    logits = torch.cat([sharp, torch.zeros(2, 1000)])  # the last two have their mass in 900 tokens
+    uniforms = torch.cat([uniforms, torch.rand(2)])
+    likely = likely_choice(logits, uniforms, 0.9, 1.0)
+    expected = nucleus_choice(logits, uniforms, 0.9, 1.0)
+    decided = likely != UNDECIDED
+    assert decided.sum() > 250 and not decided[-2:].any()
+    assert torch.equal(likely[decided], expected[decided])
+    assert torch.equal(likely_choice(logits, uniforms, 1.0, 1.0), nucleus_choice(logits, uniforms, 1.0, 1.0))
+    few = logits[:, :20]  # fewer than are tried
+    assert torch.equal(likely_choice(few, uniforms, 0.9, 1.0), nucleus_choice(few, uniforms, 0.9, 1.0))
 
 
 def test_banned_tokens_are_never_chosen():

@@ -14,18 +14,16 @@ def job(client: str, candidates: int = 1) -> Job:
 
 
 def taken(line: WaitingLine, running=None, room=100) -> list[str]:
-    running, found = dict(running or {}), []
-    while next_one := line.take(running, room):
-        found.append(next_one.client)
-        running[next_one.client] = running.get(next_one.client, 0) + next_one.size
-    return found
+    return [job.client for job in line.take(dict(running or {}), room)]
 
 
 def test_a_client_with_many_requests_does_not_keep_others_waiting():
     line = WaitingLine(100, 50)
     for client in "aaaaaabc":
         line.put(job(client))
-    assert taken(line)[:3] == ["a", "b", "c"]
+    assert line.rows == len(line) == 8
+    assert taken(line, room=4) == ["a", "b", "c", "a"]
+    assert line.rows == len(line) == 4
 
 
 def test_who_has_rows_at_work_comes_after_who_has_none():
@@ -39,8 +37,16 @@ def test_a_large_request_is_not_overtaken():
     line = WaitingLine(100, 50)
     line.put(job("a", candidates=8))
     line.put(job("b"))
-    assert line.take({"c": 1}, 4) is None
-    assert taken(line, room=8) == ["a", "b"]
+    assert line.take({"c": 1}, 4) == []
+    assert taken(line, room=9) == ["a", "b"]
+
+
+def test_no_more_are_taken_than_are_wanted():
+    line, running = WaitingLine(100, 50), {}
+    for client in "aabb":
+        line.put(job(client))
+    assert [job.client for job in line.take(running, 100, lambda job: job.client == "a")] == ["a", "b"]
+    assert running == {"a": 1, "b": 1} and taken(line, running) == ["a", "b"]
 
 
 def test_a_full_line_says_when_to_come_back():
@@ -60,4 +66,13 @@ def test_cancelled_requests_free_their_place():
     line.put(gone)
     line.put(job("b"))
     gone.cancelled = True
-    assert taken(line) == ["b"] and len(line) == 0
+    assert taken(line) == ["b"] and line.rows == len(line) == 0
+
+
+def test_a_full_line_makes_room_of_what_was_cancelled():
+    line, gone = WaitingLine(2, 2), job("a")
+    line.put(gone)
+    line.put(job("b"))
+    gone.cancelled = True
+    line.put(job("c"))
+    assert line.rows == len(line) == 2 and taken(line) == ["b", "c"]
