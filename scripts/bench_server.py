@@ -203,7 +203,7 @@ def measure(address: str, clients: int, seconds: float, candidates: int, tool: s
 def table(rows: list[dict]) -> str:
     """The numbers as a table, with the throughput beside that of the first line."""
     lines = [
-        "| clients | answered | failed | replies/s | against the first | reply tokens/s | tokens/s of all candidates | p50 s | p99 s | beginning / writing / scoring |",
+        "| clients | answered | failed | replies/s | against the first | reply tokens/s | tokens/s of all candidates | p50 s | p99 s | beginning / writing / scoring / answering |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -240,6 +240,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--rows", type=int, help="of the server, see serve.py")
     options.add_argument("--http-processes", type=int, help="of the server, see serve.py")
+    options.add_argument("--join-within", type=int, help="of the server, see serve.py")
     options.add_argument("--json", action="store_true", help="print JSON")
     return options
 
@@ -259,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.candidates < 1 or not 0 < given.seconds < float("inf"):
         raise InputError("--candidates must be 1 or more and --seconds over 0")
     options = ["--queue", str(2 * max(clients))]
-    for name in ("rows", "http_processes"):
+    for name in ("rows", "http_processes", "join_within"):
         if getattr(given, name) is not None:
             options += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

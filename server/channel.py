@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-PAUSE = 0.003  # seconds; a step of a GPU takes longer
+PAUSE = 0.008  # seconds; a step of many rows takes longer
 
 Message = tuple[Any, ...]  # what it is, and what belongs to it
 

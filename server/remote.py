@@ -10,7 +10,7 @@ import logging
 import socket
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,6 +27,8 @@ from server.metrics import Metrics
 from server.scheduler import Capacity, Scheduler
 
 logger = logging.getLogger(__name__)
+
+COUNTS_WITHIN = 0.2  # seconds in which the other process learns of what was counted
 
 
 @dataclass(frozen=True)
@@ -96,33 +98,57 @@ class UnderWay:
 # --- the process that speaks HTTP -------------------------------------------------------------------------------------
 
 
-class RemoteMetric:
-    """One number, which the other process counts."""
+@dataclass
+class Counted:
+    """What has been counted of one number: a sum, or what a histogram observed."""
 
-    def __init__(self, channel: Channel, name: str, labels: tuple[str, ...] = ()):
-        self._channel, self._name, self._labels = channel, name, labels
+    sum: float = 0.0
+    observed: list[float] = field(default_factory=list)
+
+
+Counts = dict[tuple[str, tuple[str, ...]], Counted]  # by the name of the number, and its labels
+
+
+class RemoteMetric:
+    """One number that the other process is told of."""
+
+    def __init__(self, metrics: "RemoteMetrics", name: str, labels: tuple[str, ...] = ()):
+        self._metrics, self._name, self._labels = metrics, name, labels
 
     def labels(self, *labels: str) -> "RemoteMetric":
         """The number with these labels."""
-        return RemoteMetric(self._channel, self._name, labels)
+        return RemoteMetric(self._metrics, self._name, labels)
 
     def inc(self, amount: float = 1) -> None:
         """Count."""
-        self._channel.send("count", self._name, self._labels, "inc", amount)
+        self._metrics.counted(self._name, self._labels).sum += amount
 
     def observe(self, amount: float) -> None:
         """Count in a histogram."""
-        self._channel.send("count", self._name, self._labels, "observe", amount)
+        self._metrics.counted(self._name, self._labels).observed.append(amount)
 
 
 class RemoteMetrics:
-    """The numbers that the application counts; their names are those of `Metrics`."""
+    """The numbers that the application counts; their names are those of `Metrics`. In the event loop alone."""
 
     def __init__(self, channel: Channel):
         self._channel = channel
+        self._counts: Counts = {}
 
     def __getattr__(self, name: str) -> RemoteMetric:
-        return RemoteMetric(self._channel, name)
+        return RemoteMetric(self, name)
+
+    def counted(self, name: str, labels: tuple[str, ...]) -> Counted:
+        """What has not been sent of a number; it will be within `COUNTS_WITHIN`."""
+        if not self._counts:
+            asyncio.get_running_loop().call_later(COUNTS_WITHIN, self.send)
+        return self._counts.setdefault((name, labels), Counted())
+
+    def send(self) -> None:
+        """Tell the other process what has been counted since the last time."""
+        counts, self._counts = self._counts, {}
+        if counts:
+            self._channel.send("counts", counts)
 
 
 class RemoteBackend:
@@ -137,7 +163,8 @@ class RemoteBackend:
     def __init__(self, end: socket.socket, drain: Callable[[], None], gone: Callable[[], None]):
         self._drain, self._gone, self._closed = drain, gone, False
         self._channel = Channel(end, self._receive, self._lost)
-        self.metrics = cast(Metrics, RemoteMetrics(self._channel))
+        self._counts = RemoteMetrics(self._channel)
+        self.metrics = cast(Metrics, self._counts)
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future] = {}
         self._jobs: dict[int, UnderWay] = {}
@@ -162,6 +189,7 @@ class RemoteBackend:
         """The same, and nothing is sent any more."""
         self._closed = True
         self.end()
+        self._counts.send()
         self._channel.close()
 
     def _lost(self) -> None:
@@ -196,6 +224,7 @@ class RemoteBackend:
 
     async def numbers(self) -> bytes:
         """See `Backend`."""
+        self._counts.send()
         return await self._ask(next(self._numbers), "numbers")
 
     def note(self, reply: Reply) -> None:
@@ -329,6 +358,11 @@ class HttpLink:
     def _numbers(self, number: int) -> None:
         self._channel.send("answer", number, self.scheduler.metrics.text())
 
-    def _count(self, name: str, labels: tuple[str, ...], how: str, amount: float) -> None:
-        metric = getattr(self.scheduler.metrics, name)
-        getattr(metric.labels(*labels) if labels else metric, how)(amount)
+    def _counts(self, counts: Counts) -> None:
+        for (name, labels), counted in counts.items():
+            metric = getattr(self.scheduler.metrics, name)
+            metric = metric.labels(*labels) if labels else metric
+            if counted.sum:
+                metric.inc(counted.sum)
+            for amount in counted.observed:
+                metric.observe(amount)

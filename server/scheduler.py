@@ -112,6 +112,8 @@ class Scheduler:
         self.patience = ON_GPU if model.generator.device.type == "cuda" else ON_CPU
         if capacity.join_within is not None:
             self.patience = replace(self.patience, join_within=capacity.join_within)
+        tokenizer = model.generator.decoder_tokenizer
+        self._eos, self._pad = tokenizer.eos_token_id, tokenizer.pad_token_id
         self._line = WaitingLine(capacity.waiting, capacity.waiting_per_client)
         self._changed = threading.Condition()
         self._closing = False
@@ -328,8 +330,8 @@ class Scheduler:
         how = next(job.decoding for job in jobs if job.decoding.precision == precision)
         decoder = self.model.generator.decoder(how)
         if precision not in self._batches:
-            pad = self.model.generator.decoder_tokenizer.pad_token_id
-            self._batches[precision] = RowBatch(decoder, pad, self.model.generator.device, self._meanwhile)
+            device = self.model.generator.device
+            self._batches[precision] = RowBatch(decoder, self._pad, device, self._meanwhile)
         return self._batches[precision]
 
     def _read_prompts(self, jobs: list[Job]) -> None:
@@ -348,7 +350,7 @@ class Scheduler:
     def _make_rows(self, job: Job) -> None:
         made, how = self.model.generator, job.decoding
         rules = Rules(
-            made.decoder_tokenizer.eos_token_id, how.decoding, how.top_p, how.temperature, how.no_repeat_ngram_size,
+            self._eos, how.decoding, how.top_p, how.temperature, how.no_repeat_ngram_size,
             how.repetition_penalty, how.guidance, how.plausibility, how.context_block_ngram,
         )  # fmt: skip
         rules = one_of_equal(rules)

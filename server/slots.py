@@ -338,16 +338,16 @@ class RowBatch:
 
     def leave(self, rows: list[DecodingRow]) -> None:
         """Rows that have ended, or are no longer wanted, give up their slots."""
-        gone = set(map(id, rows))
-        self.rows = [row for row in self.rows if id(row) not in gone]
-        if not self.rows:
-            self._owners, self._filled = [], []
+        gone = set(rows)
+        if not gone:
             return
-        staying = [slot for slot, (row, _) in enumerate(self._owners) if id(row) not in gone]
-        holes = [slot for slot in range(len(staying)) if id(self._owners[slot][0]) in gone]
+        self.rows = [row for row in self.rows if row not in gone]
+        stays = [row not in gone for row, _ in self._owners]
+        left = sum(stays)
+        holes = [slot for slot in range(left) if not stays[slot]]
         if holes:
-            self._move(staying[-len(holes) :], holes)
-        del self._owners[len(staying) :], self._filled[len(staying) :]
+            self._move([slot for slot in range(left, len(stays)) if stays[slot]], holes)
+        del self._owners[left:], self._filled[left:]
 
     def _move(self, sources: list[int], targets: list[int]) -> None:
         """The last slots into those that were left, all at once: a move is a kernel for every layer."""
