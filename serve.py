@@ -60,9 +60,8 @@ def parser() -> Parser:
     options.add_argument(
         "--http-processes",
         type=int,
-        default=0,
         metavar="N",
-        help="processes that speak HTTP beside the one that owns the model, for hundreds of clients; 0: that one does both (default: %(default)s)",
+        help="processes that speak HTTP beside the one that owns the model, for hundreds of clients; 0: that one does both (default: 0, on a GPU with eight cores or more beside it 4)",
     )
     options.add_argument(
         "--queue", type=int, default=256, help="requests that may wait (default: %(default)s)"
@@ -143,7 +142,7 @@ def check(given: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be over 0, found {value}")
     if not 0 <= given.grace < float("inf"):
         raise InputError(f"--grace must be 0 or more, found {given.grace}")
-    if not 0 <= given.http_processes <= MOST_PROCESSES:
+    if given.http_processes is not None and not 0 <= given.http_processes <= MOST_PROCESSES:
         raise InputError(f"--http-processes must be from 0 to {MOST_PROCESSES}, found {given.http_processes}")
     if not 0 <= given.port < 2**16:
         raise InputError(f"--port must be from 0 to 65535, found {given.port}")
@@ -157,6 +156,13 @@ def check_name(name: str) -> None:
         raise InputError(
             f"{name!r:.100} cannot be the model's name, which has no colon and no control characters; name another with --name"
         )
+
+
+def http_processes(wanted: int | None, device: str) -> int:
+    """How many processes speak HTTP: as many as are wanted, else what suits the device and the cores beside it."""
+    if wanted is not None:
+        return wanted
+    return 4 if device == "cuda" and (os.cpu_count() or 1) >= 8 else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -206,8 +212,8 @@ def main(argv: list[str] | None = None) -> int:
         (*LOOPBACK_NAMES, given.host) if is_loopback(given.host) and not keys else None,
         log,
     )
-    if given.http_processes:
-        serve_in_processes(service, given.host, given.port, given.grace, given.http_processes)
+    if processes := http_processes(given.http_processes, model.generator.device.type):
+        serve_in_processes(service, given.host, given.port, given.grace, processes)
     else:
         serve(service, given.host, given.port, given.grace)
     return 0

@@ -129,6 +129,15 @@ def test_impossible_numbers_of_processes_are_refused(words):
         serve.main(words)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "device", "cores", "expected"),
+    [(None, "cuda", 16, 4), (None, "cuda", 4, 0), (None, "cpu", 16, 0), (0, "cuda", 16, 0), (7, "cpu", 2, 7)],
+)
+def test_a_gpu_with_cores_beside_it_gets_processes_for_http(wanted, device, cores, expected, monkeypatch):
+    monkeypatch.setattr(serve.os, "cpu_count", lambda: cores)
+    assert serve.http_processes(wanted, device) == expected
+
+
 def children(of: int) -> list[int]:
     """Processes that this one started."""
     found = subprocess.run(["ps", "--ppid", str(of), "-o", "pid="], capture_output=True, text=True).stdout
