@@ -15,12 +15,13 @@ def with_steps(training: TrainingArguments, rows: int, least: int) -> TrainingAr
     about `EVALUATIONS` of each.
     """
     step = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
-    epochs = math.ceil(least / max(1, math.ceil(rows / step)))
-    if training.max_steps > 0 or epochs <= training.num_train_epochs:
+    per_epoch = max(1, math.ceil(rows / step))
+    if training.max_steps > 0 or least <= training.num_train_epochs * per_epoch:
         return training
+    epochs = math.ceil(least / per_epoch)
     changes: dict = {"num_train_epochs": epochs}
     if epochs > EVALUATIONS:
-        steps = epochs * max(1, math.ceil(rows / step))
+        steps = epochs * per_epoch
         for kind in ("eval", "save"):
             if getattr(training, f"{kind}_strategy") == "epoch":
                 changes |= {f"{kind}_strategy": "steps", f"{kind}_steps": max(1, steps // EVALUATIONS)}
