@@ -49,7 +49,11 @@ def test_accumulated_batches_count_as_one_step_and_a_number_of_steps_stays(tmp_p
 
 def test_a_part_of_an_epoch_that_has_the_steps_stays_one(tmp_path):
     training = TrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=1.4, per_device_train_batch_size=32, use_cpu=True, report_to=[]
+        output_dir=str(tmp_path),
+        num_train_epochs=1.4,
+        per_device_train_batch_size=32,
+        use_cpu=True,
+        report_to=[],
     )
     assert with_steps(training, 2016, 88) is training  # of 63 steps an epoch
     assert with_steps(training, 2016, 89).num_train_epochs == 2
