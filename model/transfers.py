@@ -9,7 +9,7 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def pinned(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The same for a GPU in pinned memory: from any other CUDA copies only once all work before is done."""
+    """A tensor from which a GPU can copy at once; from memory that is not pinned CUDA copies only when all work before is done."""
     return values.pin_memory() if device.type == "cuda" and not values.is_cuda else values
 
 

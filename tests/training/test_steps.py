@@ -10,19 +10,18 @@ import train_cvae
 from training.steps import with_steps
 
 
+def training_of(folder, epochs: float) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=32, use_cpu=True, report_to=[]
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rows", "least", "epochs"),
     [(120, 120, 30), (2016, 120, 2), (121, 9, 3), (1, 5, 5), (0, 5, 5), (120, 0, 2)],
 )
 def test_few_rows_are_gone_through_in_more_epochs(tmp_path, rows, least, epochs):
-    training = TrainingArguments(
-        output_dir=str(tmp_path),
-        num_train_epochs=2,
-        per_device_train_batch_size=32,
-        use_cpu=True,
-        report_to=[],
-    )
-    assert with_steps(training, rows, least).num_train_epochs == epochs
+    assert with_steps(training_of(tmp_path, 2), rows, least).num_train_epochs == epochs
 
 
 def test_many_short_epochs_are_evaluated_about_ten_times(tmp_path):
@@ -48,13 +47,7 @@ def test_accumulated_batches_count_as_one_step_and_a_number_of_steps_stays(tmp_p
 
 
 def test_a_part_of_an_epoch_that_has_the_steps_stays_one(tmp_path):
-    training = TrainingArguments(
-        output_dir=str(tmp_path),
-        num_train_epochs=1.4,
-        per_device_train_batch_size=32,
-        use_cpu=True,
-        report_to=[],
-    )
+    training = training_of(tmp_path, 1.4)
     assert with_steps(training, 2016, 88) is training  # of 63 steps an epoch
     assert with_steps(training, 2016, 89).num_train_epochs == 2
 
